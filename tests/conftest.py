@@ -1,0 +1,54 @@
+"""Fixtures shared by the whole suite."""
+
+import nsmae_plugin  # noqa: F401  (sets the OpenMP policy before torch loads)
+
+# isort: split
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(params=["cpu", "cuda"])
+def device(request) -> torch.device:
+    """CPU always; CUDA as well where it is available."""
+    if request.param == "cuda" and not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    return torch.device(request.param)
+
+
+@pytest.fixture(scope="session")
+def synthetic_root(tmp_path_factory) -> Path:
+    """Data root holding a tiny synthetic ``v1.0-mini`` with info files (2 train and 1 val scene)."""
+    root = tmp_path_factory.mktemp("nuscenes")
+    for command in (
+        ["tools/make_synthetic_nuscenes.py", "--out", str(root), "--scenes", "3"]
+        + ["--keyframes", "3", "--image_size", "96", "160", "--seed", "0", "--quiet"],
+        ["tools/create_infos.py", "--data_path", str(root), "--version", "v1.0-mini"]
+        + ["--max_sweeps", "3", "--with_cam"],
+    ):
+        subprocess.run([sys.executable, *command], cwd=REPOSITORY, check=True)
+    return root
+
+
+@pytest.fixture(scope="session")
+def real_root() -> Path:
+    """Data root of a real nuScenes keyframe, or skip."""
+    root = os.environ.get("NSMAE_REAL_NUSCENES")
+    if not root:
+        pytest.skip("NSMAE_REAL_NUSCENES is not set")
+    return Path(root)
+
+
+@pytest.fixture(scope="session")
+def openpcdet_root() -> Path:
+    """Root of an OpenPCDet source checkout, or skip."""
+    root = os.environ.get("OPENPCDET_ROOT")
+    if not root:
+        pytest.skip("OPENPCDET_ROOT is not set")
+    return Path(root)
