@@ -24,7 +24,7 @@ def device(request) -> torch.device:
 
 @pytest.fixture(scope="session")
 def synthetic_root(tmp_path_factory) -> Path:
-    """Data root holding a tiny synthetic ``v1.0-mini`` with info files (2 train and 1 val scene)."""
+    """Data root of a tiny synthetic ``v1.0-mini`` with info files: 2 train scenes, 1 val scene."""
     root = tmp_path_factory.mktemp("nuscenes")
     for command in (
         ["tools/make_synthetic_nuscenes.py", "--out", str(root), "--scenes", "3"]

@@ -1,0 +1,237 @@
+"""YAML configuration in OpenPCDet's layout, with every key checked.
+
+Differences from ``pcdet.config``: a misspelt key, a missing key or a value of the wrong type or
+length is an error that names the key; ``_BASE_CONFIG_`` is resolved against the file that names it
+and that file's ancestors, not against the working directory.
+"""
+
+from __future__ import annotations
+
+import difflib
+from ast import literal_eval
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from easydict import EasyDict
+
+from nsmae_plugin import schema
+from nsmae_plugin.errors import ConfigError
+
+OUR_DATASETS = ("MultiModalNuScenesDataset", "NuScenesDataset")
+
+
+def load_config(path: str | Path, overrides: Sequence[str] = ()) -> EasyDict:
+    """Read, merge, override and check one configuration file.
+
+    Args:
+        path: the YAML file.
+        overrides: alternating dotted keys and values, as after ``--set``; an entry of a list of
+            named sections is reached by its name: ``DATA_CONFIG.DATA_PROCESSOR.mask_voxels.RATIO``.
+
+    Raises:
+        ConfigError: naming the file, the key, and what was expected.
+    """
+    path = Path(path)
+    config = _read(path)
+    apply_overrides(config, overrides)
+    try:
+        validate(config)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from None
+    return EasyDict(config)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        with open(path, encoding="utf-8") as file:
+            content = yaml.safe_load(file)
+    except OSError as error:
+        raise ConfigError(f"cannot read the configuration {path}: {error.strerror}") from error
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path} is not valid YAML: {error}") from error
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path} must hold a mapping of sections, not {type(content).__name__}")
+    return _merge_bases(content, path)
+
+
+def _merge_bases(section: Mapping[str, Any], path: Path) -> dict[str, Any]:
+    """Copy of ``section`` on top of its ``_BASE_CONFIG_``, recursively; lists replaced whole."""
+    merged: dict[str, Any] = {}
+    if "_BASE_CONFIG_" in section:
+        merged = _read(_find_base(str(section["_BASE_CONFIG_"]), path))
+    for key, value in section.items():
+        if key == "_BASE_CONFIG_":
+            continue
+        if isinstance(value, dict):
+            value = _update(merged.get(key), _merge_bases(value, path))
+        merged[key] = value
+    return merged
+
+
+def _update(base: Any, top: dict[str, Any]) -> dict[str, Any]:
+    if not isinstance(base, dict):
+        return top
+    result = dict(base)
+    for key, value in top.items():
+        result[key] = _update(base.get(key), value) if isinstance(value, dict) else value
+    return result
+
+
+def _find_base(name: str, path: Path) -> Path:
+    for folder in path.resolve().parents:
+        if (folder / name).is_file():
+            return folder / name
+    raise ConfigError(
+        f"{path}: _BASE_CONFIG_ {name!r} was found neither beside the file nor in a folder above it"
+    )
+
+
+def apply_overrides(config: dict[str, Any], overrides: Sequence[str]) -> None:
+    """Write ``key value`` pairs into ``config`` in place.
+
+    Raises:
+        ConfigError: for an odd count, or a key whose parent section does not exist.
+    """
+    if len(overrides) % 2:
+        raise ConfigError(f"--set takes pairs of KEY VALUE, got {list(overrides)}")
+    for key, text in zip(overrides[::2], overrides[1::2], strict=True):
+        *parents, last = key.split(".")
+        section: Any = config
+        for depth, name in enumerate(parents):
+            section = _child(section, name, ".".join(parents[: depth + 1]))
+        if not isinstance(section, dict):
+            raise ConfigError(f"--set {key}: {'.'.join(parents)} is not a section")
+        section[last] = _literal(text)
+
+
+def _child(section: Any, name: str, key: str) -> Any:
+    if isinstance(section, list):
+        for entry in section:
+            if isinstance(entry, dict) and entry.get("NAME") == name:
+                return entry
+    elif isinstance(section, dict) and name in section:
+        return section[name]
+    raise ConfigError(f"--set {key}: there is no such section{_suggest(name, _names(section))}")
+
+
+def _names(section: Any) -> list[str]:
+    if isinstance(section, list):
+        return [str(entry.get("NAME")) for entry in section if isinstance(entry, dict)]
+    return list(section) if isinstance(section, dict) else []
+
+
+def _literal(text: str) -> Any:
+    # YAML's words first: OpenPCDet users write True and None, YAML files true and null.
+    words = {"true": True, "false": False, "null": None, "none": None}
+    if text.lower() in words:
+        return words[text.lower()]
+    try:
+        return literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text
+
+
+def validate(config: Mapping[str, Any]) -> None:
+    """Check every key of a merged configuration.
+
+    Raises:
+        ConfigError: for an unknown or missing key, or a value of another type or length.
+    """
+    kinds: dict[str, Any] = {
+        "CLASS_NAMES": schema.need(schema.ListOf(str)),
+        "DATA_CONFIG": schema.need(schema.ANYTHING),
+        "MODEL": schema.need(schema.ANYTHING),
+        "OPTIMIZATION": schema.need(schema.ANYTHING),
+        "HOOK": schema.ANYTHING,
+    }
+    _check_section(config, kinds, "")
+    if config["DATA_CONFIG"].get("DATASET") in OUR_DATASETS:
+        _check_data(config["DATA_CONFIG"])
+    _check_model(config["MODEL"])
+    _check_section(config["OPTIMIZATION"], schema.OPTIMIZATION, "OPTIMIZATION")
+
+
+def _check_data(data: Mapping[str, Any]) -> None:
+    _check_section(data, schema.DATA_CONFIG, "DATA_CONFIG")
+    augmentors = data.get("DATA_AUGMENTOR", {}).get("AUG_CONFIG_LIST", [])
+    _check_named(augmentors, schema.AUGMENTORS, "DATA_CONFIG.DATA_AUGMENTOR.AUG_CONFIG_LIST")
+    _check_named(data["DATA_PROCESSOR"], schema.PROCESSORS, "DATA_CONFIG.DATA_PROCESSOR")
+
+
+def _check_named(entries: Any, table: Mapping[str, Any], where: str) -> None:
+    if not isinstance(entries, list):
+        raise ConfigError(f"{where} must be a list of sections with a NAME")
+    for position, entry in enumerate(entries):
+        if not isinstance(entry, dict) or not isinstance(entry.get("NAME"), str):
+            raise ConfigError(f"{where}[{position}] must be a section with a NAME")
+        if entry["NAME"] in table:
+            kinds = {"NAME": str, **table[entry["NAME"]]}
+            _check_section(entry, kinds, f"{where}.{entry['NAME']}")
+
+
+def _check_model(model: Any) -> None:
+    if not isinstance(model, dict) or not isinstance(model.get("NAME"), str):
+        raise ConfigError("MODEL must be a section with a NAME")
+    known = {"NAME", "LOSS_CONFIG", "POST_PROCESSING", *schema.MODULES, *schema.FOREIGN_SLOTS}
+    for key in model:
+        if key not in known:
+            raise ConfigError(f"unknown key MODEL.{key}{_suggest(key, known)}")
+    for slot, table in schema.MODULES.items():
+        if model.get(slot) is not None:
+            _check_module(model[slot], table, f"MODEL.{slot}")
+    if model["NAME"] == "NSMAE":
+        kinds = {"LOSS_CONFIG": schema.need(schema.PRETRAIN_LOSS)}
+        _check_section({"LOSS_CONFIG": model.get("LOSS_CONFIG")}, kinds, "MODEL")
+
+
+def _check_module(section: Any, table: Mapping[str, Any], where: str) -> None:
+    if not isinstance(section, dict) or not isinstance(section.get("NAME"), str):
+        raise ConfigError(f"{where} must be a section with a NAME")
+    if section["NAME"] in table:
+        _check_section(section, {"NAME": str, **table[section["NAME"]]}, where)
+
+
+def _check_section(section: Any, kinds: Mapping[str, Any], where: str) -> None:
+    if not isinstance(section, Mapping):
+        raise ConfigError(f"{where} must be a section, not {section!r}")
+    prefix = f"{where}." if where else ""
+    for key, value in section.items():
+        if key not in kinds:
+            raise ConfigError(f"unknown key {prefix}{key}{_suggest(str(key), kinds)}")
+        kind = kinds[key]
+        _check_value(value, kind.kind if isinstance(kind, schema.Required) else kind, prefix + key)
+    for key, kind in kinds.items():
+        if isinstance(kind, schema.Required) and key not in section:
+            raise ConfigError(f"missing key {prefix}{key}: expected {schema.describe(kind.kind)}")
+
+
+def _check_value(value: Any, kind: Any, where: str) -> None:
+    if isinstance(kind, dict):
+        _check_section(value, kind, where)
+    elif not _fits(value, kind, where):
+        raise ConfigError(f"{where} must be {schema.describe(kind)}, not {value!r}")
+
+
+def _fits(value: Any, kind: Any, where: str) -> bool:
+    if kind is schema.ANYTHING:
+        return True
+    if isinstance(kind, tuple):
+        return any(_fits(value, one, where) for one in kind)
+    if isinstance(kind, dict):
+        _check_section(value, kind, where)
+        return True
+    if isinstance(kind, schema.ListOf):
+        fits = isinstance(value, list) and kind.length in (None, len(value))
+        return fits and all(_fits(one, kind.kind, where) for one in value)
+    if kind in (int, float) and isinstance(value, bool):
+        return False
+    return isinstance(value, kind)
+
+
+def _suggest(name: str, known: Iterable[str]) -> str:
+    close = difflib.get_close_matches(name, list(known), n=1)
+    if close:
+        return f" (did you mean {close[0]}?)"
+    return f"; known: {', '.join(sorted(known))}" if known else ""

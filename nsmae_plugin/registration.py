@@ -1,0 +1,17 @@
+"""What the plugin enters into the registries of the active host."""
+
+from nsmae_plugin import host
+
+
+def register_all() -> None:
+    """Register the plugin's datasets, processors, modules and detectors; idempotent."""
+    from nsmae_plugin.data.masking import PROCESSORS
+    from nsmae_plugin.data.nuscenes_dataset import MultiModalNuScenesDataset
+    from nsmae_plugin.detectors.nsmae import NSMAE
+    from nsmae_plugin.models.view_transform import FactorizedDepthLSSTransform
+
+    host.register("dataset", "MultiModalNuScenesDataset", MultiModalNuScenesDataset)
+    for name, function in PROCESSORS.items():
+        host.register("processor", name, function)
+    host.register("vtransform", "FactorizedDepthLSSTransform", FactorizedDepthLSSTransform)
+    host.register("detector", "NSMAE", NSMAE)

@@ -1,0 +1,217 @@
+"""Which keys and values a YAML configuration may hold.
+
+A section is a dict ``key -> kind``; a kind is a Python type, a tuple of types, a
+:class:`ListOf`, a nested section, or :data:`ANYTHING`. Keys wrapped by :func:`need` must be there.
+Sections chosen by a ``NAME`` (modules, augmentors, processors) are looked up in the tables below; a
+``NAME`` that no table knows belongs to OpenPCDet, and its keys are OpenPCDet's business.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+NUMBER = (int, float)
+OPTIONAL_NUMBER = (int, float, type(None))
+
+
+@dataclass(frozen=True)
+class ListOf:
+    """A list whose elements are ``kind``, of ``length`` elements when that is given."""
+
+    kind: Any
+    length: int | None = None
+
+    def __str__(self) -> str:
+        count = "" if self.length is None else f"{self.length} "
+        return f"a list of {count}{describe(self.kind)}"
+
+
+@dataclass(frozen=True)
+class Required:
+    kind: Any
+
+
+class _Anything:
+    def __str__(self) -> str:
+        return "anything"
+
+
+ANYTHING = _Anything()
+
+
+def need(kind: Any) -> Required:
+    """Mark a key as compulsory."""
+    return Required(kind)
+
+
+def describe(kind: Any) -> str:
+    """Words for a kind, as error messages show them."""
+    if isinstance(kind, tuple):
+        return " or ".join(describe(one) for one in kind)
+    if isinstance(kind, dict):
+        return "a section"
+    return {int: "an integer", float: "a float", str: "a string", bool: "true/false"}.get(
+        kind, "null" if kind is type(None) else str(kind)
+    )
+
+
+_PER_MODE = {"train": ANYTHING, "test": ANYTHING}
+_PAIR, _TRIPLE = ListOf(NUMBER, 2), ListOf(NUMBER, 3)
+
+AUGMENTORS = {
+    "random_world_flip": {"ALONG_AXIS_LIST": need(ListOf(str))},
+    "random_world_rotation": {"WORLD_ROT_ANGLE": need((_PAIR, int, float))},
+    "random_world_scaling": {"WORLD_SCALE_RANGE": need(_PAIR)},
+    "random_world_translation": {"NOISE_TRANSLATE_STD": need(_TRIPLE)},
+    "imgaug": {"ROT_LIM": need(_PAIR), "RAND_FLIP": need(bool)},
+}
+
+PROCESSORS = {
+    "mask_points_and_boxes_outside_range": {
+        "REMOVE_OUTSIDE_BOXES": need(bool),
+        "min_num_corners": int,
+        "USE_CENTER_TO_FILTER": bool,
+    },
+    "shuffle_points": {"SHUFFLE_ENABLED": need(_PER_MODE)},
+    "transform_points_to_voxels": {
+        "VOXEL_SIZE": need(_TRIPLE),
+        "MAX_POINTS_PER_VOXEL": need(int),
+        "MAX_NUMBER_OF_VOXELS": need(_PER_MODE),
+        "DOUBLE_FLIP": bool,
+    },
+    "transform_points_to_voxels_placeholder": {"VOXEL_SIZE": need(_TRIPLE)},
+    "image_calibrate": {},
+    "image_normalize": {"mean": need(_TRIPLE), "std": need(_TRIPLE)},
+    "mask_image_patches": {"PATCH_SIZE": need(int), "RATIO": need(NUMBER)},
+    "mask_voxels": {"RATIO": need(NUMBER)},
+    "mask_depth_hints": {"RATIO": need(NUMBER)},
+}
+
+_DEPTH_LSS = {
+    "IMAGE_SIZE": need(ListOf(int, 2)),
+    "IN_CHANNEL": need(int),
+    "OUT_CHANNEL": need(int),
+    "FEATURE_SIZE": need(ListOf(int, 2)),
+    "XBOUND": need(_TRIPLE),
+    "YBOUND": need(_TRIPLE),
+    "ZBOUND": need(_TRIPLE),
+    "DBOUND": need(_TRIPLE),
+    "DOWNSAMPLE": need(int),
+    "ROUNDING": str,
+}
+
+MODULES: dict[str, dict[str, dict[str, Any]]] = {
+    "MASK_TOKEN": {"ImageMaskToken": {"PATCH_SIZE": need(int)}},
+    "VFE": {"MeanVFE": {}},
+    "BACKBONE_3D": {"VoxelResBackBone8x": {"USE_BIAS": bool, "last_pad": int}},
+    "MAP_TO_BEV": {"HeightCompression": {"NUM_BEV_FEATURES": need(int)}},
+    "IMAGE_BACKBONE": {
+        "SwinTransformer": {
+            "EMBED_DIMS": need(int),
+            "DEPTHS": need(ListOf(int, 4)),
+            "NUM_HEADS": need(ListOf(int, 4)),
+            "WINDOW_SIZE": need(int),
+            "MLP_RATIO": need(NUMBER),
+            "DROP_RATE": NUMBER,
+            "ATTN_DROP_RATE": NUMBER,
+            "DROP_PATH_RATE": NUMBER,
+            "PATCH_NORM": bool,
+            "OUT_INDICES": need(ListOf(int)),
+            "WITH_CP": bool,
+            "CONVERT_WEIGHTS": bool,
+            "INIT_CFG": ({"type": str, "checkpoint": str}, type(None)),
+        }
+    },
+    "NECK": {
+        "GeneralizedLSSFPN": {
+            "IN_CHANNELS": need(ListOf(int)),
+            "OUT_CHANNELS": need(int),
+            "START_LEVEL": need(int),
+            "END_LEVEL": need(int),
+            "NUM_OUTS": need(int),
+        }
+    },
+    "VTRANSFORM": {"FactorizedDepthLSSTransform": _DEPTH_LSS, "DepthLSSTransform": _DEPTH_LSS},
+    "FUSER": {"ConvFuser": {"IN_CHANNEL": need(int), "OUT_CHANNEL": need(int)}},
+    "BACKBONE_2D": {
+        "BaseBEVBackbone": {
+            "LAYER_NUMS": ListOf(int),
+            "LAYER_STRIDES": ListOf(int),
+            "NUM_FILTERS": ListOf(int),
+            "UPSAMPLE_STRIDES": ListOf(NUMBER),
+            "NUM_UPSAMPLE_FILTERS": ListOf(int),
+            "USE_CONV_FOR_NO_STRIDE": bool,
+        }
+    },
+    "PERSPECTIVE_HEAD": {"PerspectiveRenderHead": {"IN_CHANNELS": need(int)}},
+    "BEV_HEAD": {"BEVRenderHead": {"NUM_BINS": need(int)}},
+}
+
+# Slots of OpenPCDet whose modules the tables above do not describe.
+FOREIGN_SLOTS = ("PFE", "DENSE_HEAD", "POINT_HEAD", "ROI_HEAD")
+
+PRETRAIN_LOSS = {
+    "LOSS_WEIGHTS": need(
+        {"rgb_weight": need(NUMBER), "depth_weight": need(NUMBER), "bev_depth_weight": need(NUMBER)}
+    ),
+    "DEPTH_STOP_EPOCH": OPTIONAL_NUMBER,
+}
+
+DATA_CONFIG = {
+    "DATASET": need(str),
+    "DATA_PATH": need(str),
+    "VERSION": need(str),
+    "MAX_SWEEPS": need(int),
+    "PRED_VELOCITY": bool,
+    "SET_NAN_VELOCITY_TO_ZEROS": bool,
+    "FILTER_MIN_POINTS_IN_GT": (int, bool),
+    "USE_LABELS": bool,
+    "USE_LIDAR": bool,
+    "DATA_SPLIT": need({"train": str, "test": str}),
+    "INFO_PATH": need({"train": ListOf(str), "test": ListOf(str)}),
+    "POINT_CLOUD_RANGE": need(ListOf(NUMBER, 6)),
+    "BALANCED_RESAMPLING": bool,
+    "CAMERA_CONFIG": {
+        "USE_CAMERA": bool,
+        "IMAGE": need(
+            {
+                "FINAL_DIM": need(ListOf(int, 2)),
+                "RESIZE_LIM_TRAIN": need(_PAIR),
+                "RESIZE_LIM_TEST": need(_PAIR),
+            }
+        ),
+    },
+    "DATA_AUGMENTOR": {"DISABLE_AUG_LIST": ListOf(str), "AUG_CONFIG_LIST": need(ANYTHING)},
+    "POINT_FEATURE_ENCODING": need(
+        {
+            "encoding_type": need(str),
+            "used_feature_list": need(ListOf(str)),
+            "src_feature_list": need(ListOf(str)),
+        }
+    ),
+    "DATA_PROCESSOR": need(ANYTHING),
+}
+
+OPTIMIZATION = {
+    "BATCH_SIZE_PER_GPU": need(int),
+    "NUM_EPOCHS": need(int),
+    "OPTIMIZER": need(str),
+    "LR": need(NUMBER),
+    "WEIGHT_DECAY": need(NUMBER),
+    "BETAS": _PAIR,
+    "MOMENTUM": NUMBER,
+    "MOMS": _PAIR,
+    "PCT_START": NUMBER,
+    "DIV_FACTOR": NUMBER,
+    "WARMUP_ITER": int,
+    "DECAY_STEP_LIST": ListOf(NUMBER),
+    "LR_DECAY": NUMBER,
+    "LR_CLIP": NUMBER,
+    "LR_WARMUP": bool,
+    "WARMUP_EPOCH": NUMBER,
+    "GRAD_NORM_CLIP": need(NUMBER),
+    "LOSS_SCALE_FP16": NUMBER,
+    "USE_AMP": bool,
+    "ACCUMULATE_STEPS": int,
+}
