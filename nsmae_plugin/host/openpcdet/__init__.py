@@ -1,0 +1,68 @@
+"""The real, unmodified OpenPCDet as host: installed or a plain checkout, compiled or not.
+
+Importing this package imports ``pcdet``. ``OPENPCDET_ROOT`` names a source checkout and wins over
+an installed package. What a build would have provided comes from torch-native code in
+:mod:`nsmae_plugin.ops`, on CPU and GPU.
+
+Raises:
+    HostError: OpenPCDet is absent or cannot be imported; the message names the remedy.
+"""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+from torch.utils.data import Dataset
+
+from nsmae_plugin.host.openpcdet.loading import load
+
+load()
+
+from pcdet.datasets import DatasetTemplate  # noqa: E402
+from pcdet.models import build_network as _build_network  # noqa: E402
+from pcdet.models.detectors import Detector3DTemplate  # noqa: E402
+
+from nsmae_plugin.host.openpcdet.batch import to_device  # noqa: E402
+from nsmae_plugin.host.openpcdet.registry import lookup, register  # noqa: E402
+
+__all__ = [
+    "NAME",
+    "DatasetTemplate",
+    "Detector3DTemplate",
+    "build_dataset",
+    "build_network",
+    "lookup",
+    "register",
+    "to_device",
+]
+
+NAME = "openpcdet"
+
+
+def build_dataset(
+    dataset_cfg: Any,
+    class_names: list[str],
+    training: bool,
+    root_path: Path | str | None = None,
+    logger: logging.Logger | None = None,
+) -> Dataset:
+    """Build the dataset that ``dataset_cfg.DATASET`` names.
+
+    Args:
+        root_path: directory that holds the versions; None takes ``dataset_cfg.DATA_PATH``.
+        logger: OpenPCDet's datasets log while they load, so None becomes this module's logger.
+    """
+    return lookup("dataset", dataset_cfg.DATASET)(
+        dataset_cfg=dataset_cfg,
+        class_names=class_names,
+        training=training,
+        root_path=None if root_path is None else Path(root_path),
+        logger=logger or logging.getLogger(__name__),
+    )
+
+
+def build_network(model_cfg: Any, num_class: int, dataset: Any) -> nn.Module:
+    """Build the detector that ``model_cfg.NAME`` names, by OpenPCDet's own builder."""
+    lookup("detector", model_cfg.NAME)  # OpenPCDet would answer an unknown name with a KeyError
+    return _build_network(model_cfg=model_cfg, num_class=num_class, dataset=dataset)

@@ -1,0 +1,70 @@
+"""Changes to NumPy, torch and OpenPCDet's batching that the reference commit needs today.
+
+OpenPCDet's files stay untouched. Each function is idempotent and says what breaks without it.
+"""
+
+from functools import wraps
+from typing import Any
+
+import numpy as np
+import torch
+
+# Removed in NumPy 1.24; base_bev_backbone.py and database_sampler.py among others use them.
+NUMPY_ALIASES = {"int": int, "float": float, "bool": bool, "object": object, "str": str}
+
+
+def restore_numpy_aliases() -> None:
+    """Bring back ``np.int`` and friends as the Python types that they were."""
+    for name, value in NUMPY_ALIASES.items():
+        if name not in vars(np):
+            setattr(np, name, value)
+
+
+def allow_numpy_scalars_in_checkpoints() -> None:
+    """Let ``torch.load`` accept the NumPy scalars in OpenPCDet's optimizer states.
+
+    OpenPCDet calls ``torch.load`` without ``weights_only``. Since torch 2.6 that refuses the
+    learning rates, NumPy scalars, of a saved optimizer, and its training script then starts over
+    without a word. Only these types are added; arbitrary pickles stay refused.
+    """
+    add_safe_globals = getattr(torch.serialization, "add_safe_globals", None)
+    if add_safe_globals is None:  # torch < 2.4 has no restriction
+        return
+    scalar = np.float64(0).__reduce__()[0]  # multiarray.scalar, whose module NumPy 2 renamed
+    codes = ("float16", "float32", "float64", "int32", "int64", "bool")
+    dtypes = {type(np.dtype(code)) for code in codes}
+    names = [f"numpy.{core}.multiarray.scalar" for core in ("core", "_core")]
+    add_safe_globals([np.dtype, *dtypes, *((scalar, name) for name in names)])
+
+
+def collate_ragged_image_infos(dataset_template: type) -> None:
+    """Stack ``img_process_infos`` as objects in ``DatasetTemplate.collate_batch``.
+
+    Each entry is ``[resize, crop (4,), flip, rotate]``. NumPy before 1.24 turned such ragged lists
+    into an object array (B, N, 4); since then ``np.stack`` raises, and collation with it.
+    """
+    original = dataset_template.collate_batch  # type: ignore[attr-defined]
+    if hasattr(original, "__wrapped__"):
+        return
+
+    @wraps(original)
+    def collate_batch(batch_list: list[dict[str, Any]], _unused: bool = False) -> dict[str, Any]:
+        key = "img_process_infos"
+        if not all(key in sample for sample in batch_list):
+            return original(batch_list, _unused)
+        rest = [{k: v for k, v in sample.items() if k != key} for sample in batch_list]
+        batch = original(rest, _unused)
+        batch[key] = _object_array([sample[key] for sample in batch_list])
+        return batch
+
+    dataset_template.collate_batch = staticmethod(collate_batch)  # type: ignore[attr-defined]
+
+
+def _object_array(infos: list[list[list[Any]]]) -> np.ndarray:
+    """(B, N, fields) array whose elements are the Python objects."""
+    array = np.empty((len(infos), len(infos[0]), len(infos[0][0])), dtype=object)
+    for sample, cameras in enumerate(infos):
+        for camera, fields in enumerate(cameras):
+            for position, field in enumerate(fields):
+                array[sample, camera, position] = field
+    return array

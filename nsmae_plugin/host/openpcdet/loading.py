@@ -1,0 +1,96 @@
+"""Importing OpenPCDet with everything that it lacks here put in place."""
+
+import importlib
+import logging
+import sys
+from types import ModuleType
+
+from nsmae_plugin.errors import HostError
+from nsmae_plugin.host.openpcdet import (
+    compatibility,
+    cpu,
+    discovery,
+    placeholders,
+    substitutes,
+)
+
+logger = logging.getLogger(__name__)
+
+_INSTALL = {
+    "spconv": "spconv (CPU), or the spconv-cuXXX wheel of your CUDA version",
+    "cumm": "cumm, or the cumm-cuXXX wheel that belongs to your spconv",
+    "yaml": "pyyaml",
+    "cv2": "opencv-python-headless",
+    "PIL": "pillow",
+}
+
+
+def load() -> ModuleType:
+    """Import ``pcdet`` with its models and datasets; returns the package.
+
+    Raises:
+        HostError: OpenPCDet was found but cannot be imported; the message says what to do.
+    """
+    compatibility.restore_numpy_aliases()
+    compatibility.allow_numpy_scalars_in_checkpoints()
+    substitutes.install_finder()
+    try:
+        package = _import_all()
+    except HostError:
+        raise
+    except Exception as error:
+        raise HostError(_explain(error)) from error
+    compatibility.collate_ragged_image_infos(
+        sys.modules["pcdet.datasets.dataset"].__dict__["DatasetTemplate"]
+    )
+    return package
+
+
+def _import_all() -> ModuleType:
+    cpu_only = cpu.apply()
+    with substitutes.third_party_placeholders():
+        package = discovery.import_package()
+        for name in substitutes.EXTENSIONS:
+            importlib.import_module(name)
+        obstacle = placeholders.argo2_obstacle()
+        if obstacle:
+            stand_in = placeholders.argo2_stand_in(obstacle)
+            sys.modules.setdefault(stand_in.__name__, stand_in)
+        importlib.import_module("pcdet.models")
+        importlib.import_module("pcdet.datasets")
+    replaced = [name.rpartition(".")[2] for name in substitutes.EXTENSIONS if _substituted(name)]
+    if replaced:
+        logger.info("OpenPCDet host: torch-native %s", ", ".join(replaced))
+    if cpu_only:
+        logger.info("OpenPCDet host: no CUDA device, running on the CPU")
+    return package
+
+
+def _substituted(extension: str) -> bool:
+    return substitutes.is_substituted(extension)
+
+
+def _explain(error: Exception) -> str:
+    """One message that names the obstacle and its remedy."""
+    root = discovery.checkout_root()
+    where = f"OpenPCDet at {root}" if root else "the installed pcdet"
+    message = f"{where} was found but cannot be imported: {type(error).__name__}: {error}."
+    if isinstance(error, ModuleNotFoundError) and error.name:
+        package = error.name.partition(".")[0]
+        return f"{message} Install it: pip install {_INSTALL.get(package, package)}"
+    extension = _compiled_extension(error)
+    if extension:
+        return (
+            f"{message} Its compiled extension {extension} was built for another torch, CUDA or "
+            "Python; rebuild it (python setup.py develop), or delete the .so file to use the "
+            "torch-native substitute"
+        )
+    return (
+        f"{message} Repair it, or use NSMAE_HOST=builtin; python -m nsmae_plugin.doctor says more"
+    )
+
+
+def _compiled_extension(error: Exception) -> str | None:
+    text = f"{getattr(error, 'path', '')} {getattr(error, 'name', '')} {error}"
+    short_names = (name.rpartition(".")[2] for name in substitutes.EXTENSIONS)
+    return next((name for name in short_names if name in text), None)

@@ -1,0 +1,91 @@
+"""The plugin's classes in OpenPCDet's registries: its ``__all__`` dicts and method namespaces."""
+
+import functools
+import importlib
+from collections.abc import Callable
+from types import FunctionType
+from typing import Any
+
+from nsmae_plugin.errors import HostError
+
+# slot -> the OpenPCDet module whose ``__all__`` dict (name -> class) its builders read
+DICT_SLOTS = {
+    "detector": "pcdet.models.detectors",
+    "dataset": "pcdet.datasets",
+    "vfe": "pcdet.models.backbones_3d.vfe",
+    "backbone_3d": "pcdet.models.backbones_3d",
+    "map_to_bev": "pcdet.models.backbones_2d.map_to_bev",
+    "image_backbone": "pcdet.models.backbones_image",
+    "neck": "pcdet.models.backbones_image.img_neck",
+    "vtransform": "pcdet.models.view_transforms",
+    "fuser": "pcdet.models.backbones_2d.fuser",
+    "backbone_2d": "pcdet.models.backbones_2d",
+    "dense_head": "pcdet.models.dense_heads",
+}
+
+# slot -> (module, class) whose methods OpenPCDet looks up by the NAME in the YAML
+METHOD_SLOTS = {
+    "augmentor": ("pcdet.datasets.augmentor.data_augmentor", "DataAugmentor"),
+    "processor": ("pcdet.datasets.processor.data_processor", "DataProcessor"),
+}
+
+# methods of those classes that are no steps
+_NOT_STEPS = {"forward", "disable_augmentation", "double_flip"}
+
+
+def register(slot: str, name: str, obj: type | Callable[..., Any]) -> None:
+    """Enter ``obj`` under ``name``; entering the same object again changes nothing.
+
+    Raises:
+        HostError: unknown slot, or another object holds the name.
+    """
+    if slot in DICT_SLOTS:
+        table = _table(slot)
+        present, enter = table.get(name), functools.partial(table.__setitem__, name)
+    else:
+        holder = _holder(slot)
+        present, enter = getattr(holder, name, None), functools.partial(setattr, holder, name)
+    if present is obj:
+        return
+    if present is not None:
+        raise HostError(
+            f"{slot} {name!r} is already {_describe(present)} in OpenPCDet; "
+            f"choose another name for {_describe(obj)}"
+        )
+    enter(obj)
+
+
+def lookup(slot: str, name: str) -> Any:
+    """The class (or step function) registered under ``name``.
+
+    Raises:
+        HostError: unknown slot or name; lists the names that exist.
+    """
+    entries = _table(slot) if slot in DICT_SLOTS else _steps(_holder(slot))
+    if name not in entries:
+        raise HostError(f"OpenPCDet has no {slot} {name!r}; it has {', '.join(sorted(entries))}")
+    return entries[name]
+
+
+def _table(slot: str) -> dict[str, type]:
+    return importlib.import_module(DICT_SLOTS[slot]).__dict__["__all__"]
+
+
+def _holder(slot: str) -> type:
+    if slot not in METHOD_SLOTS:
+        slots = ", ".join([*DICT_SLOTS, *METHOD_SLOTS])
+        raise HostError(f"unknown slot {slot!r}; the slots are {slots}")
+    module, name = METHOD_SLOTS[slot]
+    return getattr(importlib.import_module(module), name)
+
+
+def _steps(holder: type) -> dict[str, FunctionType]:
+    return {
+        name: value
+        for name, value in vars(holder).items()
+        if isinstance(value, FunctionType) and name[0] != "_" and name not in _NOT_STEPS
+    }
+
+
+def _describe(obj: Any) -> str:
+    return f"{getattr(obj, '__module__', '?')}.{getattr(obj, '__qualname__', obj)}"
