@@ -1,0 +1,279 @@
+"""Reconstruction metrics against numbers worked out by hand, and their invariances."""
+
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from nsmae_plugin.errors import DataError, NonFiniteError
+from nsmae_plugin.evaluation.reconstruction import (
+    ReconstructionMeter,
+    cells_of_patches,
+    evaluate,
+)
+from nsmae_plugin.evaluation.sums import psnr
+
+# Typed decimals, float32 inputs.
+NEAR = 1e-6
+
+
+def colour_batch() -> dict:
+    """One sample, one camera, 1×2 cells; the left patch is hidden."""
+    target = torch.tensor([[0.0, 1.0], [0.2, 0.6], [0.5, 0.5]]).reshape(1, 1, 3, 1, 2)
+    error = torch.tensor([[0.1, 0.0], [0.2, 0.3], [0.0, 0.1]]).reshape(1, 1, 3, 1, 2)
+    mask = torch.tensor([True, False]).reshape(1, 1, 1, 2)
+    return {
+        "batch_size": 1,
+        "rendered_rgb": target + error,
+        "target_rgb": target,
+        "image_patch_mask": mask,
+    }
+
+
+def depth_batch() -> dict:
+    """Four cells: a hidden one at 10 m, visible ones at 20 and 60 m, one without a target."""
+    valid = torch.tensor([True, True, True, False]).reshape(1, 1, 1, 4)
+    return {
+        "batch_size": 1,
+        "rendered_depth": torch.tensor([13.0, 19.0, 55.0, 7.0]).reshape(1, 1, 1, 4),
+        "target_depth": torch.tensor([10.0, 20.0, 60.0, 999.0]).reshape(1, 1, 1, 4),
+        "target_depth_mask": valid,
+        "target_depth_hidden": torch.tensor([True, False, False, False]).reshape(1, 1, 1, 4),
+        "rendered_opacity": torch.tensor([0.5, 1.0, 1.0, 0.1]).reshape(1, 1, 1, 4),
+    }
+
+
+def metrics_of(*batches: dict, device: torch.device | str = "cpu") -> dict[str, float]:
+    meter = ReconstructionMeter(device)
+    for batch in batches:
+        meter.update(
+            {k: v.to(device) if isinstance(v, torch.Tensor) else v for k, v in batch.items()}
+        )
+    return meter.compute()
+
+
+def test_psnr_of_a_hundredth_is_twenty_decibels():
+    assert psnr(0.01) == pytest.approx(20.0)
+    assert psnr(0.0) == math.inf
+
+
+def test_colour_errors_are_split_by_patch(device):
+    metrics = metrics_of(colour_batch(), device=device)
+    # Hidden cell: (0.01 + 0.04 + 0) / 3; visible cell: (0 + 0.09 + 0.01) / 3.
+    assert metrics["rgb_mse_masked"] == pytest.approx(0.05 / 3, abs=NEAR)
+    assert metrics["rgb_mse_visible"] == pytest.approx(0.10 / 3, abs=NEAR)
+    assert metrics["rgb_mse"] == pytest.approx(0.15 / 6, abs=NEAR)
+    assert metrics["rgb_psnr_visible"] == pytest.approx(-10 * math.log10(0.1 / 3), abs=1e-4)
+
+
+def test_mean_colour_baseline_is_taken_per_channel():
+    metrics = metrics_of(colour_batch())
+    # Means 0.5, 0.4, 0.5; squared deviations 0.25, 0.04, 0 in either cell.
+    assert metrics["baseline_mean_rgb_mse"] == pytest.approx(0.29 / 3, abs=NEAR)
+    assert metrics["baseline_mean_rgb_mse_masked"] == pytest.approx(0.29 / 3, abs=NEAR)
+    assert metrics["baseline_mean_rgb_psnr_visible"] == pytest.approx(
+        -10 * math.log10(0.29 / 3), abs=1e-4
+    )
+
+
+def test_depth_errors_are_split_by_visible_hint_and_ignore_cells_without_target(device):
+    metrics = metrics_of(depth_batch(), device=device)
+    assert metrics["depth_mae_hidden"] == pytest.approx(3.0)
+    assert metrics["depth_mae_visible"] == pytest.approx((1 + 5) / 2)
+    assert metrics["depth_mae"] == pytest.approx((3 + 1 + 5) / 3)
+    assert metrics["opacity"] == pytest.approx(2.6 / 4)
+
+
+def test_depth_baselines_are_the_mean_and_the_median_of_the_targets():
+    metrics = metrics_of(depth_batch())
+    assert metrics["baseline_mean_depth"] == pytest.approx(30.0)
+    assert metrics["baseline_median_depth"] == pytest.approx(20.0)
+    assert metrics["baseline_mean_depth_mae"] == pytest.approx((20 + 10 + 30) / 3)
+    assert metrics["baseline_mean_depth_mae_hidden"] == pytest.approx(20.0)
+    assert metrics["baseline_median_depth_mae"] == pytest.approx((10 + 0 + 40) / 3)
+    assert metrics["baseline_median_depth_mae_visible"] == pytest.approx(20.0)
+
+
+def test_view_from_above_is_measured_on_its_own():
+    batch = {
+        "batch_size": 1,
+        "rendered_bev_depth": torch.tensor([[[1.0, 2.0]]]),
+        "target_bev_depth": torch.tensor([[[1.5, 5.0]]]),
+        "target_bev_mask": torch.tensor([[[True, True]]]),
+        "target_bev_hidden": torch.tensor([[[False, True]]]),
+        "rendered_bev_opacity": torch.tensor([[[0.25, 0.75]]]),
+    }
+    metrics = metrics_of(batch)
+    assert metrics["bev_depth_mae"] == pytest.approx(1.75)
+    assert metrics["bev_depth_mae_hidden"] == pytest.approx(3.0)
+    assert metrics["bev_opacity"] == pytest.approx(0.5)
+    assert not any(name.startswith(("rgb", "depth", "baseline_mean_depth")) for name in metrics)
+
+
+def test_constant_error_matches_the_direct_computation_on_many_depths():
+    generator = torch.Generator().manual_seed(0)
+    shape = (2, 3, 16, 28)
+    target = 1 + 59 * torch.rand(shape, generator=generator)
+    batch = {
+        "batch_size": 2,
+        "rendered_depth": torch.full(shape, 30.0),
+        "target_depth": target,
+        "target_depth_mask": torch.rand(shape, generator=generator) < 0.7,
+        "target_depth_hidden": torch.rand(shape, generator=generator) < 0.5,
+    }
+    metrics = metrics_of(batch)
+    values = target[batch["target_depth_mask"]].double()
+    # One bin of 1 mm at most is inexact.
+    assert metrics["baseline_median_depth"] == pytest.approx(float(values.median()), abs=1e-3)
+    for kind, constant in (("mean", values.mean()), ("median", values.median())):
+        expected = float((values - constant).abs().mean())
+        assert metrics[f"baseline_{kind}_depth_mae"] == pytest.approx(expected, abs=1e-3)
+
+
+def test_result_does_not_depend_on_how_samples_are_batched():
+    # Means of batch means would give (3 + 3) / 2 here: one batch has 1 target cell, the other 3.
+    small, large = depth_batch(), depth_batch()
+    small["target_depth_mask"] = torch.tensor([True, False, False, False]).reshape(1, 1, 1, 4)
+    joint = {key: torch.cat([small[key], large[key]]) for key in small if key != "batch_size"} | {
+        "batch_size": 2
+    }
+    one, two = metrics_of(joint), metrics_of(small, large)
+    assert one == pytest.approx(two)
+    assert one["depth_mae"] == pytest.approx((3 + 3 + 1 + 5) / 4)
+
+
+def test_loss_terms_weigh_as_many_cells_as_they_average():
+    small, large = depth_batch(), depth_batch()
+    small["target_depth_mask"] = torch.tensor([True, False, False, False]).reshape(1, 1, 1, 4)
+    small["loss_terms"] = {"loss_depth": 3.0, "weighted_depth": 0.03}
+    large["loss_terms"] = {"loss_depth": 3.0, "weighted_depth": 0.03}
+    large["rendered_depth"] = large["rendered_depth"] + 1
+    large["loss_terms"] = {"loss_depth": (4 + 0 + 4) / 3, "weighted_depth": 0.08 / 3}
+    metrics = metrics_of(small, large)
+    assert metrics["loss_depth"] == pytest.approx(metrics["depth_mae"])
+    assert metrics["weighted_depth"] == pytest.approx(metrics["depth_mae"] / 100)
+
+
+def test_loss_of_a_batch_without_targets_is_left_out():
+    empty = depth_batch()
+    empty["target_depth_mask"] = torch.zeros(1, 1, 1, 4, dtype=torch.bool)
+    empty["loss_terms"] = {"loss_depth": 0.0}
+    full = depth_batch() | {"loss_terms": {"loss_depth": 3.0}}
+    assert metrics_of(empty, full)["loss_depth"] == pytest.approx(3.0)
+    assert "depth_mae" not in metrics_of(empty)
+
+
+@pytest.mark.parametrize(
+    ("patch", "cell"), [((2, 4), (2, 4)), ((1, 2), (2, 4)), ((4, 8), (2, 4)), ((2, 4), (4, 8))]
+)
+def test_patches_and_cells_of_any_ratio(patch, cell):
+    generator = torch.Generator().manual_seed(0)
+    mask = torch.rand(2, 3, *patch, generator=generator) < 0.5
+    hidden, visible = cells_of_patches(mask, cell)
+    # Reference: paint the mask on a pixel grid that both divide, then look into each cell.
+    height, width = 8, 16
+    painted = mask.repeat_interleave(height // patch[0], -2).repeat_interleave(
+        width // patch[1], -1
+    )
+    blocks = painted.reshape(2, 3, cell[0], height // cell[0], cell[1], width // cell[1])
+    assert torch.equal(hidden, blocks.all(-1).all(-2))
+    assert torch.equal(visible, ~blocks.any(-1).any(-2))
+
+
+class Renderer(nn.Module):
+    """Stands for the detector: offers what the batch holds as rendering."""
+
+    def __init__(self):
+        super().__init__()
+        self.modes = []
+
+    def forward(self, batch):
+        self.modes.append((self.training, torch.is_inference_mode_enabled()))
+        batch["rendered_bev_depth"] = batch["target_bev_depth"] + 1
+        return batch, {}
+
+
+def bev_loader() -> list[dict]:
+    mask = np.ones((1, 2, 2), dtype=bool)
+    depth = np.ones((1, 2, 2), dtype=np.float32)
+    return [
+        {
+            "batch_size": 1,
+            "frame_id": np.array(["a"]),
+            "target_bev_depth": depth * scale,
+            "target_bev_mask": mask,
+            "target_bev_hidden": mask,
+        }
+        for scale in (1, 3)
+    ]
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_evaluation_runs_in_inference_mode_and_restores_the_mode(training):
+    model = Renderer().train(training)
+    metrics = evaluate(model, bev_loader(), "cpu")
+    assert metrics["bev_depth_mae_hidden"] == pytest.approx(1.0)
+    assert metrics["baseline_mean_bev_depth"] == pytest.approx(2.0)
+    assert metrics["samples"] == 2
+    assert model.modes == [(False, True)] * 2
+    assert model.training is training
+
+
+def test_mode_is_restored_after_an_error():
+    model = Renderer().train()
+    with pytest.raises(KeyError):
+        evaluate(model, [{"batch_size": 1}], "cpu")
+    assert model.training
+
+
+def test_an_empty_loader_is_an_error():
+    with pytest.raises(DataError, match="no batch"):
+        evaluate(Renderer(), [], "cpu")
+
+
+def test_a_rendering_that_is_not_finite_names_its_frames():
+    batch = depth_batch() | {"frame_id": ["scene/7"]}
+    batch["rendered_depth"][..., 0] = math.nan
+    with pytest.raises(NonFiniteError, match=r"rendered_depth.*scene/7"):
+        metrics_of(batch)
+
+
+SHARD = """
+import sys, json
+import nsmae_plugin
+import torch
+sys.path.insert(0, {tests!r})
+from test_reconstruction import Renderer, bev_loader
+from nsmae_plugin.evaluation.reconstruction import evaluate
+rank = int(sys.argv[1])
+torch.distributed.init_process_group(
+    "gloo", init_method="file://" + sys.argv[2], rank=rank, world_size=3)
+# The third process has no sample at all.
+print(json.dumps(evaluate(Renderer(), bev_loader()[rank:rank + 1], "cpu")))
+"""
+
+
+def test_processes_join_their_sums(tmp_path):
+    import json
+
+    script = SHARD.format(tests=str(Path(__file__).parent))
+    command = [sys.executable, "-c", script]
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
+    jobs = [
+        subprocess.Popen(
+            [*command, str(rank), str(tmp_path / "store")],
+            stdout=subprocess.PIPE,
+            env=environment,
+        )
+        for rank in range(3)
+    ]
+    results = [json.loads(job.communicate(timeout=120)[0]) for job in jobs]
+    alone = evaluate(Renderer(), bev_loader(), "cpu")
+    for result in results:
+        assert result == pytest.approx(alone)
