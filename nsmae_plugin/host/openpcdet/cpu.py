@@ -3,16 +3,17 @@
 Its code calls CUDA by name. With a device nothing here is applied; without one each of these calls
 could only fail, so no working program changes its behaviour.
 
-===========================  =======================================================================
-``Tensor.cuda()``            Heads and losses call it on constants and on whole batches. It returns
-                             a *copy*, as a transfer would: heads edit the result in place, and
-                             must not edit the batch or the target that it came from.
-``Module.cuda()``            Scripts call it on the model; the parameters stay where they are.
-``torch.cuda.FloatTensor``   ``iou3d_nms_utils`` and the PointNet++ operators allocate outputs with
-and ``IntTensor``            the legacy constructors; the CPU ones of the same type take their place.
-spconv's backward            asks for a CUDA stream, and its inference with a convolution bias
-                             asserts: see :mod:`nsmae_plugin.ops.spconv_cpu`.
-===========================  =======================================================================
+``Tensor.cuda()``
+    Heads and losses call it on constants and on whole batches. It returns a *copy*, as a transfer
+    would: heads edit the result in place, and must not edit the target that it came from.
+``Module.cuda()``
+    Scripts call it on the model; the parameters stay where they are.
+``torch.cuda.FloatTensor``, ``torch.cuda.IntTensor``
+    The utilities of IoU and of PointNet++ allocate outputs with these legacy constructors; the CPU
+    ones of the same type take their place.
+spconv
+    Its backward asks for a CUDA stream, and its inference with a convolution bias asserts: see
+    :mod:`nsmae_plugin.ops.spconv_cpu`.
 """
 
 from typing import Any
@@ -37,7 +38,7 @@ def apply() -> bool:
         return False
     torch.Tensor.cuda = _copy_instead_of_transfer  # type: ignore[method-assign,assignment]
     nn.Module.cuda = _stay  # type: ignore[method-assign,assignment]
-    torch.cuda.FloatTensor = torch.FloatTensor  # type: ignore[assignment,misc]
-    torch.cuda.IntTensor = torch.IntTensor  # type: ignore[assignment,misc]
+    for name in ("FloatTensor", "IntTensor"):
+        setattr(torch.cuda, name, getattr(torch, name))
     spconv_cpu.apply()
     return True

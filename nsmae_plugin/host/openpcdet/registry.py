@@ -1,6 +1,5 @@
 """The plugin's classes in OpenPCDet's registries: its ``__all__`` dicts and method namespaces."""
 
-import functools
 import importlib
 from collections.abc import Callable
 from types import FunctionType
@@ -33,26 +32,23 @@ METHOD_SLOTS = {
 _NOT_STEPS = {"forward", "disable_augmentation", "double_flip"}
 
 
-def register(slot: str, name: str, obj: type | Callable[..., Any]) -> None:
+def register(slot: str, name: str, obj: Callable[..., Any]) -> None:
     """Enter ``obj`` under ``name``; entering the same object again changes nothing.
 
     Raises:
         HostError: unknown slot, or another object holds the name.
     """
-    if slot in DICT_SLOTS:
-        table = _table(slot)
-        present, enter = table.get(name), functools.partial(table.__setitem__, name)
-    else:
-        holder = _holder(slot)
-        present, enter = getattr(holder, name, None), functools.partial(setattr, holder, name)
-    if present is obj:
-        return
-    if present is not None:
+    in_dict = slot in DICT_SLOTS
+    present = _table(slot).get(name) if in_dict else getattr(_holder(slot), name, None)
+    if present is not None and present is not obj:
         raise HostError(
             f"{slot} {name!r} is already {_describe(present)} in OpenPCDet; "
             f"choose another name for {_describe(obj)}"
         )
-    enter(obj)
+    if in_dict:
+        _table(slot)[name] = obj
+    else:
+        setattr(_holder(slot), name, obj)
 
 
 def lookup(slot: str, name: str) -> Any:
@@ -67,7 +63,7 @@ def lookup(slot: str, name: str) -> Any:
     return entries[name]
 
 
-def _table(slot: str) -> dict[str, type]:
+def _table(slot: str) -> dict[str, Callable[..., Any]]:
     return importlib.import_module(DICT_SLOTS[slot]).__dict__["__all__"]
 
 
