@@ -1,0 +1,112 @@
+"""The panels that the pictures are made of, and what they have in common.
+
+Figures are made without pyplot, hence without a display and without global state.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib import colormaps
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
+from matplotlib.ticker import AutoLocator
+
+from nsmae_plugin.visualization.sample import Array, DepthView
+
+DEPTH_COLOURS = "turbo"
+ERROR_COLOURS = "magma"
+BLANK = "0.93"
+Extent = tuple[float, float, float, float]
+
+
+def show_image(axes: Axes, image: Array, title: str) -> None:
+    """Colours (h, w, 3) in [0, 1], one square per cell."""
+    axes.imshow(image, interpolation="nearest", aspect="equal")
+    finish(axes, title)
+
+
+def show_depth(
+    axes: Axes,
+    values: Array,
+    title: str,
+    limits: tuple[float, float],
+    colours: str = DEPTH_COLOURS,
+    extent: Extent | None = None,
+) -> AxesImage:
+    """Metres (h, w) in colours, NaN left blank; with an extent, row 0 is at the bottom."""
+    drawn = axes.imshow(
+        np.ma.masked_invalid(values),
+        cmap=colormaps[colours].with_extremes(bad=BLANK),
+        vmin=limits[0],
+        vmax=limits[1],
+        interpolation="nearest",
+        aspect="equal",
+        origin="upper" if extent is None else "lower",
+        extent=extent,
+    )
+    finish(axes, title)
+    return drawn
+
+
+def finish(axes: Axes, title: str) -> None:
+    """Title, and a frame without ticks."""
+    axes.set_title(title, fontsize=9)
+    axes.set_xticks([])
+    axes.set_yticks([])
+
+
+def metre_axes(axes: Axes) -> None:
+    """Ticks in metres for a view from above, and the vehicle at the origin, facing +x."""
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_locator(AutoLocator())
+        axis.set_tick_params(labelsize=7)
+    axes.set_xlabel("x, forward (m)", fontsize=8)
+    axes.set_ylabel("y, left (m)", fontsize=8)
+    axes.plot(0, 0, marker=">", color="white", markeredgecolor="black", markersize=7)
+
+
+def depth_limits(views: Sequence[DepthView]) -> tuple[float, float]:
+    """One colour scale, from zero, for everything rendered and every target of ``views``."""
+    largest = [float(np.nanmax(part)) for view in views for part in _finite_parts(view)]
+    return 0.0, max(largest, default=1.0)
+
+
+def error_limits(views: Sequence[DepthView]) -> tuple[float, float]:
+    """Colour scale of absolute errors; the worst 2 % share the last colour."""
+    errors = [view.error[view.valid] for view in views]
+    joined = np.concatenate(errors) if errors else np.empty(0)
+    return 0.0, float(np.percentile(joined, 98)) if joined.size else 1.0
+
+
+def colour_bar(
+    figure: Figure, drawn: Any, axes: Sequence[Axes], label: str, **options: Any
+) -> None:
+    """Colour bar beside ``axes``, labelled with quantity and unit."""
+    bar = figure.colorbar(drawn, ax=list(axes), aspect=40, **options)
+    bar.set_label(label, fontsize=8)
+    bar.ax.tick_params(labelsize=7)
+
+
+def save(figure: Figure, path: Path) -> Path:
+    """Write ``figure`` as PNG."""
+    figure.savefig(path, dpi=110)
+    return path
+
+
+def number(value: float, unit: str) -> str:
+    """``value`` for a title, or a dash when there was nothing to measure."""
+    return f"{value:.2f} {unit}" if np.isfinite(value) else "–"
+
+
+def percent(mask: Array) -> str:
+    """Share of True in ``mask``."""
+    return f"{100 * float(np.mean(mask)):.0f} %"
+
+
+def _finite_parts(view: DepthView) -> list[Array]:
+    return [part for part in (view.rendered, view.target) if np.isfinite(part).any()]
