@@ -5,7 +5,7 @@ Figures are made without pyplot, hence without a display and without global stat
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from matplotlib.ticker import AutoLocator
 
-from nsmae_plugin.visualization.sample import Array, DepthView
+from nsmae_plugin.visualization.sample import Array, DepthView, Mask
 
 DEPTH_COLOURS = "turbo"
 ERROR_COLOURS = "magma"
@@ -84,7 +84,7 @@ def error_limits(views: Sequence[DepthView]) -> tuple[float, float]:
 
 
 def colour_bar(
-    figure: Figure, drawn: Any, axes: Sequence[Axes], label: str, **options: Any
+    figure: Figure, drawn: Any, axes: Iterable[Axes], label: str, **options: Any
 ) -> None:
     """Colour bar beside ``axes``, labelled with quantity and unit."""
     bar = figure.colorbar(drawn, ax=list(axes), aspect=40, **options)
@@ -103,7 +103,7 @@ def number(value: float, unit: str) -> str:
     return f"{value:.2f} {unit}" if np.isfinite(value) else "–"
 
 
-def percent(mask: Array) -> str:
+def percent(mask: Mask) -> str:
     """Share of True in ``mask``."""
     return f"{100 * float(np.mean(mask)):.0f} %"
 

@@ -1,0 +1,130 @@
+"""Curves of a training run, from the ``metrics.jsonl`` that it writes."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from nsmae_plugin.errors import DataError
+
+Record = dict[str, Any]
+
+COLUMNS = 3
+# Training is recorded every few steps, held-out data once in a while: markers for the latter only.
+SPLITS = {"train": ("training", "tab:blue", ""), "test": ("held out", "tab:orange", ".")}
+_NOT_METRICS = {"epoch", "step", "split", "samples"}
+_BASELINES = {"mean": ("predicting the mean", "--"), "median": ("predicting the median", ":")}
+# What each loss averages, under the name that the baselines use.
+_MEASURES = {"loss_rgb": "rgb_mse", "loss_depth": "depth_mae", "loss_bev_depth": "bev_depth_mae"}
+
+
+def read_metrics(path: Path) -> list[Record]:
+    """Records of a run, in the order written.
+
+    A last line without its line end is a record that the run is still writing; it is left out.
+
+    Raises:
+        DataError: when the file is missing, holds no record, or a line is no record.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise DataError(f"cannot read {path}: {error.strerror}") from error
+    complete = text.splitlines() if text.endswith("\n") else text.splitlines()[:-1]
+    records = [_record(line, f"{path}:{row}") for row, line in enumerate(complete, 1) if line]
+    if not records:
+        raise DataError(f"{path} holds no metrics yet")
+    return records
+
+
+def _record(line: str, where: str) -> Record:
+    try:
+        record = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise DataError(f"{where} is not JSON ({error.msg})") from error
+    if not isinstance(record, dict) or not {"step", "split"} <= record.keys():
+        raise DataError(f"{where} must be an object with 'step' and 'split'")
+    return record
+
+
+def metric_names(records: Sequence[Record]) -> list[str]:
+    """Every metric that was recorded, loss terms first; baselines belong to their metric."""
+    names = {
+        name: None
+        for record in records
+        for name, value in record.items()
+        if name not in _NOT_METRICS
+        and not name.startswith("baseline_")
+        and isinstance(value, (int, float))
+    }
+    return sorted(names, key=lambda name: (not name.startswith("loss"), "weighted" in name, name))
+
+
+def draw_curves(records: Sequence[Record], metrics: Sequence[str] | None = None) -> Figure:
+    """A panel per metric over the optimiser steps: training, held out, trivial predictors.
+
+    Args:
+        records: as :func:`read_metrics` gives them.
+        metrics: the panels to draw, in this order; all metrics when None.
+
+    Raises:
+        DataError: for a metric that was never recorded.
+    """
+    known = metric_names(records)
+    for name in metrics or ():
+        if name not in known:
+            raise DataError(f"no metric {name!r} was recorded; there are: {', '.join(known)}")
+    names = list(metrics or known)
+    rows = math.ceil(len(names) / COLUMNS)
+    columns = min(COLUMNS, len(names))
+    figure = Figure(figsize=(4.6 * columns, 3 * rows), layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False).ravel()
+    for place, name in zip(axes, names, strict=False):
+        _draw_metric(place, records, name)
+    for place in axes[len(names) :]:
+        place.remove()
+    return figure
+
+
+def _draw_metric(axes: Axes, records: Sequence[Record], name: str) -> None:
+    for split, (label, colour, marker) in SPLITS.items():
+        points = _series(records, name, split)
+        if points:
+            steps, values = zip(*points, strict=True)
+            axes.plot(steps, values, label=label, color=colour, marker=marker, linewidth=1)
+    measure = _MEASURES.get(name, name)
+    for kind, (label, style) in _BASELINES.items():
+        points = _series(records, f"baseline_{kind}_{measure}", "test")
+        if points:
+            axes.axhline(points[-1][1], label=label, color="0.4", linestyle=style, linewidth=1)
+    axes.set_title(name, fontsize=10)
+    axes.set_xlabel("optimiser step", fontsize=8)
+    axes.set_ylabel(unit(name), fontsize=8)
+    axes.tick_params(labelsize=8)
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=7)
+
+
+def _series(records: Sequence[Record], name: str, split: str) -> list[tuple[int, float]]:
+    return [
+        (record["step"], record[name])
+        for record in records
+        if record["split"] == split and name in record
+    ]
+
+
+def unit(name: str) -> str:
+    """Unit of a metric, for an axis."""
+    if "psnr" in name:
+        return "dB"
+    if name.startswith("weighted") or name == "loss":
+        return "weighted loss"
+    if name.endswith("rgb") or "mse" in name:
+        return "squared error"
+    return "m" if "depth" in name else ""

@@ -1,0 +1,37 @@
+"""Plot every metric of a training run, training and held out, from its metrics.jsonl."""
+
+import argparse
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # from a checkout, not installed
+
+import nsmae_plugin  # noqa: F401  (first: sets the OpenMP policy)
+from nsmae_plugin.errors import NSMAEError
+from nsmae_plugin.visualization.curves import draw_curves, read_metrics
+
+
+def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("metrics_file", type=Path, help="the metrics.jsonl of a run")
+    parser.add_argument("--output", type=Path, help="PNG to write (default: curves.png beside it)")
+    parser.add_argument("--metrics", nargs="+", help="the metrics to plot (default: all)")
+    return parser.parse_args(arguments)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    args = parse_arguments(arguments)
+    output = args.output or args.metrics_file.with_name("curves.png")
+    try:
+        figure = draw_curves(read_metrics(args.metrics_file), args.metrics)
+    except NSMAEError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    output.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(output, dpi=110)
+    print(output)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
