@@ -136,6 +136,15 @@ def test_camera_sheet_gives_the_colour_error_and_shares_one_depth_scale():
     assert any("(m)" in label for label in labels)
 
 
+def test_colour_errors_of_hidden_and_visible_patches_are_told_apart():
+    batch = made_up_batch()
+    hidden = batch["image_patch_mask"][:, :, None]
+    batch["rendered_rgb"] = torch.where(hidden, batch["target_rgb"] + 0.1, batch["target_rgb"])
+    view = extract_sample(batch, 0, RANGE).cameras[0]
+    assert view.psnr(hidden=True) == pytest.approx(20.0, abs=1e-4)
+    assert view.psnr(hidden=False) == math.inf
+
+
 def test_cells_without_target_stay_blank():
     view = extract_sample(made_up_batch(), 0, RANGE).cameras[0]
     drawn = draw_camera(view, (0.0, 62.0), (0.0, 3.0)).axes[4].images[0]

@@ -121,6 +121,5 @@ class MeanSums(Sums):
         self.total = torch.zeros((), dtype=torch.float64, device=device)
 
     def add(self, mean: float | Tensor, weight: int) -> None:
-        if weight:  # the mean over no cell carries nothing, whatever value stands for it
-            self.weight += weight
-            self.total += mean * weight
+        self.weight += weight
+        self.total += mean * weight
