@@ -28,10 +28,12 @@ def bev_pool_forward(
             sample (of b).
         interval_lengths, interval_starts: (n_intervals,); together they cover all points once, in
             order, and no cell has two intervals.
+        b, d, h, w: size of the grid; OpenPCDet passes some of them as tensors of one integer.
 
     Returns:
         (b, d, h, w, c), zero in cells without a point.
     """
+    b, d, h, w = (int(size) for size in (b, d, h, w))
     out = x.new_zeros(b * d * h * w, x.shape[1])
     if len(interval_starts):
         points = torch.arange(len(x), device=x.device)

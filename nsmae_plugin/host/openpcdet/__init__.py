@@ -17,7 +17,8 @@ from torch.utils.data import Dataset
 
 from nsmae_plugin.host.openpcdet.loading import load
 
-load()
+#: What was found and what was put in its place.
+REPORT = load()
 
 from pcdet.datasets import DatasetTemplate  # noqa: E402
 from pcdet.models import build_network as _build_network  # noqa: E402
@@ -28,6 +29,7 @@ from nsmae_plugin.host.openpcdet.registry import lookup, register  # noqa: E402
 
 __all__ = [
     "NAME",
+    "REPORT",
     "DatasetTemplate",
     "Detector3DTemplate",
     "build_dataset",

@@ -3,7 +3,6 @@
 import importlib
 import logging
 import sys
-from types import ModuleType
 
 from nsmae_plugin.errors import HostError
 from nsmae_plugin.host.openpcdet import (
@@ -11,6 +10,7 @@ from nsmae_plugin.host.openpcdet import (
     cpu,
     discovery,
     placeholders,
+    report,
     substitutes,
 )
 
@@ -25,8 +25,8 @@ _INSTALL = {
 }
 
 
-def load() -> ModuleType:
-    """Import ``pcdet`` with its models and datasets; returns the package.
+def load() -> report.Report:
+    """Import ``pcdet`` with its models and datasets; returns what was found and what replaced.
 
     Raises:
         HostError: OpenPCDet was found but cannot be imported; the message says what to do.
@@ -35,39 +35,35 @@ def load() -> ModuleType:
     compatibility.allow_numpy_scalars_in_checkpoints()
     substitutes.install_finder()
     try:
-        package = _import_all()
+        if cpu.apply():
+            logger.info("OpenPCDet host: no CUDA device, running on the CPU")
+        with substitutes.third_party_placeholders() as replaced:
+            stand_ins = {**replaced, **_import_all()}
     except HostError:
         raise
-    except Exception as error:
+    except Exception as error:  # whatever a broken installation raises becomes one message
         raise HostError(_explain(error)) from error
     compatibility.collate_ragged_image_infos(
         sys.modules["pcdet.datasets.dataset"].__dict__["DatasetTemplate"]
     )
-    return package
+    return report.describe(stand_ins)
 
 
-def _import_all() -> ModuleType:
-    cpu_only = cpu.apply()
-    with substitutes.third_party_placeholders():
-        package = discovery.import_package()
-        for name in substitutes.EXTENSIONS:
-            importlib.import_module(name)
-        obstacle = placeholders.argo2_obstacle()
-        if obstacle:
-            stand_in = placeholders.argo2_stand_in(obstacle)
-            sys.modules.setdefault(stand_in.__name__, stand_in)
-        importlib.import_module("pcdet.models")
-        importlib.import_module("pcdet.datasets")
-    replaced = [name.rpartition(".")[2] for name in substitutes.EXTENSIONS if _substituted(name)]
-    if replaced:
-        logger.info("OpenPCDet host: torch-native %s", ", ".join(replaced))
-    if cpu_only:
-        logger.info("OpenPCDet host: no CUDA device, running on the CPU")
-    return package
-
-
-def _substituted(extension: str) -> bool:
-    return substitutes.is_substituted(extension)
+def _import_all() -> dict[str, str]:
+    """Import everything that the contract reaches; returns the datasets that were replaced."""
+    discovery.import_package()
+    for name in substitutes.EXTENSIONS:
+        importlib.import_module(name)
+    native = filter(substitutes.is_substituted, substitutes.EXTENSIONS)
+    names = ", ".join(name.rpartition(".")[2] for name in native)
+    logger.info("OpenPCDet host: not compiled, so substituted: %s", names or "nothing")
+    obstacle = placeholders.argo2_obstacle()
+    if obstacle:
+        stand_in = placeholders.argo2_stand_in(obstacle)
+        sys.modules.setdefault(stand_in.__name__, stand_in)
+    importlib.import_module("pcdet.models")
+    importlib.import_module("pcdet.datasets")
+    return {"Argo2Dataset": obstacle} if obstacle else {}
 
 
 def _explain(error: Exception) -> str:

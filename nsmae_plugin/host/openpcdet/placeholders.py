@@ -94,21 +94,21 @@ PACKAGES: dict[str, Callable[[], dict[str, ModuleType]]] = {
 }
 
 
-def install() -> list[str]:
-    """Put stand-ins for the absent or broken packages into ``sys.modules``; returns their names."""
-    replaced = []
+def install() -> dict[str, str]:
+    """Put stand-ins for absent or broken packages into ``sys.modules``; returns why, by name."""
+    replaced = {}
     for package, build in PACKAGES.items():
         reason = _unusable(package)
         if reason:
             logger.info("OpenPCDet host: %s replaced by a stand-in (%s)", package, reason)
             sys.modules.update(build())
-            replaced.append(package)
+            replaced[package] = reason
     return replaced
 
 
 def _unusable(package: str) -> str | None:
     """Why ``package`` cannot be imported, or None when it can."""
-    if package in sys.modules:
+    if sys.modules.get(package) is not None:
         return None
     if importlib.util.find_spec(package) is None:
         return "not installed"

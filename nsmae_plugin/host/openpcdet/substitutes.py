@@ -80,16 +80,14 @@ def is_substituted(extension: str) -> bool:
 
 
 @contextmanager
-def third_party_placeholders() -> Iterator[list[str]]:
+def third_party_placeholders() -> Iterator[dict[str, str]]:
     """Serve the third-party packages that are absent or broken, inside the ``with`` block only.
 
-    Yields the names of the packages that were replaced.
+    Yields why each package was replaced, by its name.
     """
-    before = set(sys.modules)
     replaced = placeholders.install()
     try:
         yield replaced
     finally:
-        for name in set(sys.modules) - before:
-            if name.partition(".")[0] in replaced:
-                del sys.modules[name]
+        for name in [name for name in sys.modules if name.partition(".")[0] in replaced]:
+            del sys.modules[name]
