@@ -1,0 +1,216 @@
+"""From a nuScenes database to the entries of an info file, in OpenPCDet's layout."""
+
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from multiprocessing import get_context
+from typing import Any
+
+import numpy as np
+
+from nsmae_plugin.data.images import rotation_matrix
+from nsmae_plugin.data.tables import NuScenesTables, Record, inverse, matrix
+from nsmae_plugin.errors import DataError
+
+logger = logging.getLogger(__name__)
+
+LIDAR = "LIDAR_TOP"
+# OpenPCDet's order; other cameras follow by name.
+CAMERAS = (
+    "CAM_FRONT",
+    "CAM_FRONT_RIGHT",
+    "CAM_FRONT_LEFT",
+    "CAM_BACK",
+    "CAM_BACK_LEFT",
+    "CAM_BACK_RIGHT",
+)
+# nuScenes' ten detection classes; what is not listed here is ignored by the benchmark.
+DETECTION_NAMES = {
+    "human.pedestrian.adult": "pedestrian",
+    "human.pedestrian.child": "pedestrian",
+    "human.pedestrian.construction_worker": "pedestrian",
+    "human.pedestrian.police_officer": "pedestrian",
+    "movable_object.barrier": "barrier",
+    "movable_object.trafficcone": "traffic_cone",
+    "vehicle.bicycle": "bicycle",
+    "vehicle.bus.bendy": "bus",
+    "vehicle.bus.rigid": "bus",
+    "vehicle.car": "car",
+    "vehicle.construction": "construction_vehicle",
+    "vehicle.motorcycle": "motorcycle",
+    "vehicle.trailer": "trailer",
+    "vehicle.truck": "truck",
+}
+MAX_VELOCITY_GAP = 1.5  # seconds; the devkit trusts no velocity over longer gaps
+
+
+class InfoBuilder:
+    """Makes one info per sample.
+
+    Args:
+        max_sweeps: the keyframe included; earlier sweeps are listed most recent first, the oldest
+            repeated where a scene starts.
+        with_cam: whether to add ``cams``.
+        labels: whether to add boxes.
+    """
+
+    def __init__(self, tables: NuScenesTables, max_sweeps: int, with_cam: bool, labels: bool):
+        self.tables, self.max_sweeps = tables, max_sweeps
+        self.with_cam, self.labels = with_cam, labels
+
+    def build(self, sample_token: str) -> dict[str, Any]:
+        """The info of one sample; matrices are (4, 4) float64, boxes lie in its LiDAR frame.
+
+        Raises:
+            DataError: the sample has no LiDAR keyframe, or no camera although ``with_cam``.
+        """
+        sensors = self.tables.keyframes[sample_token]
+        if LIDAR not in sensors:
+            raise DataError(f"sample {sample_token} has no {LIDAR} keyframe")
+        reference = sensors[LIDAR]
+        ref_from_car = inverse(matrix(self.tables.calibration(reference)))
+        car_from_global = inverse(matrix(self.tables.pose(reference)))
+        ref_from_global = ref_from_car @ car_from_global
+        cameras = self._cameras(sensors)
+        info: dict[str, Any] = {"lidar_path": reference["filename"]}
+        if cameras:
+            first = sensors[cameras[0]]
+            info["cam_front_path"] = first["filename"]
+            info["cam_intrinsic"] = self._intrinsics(first)
+        info |= {
+            "token": sample_token,
+            "sweeps": self._sweeps(reference, ref_from_global),
+            "ref_from_car": ref_from_car,
+            "car_from_global": car_from_global,
+            "timestamp": 1e-6 * reference["timestamp"],
+        }
+        if self.with_cam:
+            if not cameras:
+                raise DataError(f"sample {sample_token} has no camera; leave out --with_cam")
+            info["cams"] = {
+                channel: self._camera(channel, sensors[channel], ref_from_global)
+                for channel in cameras
+            }
+        if self.labels:
+            info |= self._boxes(self.tables.annotations[sample_token], ref_from_global)
+        return info
+
+    def _cameras(self, sensors: Mapping[str, Record]) -> list[str]:
+        found = [channel for channel in sensors if self.tables.modality[channel] == "camera"]
+        rank = {channel: position for position, channel in enumerate(CAMERAS)}
+        return sorted(found, key=lambda channel: (rank.get(channel, len(rank)), channel))
+
+    def _intrinsics(self, sample_data: Record) -> np.ndarray:
+        return np.array(self.tables.calibration(sample_data)["camera_intrinsic"])
+
+    def _camera(self, channel: str, data: Record, ref_from_global: np.ndarray) -> dict[str, Any]:
+        calibration, pose = self.tables.calibration(data), self.tables.pose(data)
+        lidar_from_camera = ref_from_global @ matrix(pose) @ matrix(calibration)
+        return {
+            "data_path": data["filename"],
+            "type": channel,
+            "sample_data_token": data["token"],
+            "sensor2ego_translation": calibration["translation"],
+            "sensor2ego_rotation": calibration["rotation"],
+            "ego2global_translation": pose["translation"],
+            "ego2global_rotation": pose["rotation"],
+            "timestamp": data["timestamp"],
+            "sensor2lidar_rotation": lidar_from_camera[:3, :3],
+            "sensor2lidar_translation": lidar_from_camera[:3, 3],
+            "camera_intrinsics": self._intrinsics(data),
+        }
+
+    def _sweeps(self, reference: Record, ref_from_global: np.ndarray) -> list[dict[str, Any]]:
+        wanted = self.max_sweeps - 1
+        sweeps: list[dict[str, Any]] = []
+        current = reference
+        while len(sweeps) < wanted and current["prev"]:
+            current = self.tables.get("sample_data", current["prev"])
+            global_from_car = matrix(self.tables.pose(current))
+            car_from_current = matrix(self.tables.calibration(current))
+            sweeps.append(
+                {
+                    "lidar_path": current["filename"],
+                    "sample_data_token": current["token"],
+                    "transform_matrix": ref_from_global @ global_from_car @ car_from_current,
+                    "global_from_car": global_from_car,
+                    "car_from_current": car_from_current,
+                    "time_lag": 1e-6 * reference["timestamp"] - 1e-6 * current["timestamp"],
+                }
+            )
+        if not sweeps and wanted > 0:  # the first frame of a scene stands in for its past
+            stand_in = {
+                "lidar_path": reference["filename"],
+                "sample_data_token": reference["token"],
+                "transform_matrix": None,
+                "time_lag": 0,
+            }
+            sweeps.append(stand_in)
+        return sweeps + sweeps[-1:] * (wanted - len(sweeps))
+
+    def _boxes(self, annotations: list[Record], ref_from_global: np.ndarray) -> dict[str, Any]:
+        lidar_points = np.array([one["num_lidar_pts"] for one in annotations])
+        radar_points = np.array([one["num_radar_pts"] for one in annotations])
+        seen = lidar_points + radar_points > 0
+        turn = ref_from_global[:3, :3]
+        velocity = np.array([turn @ self._velocity(one) for one in annotations]).reshape(-1, 3)
+        rows = [self._box(one, ref_from_global) for one in annotations]
+        boxes = np.concatenate([np.array(rows).reshape(-1, 7), velocity[:, :2]], axis=1)
+        return {
+            "gt_boxes": boxes[seen],
+            "gt_boxes_velocity": velocity[seen],
+            "gt_names": np.array([self._name(one) for one in annotations])[seen],
+            "gt_boxes_token": np.array([one["token"] for one in annotations])[seen],
+            "num_lidar_pts": lidar_points[seen],
+            "num_radar_pts": radar_points[seen],
+        }
+
+    def _box(self, annotation: Record, ref_from_global: np.ndarray) -> list[float]:
+        """[x, y, z, length, width, height, heading] in the LiDAR frame."""
+        centre = ref_from_global[:3, :3] @ annotation["translation"] + ref_from_global[:3, 3]
+        ahead = ref_from_global[:3, :3] @ rotation_matrix(annotation["rotation"])[:, 0]
+        width, length, height = annotation["size"]
+        return [*centre, length, width, height, np.arctan2(ahead[1], ahead[0])]
+
+    def _name(self, annotation: Record) -> str:
+        instance = self.tables.get("instance", annotation["instance_token"])
+        category = self.tables.get("category", instance["category_token"])["name"]
+        return DETECTION_NAMES.get(category, "ignore")
+
+    def _velocity(self, annotation: Record) -> np.ndarray:
+        """(3,) m/s in the global frame from the neighbouring annotations; NaN without any."""
+        before, after = annotation["prev"], annotation["next"]
+        ends = [
+            self.tables.get("sample_annotation", token) if token else annotation
+            for token in (before, after)
+        ]
+        times = [1e-6 * self.tables.get("sample", one["sample_token"])["timestamp"] for one in ends]
+        limit = MAX_VELOCITY_GAP * (2 if before and after else 1)
+        elapsed = times[1] - times[0]
+        if not (before or after) or elapsed > limit:
+            return np.full(3, np.nan)
+        return (np.array(ends[1]["translation"]) - np.array(ends[0]["translation"])) / elapsed
+
+
+_worker_builder: InfoBuilder | None = None
+
+
+def _start_worker(builder: InfoBuilder) -> None:
+    global _worker_builder
+    _worker_builder = builder
+
+
+def _build_in_worker(sample_token: str) -> dict[str, Any]:
+    assert _worker_builder is not None
+    return _worker_builder.build(sample_token)
+
+
+def build_all(
+    builder: InfoBuilder, samples: Sequence[str], workers: int
+) -> Iterator[dict[str, Any]]:
+    """The infos of ``samples``, in their order, made by ``workers`` processes (0: by this one)."""
+    if workers < 1:
+        yield from map(builder.build, samples)
+        return
+    # Forked, so that the tables, gigabytes for the full data set, are shared and not copied.
+    with get_context("fork").Pool(workers, _start_worker, (builder,)) as pool:
+        yield from pool.imap(_build_in_worker, samples, chunksize=16)

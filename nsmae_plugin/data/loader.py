@@ -1,0 +1,180 @@
+"""Seeded loading: the same batches for any number of workers, and after a resume.
+
+Every sample draws from random states of its own, seeded by (seed, epoch, index). A batch therefore
+depends neither on the worker that made it nor on what was loaded before.
+"""
+
+import logging
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from nsmae_plugin import host
+from nsmae_plugin.errors import ConfigError
+
+
+class Draw(NamedTuple):
+    """One use of a sample; ``repeat`` counts uses of the same index within an epoch."""
+
+    epoch: int
+    index: int
+    repeat: int = 0
+
+
+@contextmanager
+def seeded(*stream: int) -> Iterator[None]:
+    """Seed ``random``, NumPy's global state and torch's CPU generator; restore them at the end.
+
+    Args:
+        stream: non-negative integers; other numbers, or another order, give other states.
+    """
+    words = np.random.SeedSequence(stream).generate_state(4)
+    python_state, numpy_state = random.getstate(), np.random.get_state()  # noqa: NPY002
+    with torch.random.fork_rng(devices=[]):
+        random.seed(words.tobytes())
+        np.random.seed(words)  # noqa: NPY002 (OpenPCDet's augmentors draw from it)
+        torch.default_generator.manual_seed(int(words[0]) << 32 | int(words[1]))
+        try:
+            yield
+        finally:
+            random.setstate(python_state)
+            np.random.set_state(numpy_state)  # noqa: NPY002
+
+
+class SeededDataset(Dataset):
+    """Loads ``dataset[draw.index]`` in random states seeded by the run and the draw."""
+
+    def __init__(self, dataset: Any, seed: int):
+        self.dataset, self.seed = dataset, seed
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, draw: Draw) -> dict[str, Any]:
+        with seeded(self.seed, *draw):
+            return self.dataset[draw.index]
+
+
+class EpochSampler(Sampler[Draw]):
+    """The draws of one epoch for one process, in an order that depends on seed and epoch alone.
+
+    The epoch's list is dealt to the processes in turn, so that batch ``k`` of all processes
+    together is batch ``k`` of a single process with the joint batch size. While training, the list
+    is first filled up from its own beginning to a multiple of ``world_size``, as torch's
+    ``DistributedSampler`` does: every process takes the same number of steps. Otherwise nothing is
+    repeated, and the last processes may get one draw less.
+
+    Args:
+        length: number of samples in the data set.
+        epoch_length: draws per epoch over all processes; more than ``length`` goes through the
+            data several times, each time in another order. None takes ``length``.
+        shuffle: whether the order is random.
+        pad: whether to fill up to a multiple of ``world_size``.
+    """
+
+    def __init__(
+        self,
+        length: int,
+        seed: int = 0,
+        epoch_length: int | None = None,
+        shuffle: bool = True,
+        pad: bool = True,
+        rank: int = 0,
+        world_size: int = 1,
+    ):
+        self.length, self.seed, self.shuffle, self.pad = length, seed, shuffle, pad
+        self.epoch_length = length if epoch_length is None else epoch_length
+        self.rank, self.world_size = rank, world_size
+        self.epoch = self.start = 0
+        if not 0 <= rank < world_size:
+            raise ConfigError(f"rank {rank} does not fit a world of {world_size} processes")
+        if self.epoch_length < 1 or length < 1:
+            raise ConfigError(f"an epoch of {self.epoch_length} draws from {length} samples")
+
+    def set_epoch(self, epoch: int, start: int = 0) -> None:
+        """Choose the epoch, and how many of this process's draws to skip: a resumed epoch goes on
+        after ``start = batches done × batch size``."""
+        self.epoch, self.start = epoch, start
+
+    def __len__(self) -> int:
+        """Draws of this process in a whole epoch, whatever ``start`` is."""
+        missing = -self.epoch_length % self.world_size if self.pad else 0
+        return len(range(self.rank, self.epoch_length + missing, self.world_size))
+
+    def __iter__(self) -> Iterator[Draw]:
+        draws = self._epoch_draws()
+        if self.pad:
+            missing = -len(draws) % self.world_size
+            draws += (draws * missing)[:missing]
+        yield from draws[self.rank :: self.world_size][self.start :]
+
+    def _epoch_draws(self) -> list[Draw]:
+        draws: list[Draw] = []
+        while len(draws) < self.epoch_length:
+            repeat = len(draws) // self.length
+            order = np.arange(self.length)
+            if self.shuffle:
+                order = np.random.default_rng((self.seed, self.epoch, repeat)).permutation(order)
+            draws += [Draw(self.epoch, int(index), repeat) for index in order]
+        return draws[: self.epoch_length]
+
+
+def build_dataloader(
+    dataset_cfg: Any,
+    class_names: list[str],
+    batch_size: int,
+    workers: int = 0,
+    training: bool = True,
+    seed: int = 0,
+    epoch_length: int | None = None,
+    rank: int = 0,
+    world_size: int = 1,
+    root_path: Path | str | None = None,
+    logger: logging.Logger | None = None,
+) -> tuple[Any, DataLoader, EpochSampler]:
+    """Dataset, loader and sampler of one process, for any dataset of the active host.
+
+    Args:
+        batch_size: per process.
+        seed: non-negative; with epoch and index it decides every random draw of a sample.
+        epoch_length: see :class:`EpochSampler`.
+        root_path: folder of the versions; None takes ``dataset_cfg.DATA_PATH``.
+
+    Raises:
+        ConfigError: an impossible batch size, number of workers, seed or rank.
+    """
+    for name, value, least in (
+        ("batch_size", batch_size, 1),
+        ("workers", workers, 0),
+        ("seed", seed, 0),
+    ):
+        if value < least:
+            raise ConfigError(f"{name} must be at least {least}, not {value}")
+    dataset = host.build_dataset(dataset_cfg, class_names, training, root_path, logger)
+    sampler = EpochSampler(
+        len(dataset), seed, epoch_length, training, pad=training, rank=rank, world_size=world_size
+    )
+    loader: DataLoader = DataLoader(
+        SeededDataset(dataset, seed),
+        batch_size=batch_size,
+        sampler=sampler,
+        num_workers=workers,
+        collate_fn=dataset.collate_batch,
+        pin_memory=torch.cuda.is_available(),
+        persistent_workers=workers > 0,
+        worker_init_fn=_one_thread,
+        # Its own generator: starting an iteration must not advance the model's random state.
+        generator=torch.Generator().manual_seed(seed),
+    )
+    return dataset, loader, sampler
+
+
+def _one_thread(worker: int) -> None:
+    """Workers share the cores; a thread pool in each would only fight."""
+    torch.set_num_threads(1)

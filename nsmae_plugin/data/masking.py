@@ -1,0 +1,116 @@
+"""What the network may not see: image patches, LiDAR voxels, depth hints.
+
+The functions are pure and draw from an explicit generator. Counts are exact: of ``n`` elements,
+``round(ratio * n)`` are hidden, per sample and, for images, per camera. Everywhere ``True`` means
+hidden.
+
+The processors (:data:`PROCESSORS`) follow OpenPCDet's protocol: called with a config alone they
+return the configured step, called with a sample they return it masked. They seed a generator from
+NumPy's global state, which the loader seeds per sample.
+"""
+
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from nsmae_plugin.errors import ConfigError
+
+
+def hidden_subset(count: int, ratio: float, rng: np.random.Generator) -> np.ndarray:
+    """(count,) bool with exactly ``round(ratio * count)`` elements ``True``."""
+    hidden = np.zeros(count, dtype=bool)
+    hidden[rng.permutation(count)[: round(ratio * count)]] = True
+    return hidden
+
+
+def image_patch_mask(
+    num_cameras: int, height: int, width: int, patch: int, ratio: float, rng: np.random.Generator
+) -> np.ndarray:
+    """(num_cameras, height / patch, width / patch) bool; each camera hides the same number.
+
+    Args:
+        height, width: image size in pixels, multiples of ``patch``.
+
+    Raises:
+        ConfigError: the image does not divide into patches.
+    """
+    if patch < 1 or height % patch or width % patch:
+        raise ConfigError(
+            f"mask_image_patches: an image of {height} x {width} pixels does not divide into "
+            f"patches of {patch}; choose PATCH_SIZE or CAMERA_CONFIG.IMAGE.FINAL_DIM accordingly"
+        )
+    rows, columns = height // patch, width // patch
+    order = rng.random((num_cameras, rows * columns)).argsort(axis=1)
+    hidden = np.zeros(order.shape, dtype=bool)
+    np.put_along_axis(hidden, order[:, : round(ratio * rows * columns)], True, axis=1)
+    return hidden.reshape(num_cameras, rows, columns)
+
+
+def sample_generator() -> np.random.Generator:
+    """A generator seeded by four draws from NumPy's global state."""
+    return np.random.default_rng(np.random.randint(0, 2**32, 4, dtype=np.uint32))  # noqa: NPY002
+
+
+def mask_image_patches(self: Any, data_dict: Any = None, config: Any = None) -> Any:
+    """Add ``image_patch_mask``; reads the sizes of ``camera_imgs``, tensors (3, H, W)."""
+    if data_dict is None:
+        _check_ratio(config)
+        return partial(mask_image_patches, self, config=config)
+    images = _require(data_dict, "camera_imgs", "mask_image_patches", "image_normalize")
+    height, width = images[0].shape[-2:]
+    mask = image_patch_mask(
+        len(images), height, width, config["PATCH_SIZE"], config["RATIO"], sample_generator()
+    )
+    return {**data_dict, "image_patch_mask": mask}
+
+
+def mask_voxels(self: Any, data_dict: Any = None, config: Any = None) -> Any:
+    """Keep the visible ``voxels``; the coordinates of the rest become ``hidden_voxel_coords``.
+
+    At least one voxel stays visible: a sparse backbone cannot run on none.
+    """
+    if data_dict is None:
+        _check_ratio(config)
+        if config["RATIO"] == 1:
+            raise ConfigError("mask_voxels: RATIO 1 leaves the LiDAR backbone nothing to encode")
+        return partial(mask_voxels, self, config=config)
+    coords = _require(data_dict, "voxel_coords", "mask_voxels", "transform_points_to_voxels")
+    if isinstance(coords, list):
+        raise ConfigError("mask_voxels does not work with DOUBLE_FLIP; remove one of the two")
+    hidden = hidden_subset(len(coords), config["RATIO"], sample_generator())
+    if hidden.all():
+        hidden[:1] = False
+    visible = {
+        key: data_dict[key][~hidden] for key in ("voxels", "voxel_coords", "voxel_num_points")
+    }
+    return {**data_dict, **visible, "hidden_voxel_coords": coords[hidden]}
+
+
+def mask_depth_hints(self: Any, data_dict: Any = None, config: Any = None) -> Any:
+    """Add ``depth_hint_mask`` (P,): points that the view transform may not use."""
+    if data_dict is None:
+        _check_ratio(config)
+        return partial(mask_depth_hints, self, config=config)
+    points = _require(data_dict, "points", "mask_depth_hints", "the LiDAR (USE_LIDAR: True)")
+    mask = hidden_subset(len(points), config["RATIO"], sample_generator())
+    return {**data_dict, "depth_hint_mask": mask}
+
+
+PROCESSORS = {
+    "mask_image_patches": mask_image_patches,
+    "mask_voxels": mask_voxels,
+    "mask_depth_hints": mask_depth_hints,
+}
+
+
+def _check_ratio(config: Any) -> None:
+    ratio = config["RATIO"]
+    if not isinstance(ratio, int | float) or not 0 <= ratio <= 1:
+        raise ConfigError(f"{config['NAME']}: RATIO must lie between 0 and 1, not {ratio!r}")
+
+
+def _require(data_dict: dict[str, Any], key: str, step: str, source: str) -> Any:
+    if data_dict.get(key) is None:
+        raise ConfigError(f"{step} needs {key}: put it after {source} in DATA_PROCESSOR")
+    return data_dict[key]

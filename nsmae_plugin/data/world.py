@@ -1,0 +1,85 @@
+"""World augmentations as 4 × 4 matrices from the raw to the augmented LiDAR frame (metres)."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+# What OpenPCDet's augmentors leave in a sample: the values that they drew.
+DRAWN_KEYS = ("flip_x", "flip_y", "noise_rot", "noise_scale", "noise_translate")
+
+STEPS = (
+    "random_world_flip",
+    "random_world_rotation",
+    "random_world_scaling",
+    "random_world_translation",
+)
+
+
+def flip(along_x: bool = False, along_y: bool = False) -> np.ndarray:
+    """Mirror along the x axis (y changes sign) and along the y axis (x changes sign)."""
+    return np.diag([-1.0 if along_y else 1.0, -1.0 if along_x else 1.0, 1.0, 1.0])
+
+
+def rotation(angle: float) -> np.ndarray:
+    """Turn by ``angle`` radians about z, from x towards y."""
+    matrix = np.eye(4)
+    matrix[:2, :2] = [[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]
+    return matrix
+
+
+def scaling(factor: float) -> np.ndarray:
+    """Multiply all coordinates by ``factor``."""
+    return np.diag([factor, factor, factor, 1.0])
+
+
+def translation(offset: Sequence[float] | np.ndarray) -> np.ndarray:
+    """Add ``offset`` (3,) in metres."""
+    matrix = np.eye(4)
+    matrix[:3, 3] = np.asarray(offset).reshape(3)
+    return matrix
+
+
+def compose(steps: Sequence[str], drawn: Mapping[str, Any]) -> np.ndarray:
+    """The (4, 4) matrix of world steps applied in the given order.
+
+    OpenPCDet's own formula is right for flip, rotation, scaling, translation in this order only.
+
+    Args:
+        steps: names from :data:`STEPS`, each at most once.
+        drawn: what the augmentors drew, under :data:`DRAWN_KEYS`; a missing value means no change.
+    """
+    matrices = {
+        "random_world_flip": flip(drawn.get("flip_x", False), drawn.get("flip_y", False)),
+        "random_world_rotation": rotation(float(drawn.get("noise_rot", 0.0))),
+        "random_world_scaling": scaling(float(drawn.get("noise_scale", 1.0))),
+        "random_world_translation": translation(drawn.get("noise_translate", (0.0, 0.0, 0.0))),
+    }
+    matrix = np.eye(4)
+    for step in steps:
+        matrix = matrices[step] @ matrix
+    return matrix
+
+
+def transform_points(points: np.ndarray, matrix: np.ndarray) -> np.ndarray:
+    """Copy of (P, 3+C) points with the coordinates moved by ``matrix`` (4, 4)."""
+    moved = points.copy()
+    moved[:, :3] = points[:, :3] @ matrix[:3, :3].T.astype(points.dtype)
+    moved[:, :3] += matrix[:3, 3].astype(points.dtype)
+    return moved
+
+
+def transform_boxes(boxes: np.ndarray, matrix: np.ndarray) -> np.ndarray:
+    """Copy of boxes (G, 7 or 9+) [x, y, z, dx, dy, dz, heading, vx, vy, ...] moved by ``matrix``.
+
+    ``matrix`` turns about z, mirrors along x or y, scales and shifts; the box grows with the scale.
+    Headings come out in [-pi, pi]; unknown velocities (NaN) stay NaN.
+    """
+    moved = transform_points(boxes, matrix)
+    plane = matrix[:2, :2]
+    moved[:, 3:6] = boxes[:, 3:6] * np.cbrt(abs(np.linalg.det(matrix[:3, :3])))
+    direction = np.stack([np.cos(boxes[:, 6]), np.sin(boxes[:, 6])], axis=1) @ plane.T
+    moved[:, 6] = np.arctan2(direction[:, 1], direction[:, 0])
+    if boxes.shape[1] >= 9:
+        moved[:, 7:9] = boxes[:, 7:9] @ plane.T
+    return moved

@@ -1,0 +1,92 @@
+"""Write OpenPCDet-layout info files for a nuScenes-format database.
+
+DATA_PATH/VERSION holds samples/, sweeps/ and, in a folder VERSION again, the JSON tables.
+Writes DATA_PATH/VERSION/nuscenes_infos_{max_sweeps}sweeps_{train,val}.pkl (v1.0-test: _test.pkl).
+"""
+
+import argparse
+import logging
+import sys
+from pathlib import Path
+
+from tqdm import tqdm
+
+from nsmae_plugin.data.info_builder import LIDAR, InfoBuilder, build_all
+from nsmae_plugin.data.infos import write_infos
+from nsmae_plugin.data.splits import scene_names
+from nsmae_plugin.data.tables import NuScenesTables
+from nsmae_plugin.errors import NSMAEError
+
+logger = logging.getLogger("create_infos")
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--data_path", type=Path, required=True, help="folder of the versions")
+    parser.add_argument("--version", default="v1.0-trainval")
+    parser.add_argument(
+        "--max_sweeps", type=int, default=10, help="sweeps per frame, the keyframe included"
+    )
+    parser.add_argument("--with_cam", action="store_true", help="add the cameras")
+    parser.add_argument("--workers", type=int, default=0, help="additional processes")
+    arguments = parser.parse_args()
+    if arguments.max_sweeps < 1:
+        parser.error("--max_sweeps must be at least 1")
+    return arguments
+
+
+def split_samples(tables: NuScenesTables, names: dict[str, set[str]]) -> dict[str, list[str]]:
+    """Split → tokens of its samples, in table order, of scenes whose LiDAR files are there."""
+    split_of = {}
+    for token, scene in tables.all("scene").items():
+        first = tables.keyframes[scene["first_sample_token"]].get(LIDAR)
+        if first is None or not (tables.root / first["filename"]).exists():
+            logger.warning("%s left out: its LiDAR files are not there", scene["name"])
+            continue
+        split_of[token] = next((key for key in names if scene["name"] in names[key]), None)
+        if split_of[token] is None:
+            logger.warning("%s left out: it belongs to no split", scene["name"])
+    return {
+        split: [
+            token
+            for token, sample in tables.all("sample").items()
+            if split_of.get(sample["scene_token"]) == split
+        ]
+        for split in names
+    }
+
+
+def create_infos(
+    data_path: Path, version: str, max_sweeps: int, with_cam: bool, workers: int = 0
+) -> list[Path]:
+    """Write the info files of all splits of ``version``; returns their paths."""
+    root = data_path / version
+    names = scene_names(root, version)
+    labels = "test" not in names
+    tables = NuScenesTables(root, version, labels)
+    builder = InfoBuilder(tables, max_sweeps, with_cam, labels)
+    paths = []
+    for split, samples in split_samples(tables, names).items():
+        path = root / f"nuscenes_infos_{max_sweeps}sweeps_{split}.pkl"
+        if not samples:
+            logger.warning("no sample belongs to %s; %s holds an empty list", split, path)
+        bar = tqdm(build_all(builder, samples, workers), total=len(samples), desc=split)
+        write_infos(path, list(bar))
+        logger.info("%s: %d samples", path, len(samples))
+        paths.append(path)
+    return paths
+
+
+def main() -> None:
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
+    arguments = parse_arguments()
+    try:
+        create_infos(**vars(arguments))
+    except NSMAEError as error:
+        sys.exit(f"error: {error}")
+
+
+if __name__ == "__main__":
+    main()
