@@ -39,6 +39,6 @@ def _served(extension: str) -> str:
     if not substitutes.is_substituted(extension):
         return "compiled"
     served = "refuses to run" if name in uncompiled.OPERATORS else "torch-native"
-    folder = Path(str(sys.modules[parent].__file__)).parent
+    folder = Path(sys.modules[parent].__path__[0])  # some have no __init__.py and so no __file__
     builds = sorted(path.name for path in folder.glob(f"{name}*") if path.suffix in (".so", ".pyd"))
     return f"{served} ({', '.join(builds)} is for another Python)" if builds else served

@@ -1,0 +1,120 @@
+"""What the doctor finds, shows and returns."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import nsmae_plugin
+from nsmae_plugin import doctor
+
+REPOSITORY = Path(nsmae_plugin.__file__).parents[1]
+
+
+def run(*arguments, prelude="", **environment):
+    """Run the doctor in a fresh interpreter, after ``prelude``."""
+    code = f"{prelude}\nimport sys\nfrom nsmae_plugin import doctor\nsys.exit(doctor.main())"
+    inherited = {k: v for k, v in os.environ.items() if k not in ("NSMAE_HOST", "OPENPCDET_ROOT")}
+    return subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code, *arguments],
+        env={**inherited, "OMP_NUM_THREADS": "1", **environment},
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_a_healthy_builtin_host_is_ready():
+    outcome = run("--json", NSMAE_HOST="builtin")
+    assert outcome.returncode == 0, outcome.stdout
+    found = json.loads(outcome.stdout)
+    assert found["active"] == "builtin"
+    assert found["problems"] == []
+    assert found["versions"]["nsmae_plugin"] == nsmae_plugin.__version__
+    assert found["versions"]["torch"]
+    assert found["devices"]["cpu"].startswith(f"{os.cpu_count()} cores")
+    assert set(found["checks"].values()) == {"ok"}
+    assert found["extensions"] == {}
+    assert any("OPENPCDET_ROOT" in advice for advice in found["advice"])
+
+
+@pytest.mark.openpcdet
+def test_an_uncompiled_openpcdet_is_described(openpcdet_root):
+    outcome = run(OPENPCDET_ROOT=str(openpcdet_root))
+    assert outcome.returncode == 0, outcome.stdout
+    lines = [line.split(maxsplit=1) for line in outcome.stdout.splitlines() if line]
+    table = {line[0]: line[1] for line in lines if len(line) == 2}
+    assert table["active"] == "openpcdet"
+    assert table["pcdet"].endswith("pcdet")
+    assert table["iou3d_nms_cuda"] in ("compiled", "torch-native")
+    assert table["pointnet2_stack_cuda"] in ("compiled", "refuses to run")
+    assert outcome.stdout.rstrip().endswith("The openpcdet host is ready.")
+
+
+def test_a_host_that_cannot_be_imported_is_a_failure(tmp_path):
+    outcome = run(OPENPCDET_ROOT=str(tmp_path))
+    assert outcome.returncode == 1
+    assert "holds no pcdet/__init__.py" in outcome.stdout
+    assert outcome.stdout.rstrip().endswith("The active host cannot run.")
+
+
+@pytest.mark.parametrize("module", ["torch", "spconv"])
+def test_a_missing_requirement_is_a_failure_with_the_command(module):
+    prelude = f"import sys; sys.modules[{module!r}] = None"
+    outcome = run(prelude=prelude, NSMAE_HOST="builtin")
+    assert outcome.returncode == 1, outcome.stderr
+    assert f"{module} is not installed: pip install {doctor.REQUIRED[module]}" in outcome.stdout
+
+
+def test_a_broken_requirement_is_told_from_a_missing_one(monkeypatch):
+    def fail(module):
+        raise OSError("libcudart.so.12: cannot open shared object file")
+
+    monkeypatch.setattr(doctor.importlib, "import_module", fail)
+    found = doctor.Diagnosis()
+    assert not doctor._importable("spconv", found)
+    assert "spconv is installed but broken (OSError: libcudart.so.12" in found.problems[0]
+
+
+def test_a_failing_kernel_is_a_problem(monkeypatch):
+    def fail(device):
+        raise RuntimeError("no kernel image is available")
+
+    monkeypatch.setattr(doctor, "_sparse_convolution", fail)
+    found = doctor.Diagnosis(devices={"cpu": "2 cores"})
+    doctor._try_sparse_convolution(found)
+    assert "no kernel image" in next(iter(found.checks.values()))
+    assert "spconv fails on cpu" in found.problems[0]
+
+
+def test_busy_waiting_threads_are_advised_against():
+    found = doctor.Diagnosis(devices={"cpu": "2 cores"}, omp_wait_policy="ACTIVE")
+    doctor._advise(found)
+    assert any("OMP_WAIT_POLICY=PASSIVE" in advice for advice in found.advice)
+
+
+def test_the_spconv_wheel_for_cuda_is_recognised(monkeypatch):
+    class Wheel:
+        version = "2.3.8"
+
+        def __init__(self, name):
+            self.metadata = {"Name": name}
+
+    wheels = [Wheel("spconv-cu120"), Wheel("SharedArray"), Wheel("nuscenes_devkit")]
+    monkeypatch.setattr(doctor.metadata, "distributions", lambda: wheels)
+    versions = doctor._versions()
+    assert versions["spconv"] == "2.3.8 cu120"
+    assert versions["nuscenes-devkit"] == "2.3.8"
+    assert versions["torchvision"] is None
+    assert "SharedArray" not in versions
+
+
+def test_empty_sections_are_not_shown():
+    text = doctor.render(doctor.Diagnosis(active="builtin"))
+    assert "extensions" not in text
+    assert "Problems" not in text
+    assert text.endswith("The builtin host is ready.")

@@ -1,0 +1,345 @@
+"""The OpenPCDet host: how it finds, repairs and refuses an installation, and its registries."""
+
+import functools
+import os
+import shutil
+import subprocess
+import sys
+from importlib.machinery import EXTENSION_SUFFIXES
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import nsmae_plugin
+from nsmae_plugin.errors import HostError
+
+pytestmark = pytest.mark.openpcdet
+
+REPOSITORY = Path(nsmae_plugin.__file__).parents[1]
+EXTENSIONS = (
+    "iou3d_nms_cuda",
+    "roiaware_pool3d_cuda",
+    "bev_pool_ext",
+    "ingroup_inds_cuda",
+    "roipoint_pool3d_cuda",
+    "pointnet2_stack_cuda",
+    "pointnet2_batch_cuda",
+)
+
+
+@pytest.fixture(scope="module")
+def openpcdet(openpcdet_root):
+    from nsmae_plugin.host import openpcdet
+
+    return openpcdet
+
+
+def run(code, root, **environment):
+    """Run ``code`` in a fresh interpreter with the OpenPCDet host on the checkout ``root``."""
+    return subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code],
+        env={
+            **os.environ,
+            "NSMAE_HOST": "openpcdet",
+            "OPENPCDET_ROOT": str(root),
+            "OMP_NUM_THREADS": "1",
+            **environment,
+        },
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.fixture
+def checkout(openpcdet_root, tmp_path):
+    """A copy of the package that a test may damage; without builds, whatever the original has."""
+    builds = shutil.ignore_patterns("*.so", "*.pyd", "src", "__pycache__", "version.py")
+    shutil.copytree(openpcdet_root / "pcdet", tmp_path / "pcdet", ignore=builds)
+    return tmp_path
+
+
+def test_the_bare_checkout_works_without_optional_packages(checkout):
+    """No build, no version.py, and none of the packages that OpenPCDet imports in passing."""
+    code = """
+import sys
+absent = ("torchvision", "skimage", "numba", "SharedArray", "av2", "pandas", "kornia")
+sys.modules.update(dict.fromkeys(absent))  # None: importing it raises ModuleNotFoundError
+from nsmae_plugin import host
+from nsmae_plugin.errors import HostError
+from nsmae_plugin.host.openpcdet import REPORT
+print(host.NAME, REPORT.version, sorted(REPORT.stand_ins), set(REPORT.extensions.values()))
+print([name for name in absent if sys.modules.get(name) is not None])
+import pcdet.utils.common_utils as utils, pcdet.datasets as datasets, numpy
+for use in (
+    lambda: utils.sa_create("x", numpy.zeros(3)),
+    lambda: datasets.Argo2Dataset(None, None),
+):
+    try:
+        use()
+    except HostError as error:
+        print(error)
+from pcdet.models.model_utils.centernet_utils import circle_nms
+print(circle_nms(numpy.array([[0.0, 0, 0.9], [0.1, 0, 0.8], [5, 0, 0.7]]), 1.0))
+"""
+    outcome = run(code, checkout)
+    assert outcome.returncode == 0, outcome.stderr
+    lines = outcome.stdout.splitlines()[-5:]
+    replaced = "['Argo2Dataset', 'SharedArray', 'numba', 'skimage', 'torchvision']"
+    assert lines[0].startswith(f"openpcdet 0.6.0+py0000000 {replaced} ")
+    assert lines[1] == "[]"  # the stand-ins are gone once OpenPCDet is imported
+    assert "SharedArray.create" in lines[2]
+    assert "pip install SharedArray" in lines[2]
+    assert "av2, pandas, kornia not installed" in lines[3]
+    assert lines[4] == "[0, 2]"  # decorated by numba, run as plain Python
+
+
+def test_a_build_wins_and_a_broken_torchvision_is_replaced(checkout):
+    operators = checkout / "pcdet" / "ops"
+    (operators / "bev_pool" / "bev_pool_ext.py").write_text("built = True\n")
+    (operators / "ingroup_inds" / "ingroup_inds_cuda.cpython-27.so").write_text("")
+    broken = checkout / "site" / "torchvision"
+    broken.mkdir(parents=True)
+    (broken / "__init__.py").write_text(
+        "import torchvision.inner\nraise RuntimeError('operator torchvision::nms does not exist')"
+    )
+    (broken / "inner.py").write_text("")
+    code = """
+from nsmae_plugin.host.openpcdet import REPORT
+import pcdet.ops.bev_pool.bev_pool_ext as build
+from pcdet.datasets.processor.data_processor import torchvision
+print(build.built, REPORT.extensions["bev_pool_ext"], REPORT.extensions["ingroup_inds_cuda"])
+print(REPORT.stand_ins["torchvision"])
+print(torchvision.transforms.ToTensor)
+"""
+    outcome = run(code, checkout, PYTHONPATH=str(checkout / "site"))
+    assert outcome.returncode == 0, outcome.stderr
+    build, reason, substitute = outcome.stdout.splitlines()[-3:]
+    old = "torch-native (ingroup_inds_cuda.cpython-27.so is for another Python)"
+    assert build == f"True compiled {old}"
+    assert "torchvision::nms" in reason
+    assert "nsmae_plugin.host.openpcdet.image_transforms" in substitute
+
+
+def test_a_build_for_another_torch_is_refused_with_the_remedy(checkout):
+    """A found but broken extension must not fall back to the substitute silently."""
+    build = f"bev_pool_ext{EXTENSION_SUFFIXES[0]}"
+    (checkout / "pcdet" / "ops" / "bev_pool" / build).write_bytes(b"not a shared library")
+    outcome = run("import nsmae_plugin.host", checkout)
+    message = outcome.stderr.splitlines()[-1]
+    assert "HostError" in message
+    assert "compiled extension bev_pool_ext" in message
+    assert "rebuild it" in message
+
+
+def test_a_missing_spconv_is_named(openpcdet_root):
+    code = "import sys; sys.modules['spconv'] = None; import nsmae_plugin.host"
+    message = run(code, openpcdet_root).stderr.splitlines()[-1]
+    assert "HostError" in message
+    assert "pip install spconv" in message
+
+
+def test_a_root_without_openpcdet_is_refused(tmp_path):
+    message = run("import nsmae_plugin.host", tmp_path).stderr.splitlines()[-1]
+    assert f"OPENPCDET_ROOT={tmp_path} holds no pcdet/__init__.py" in message
+
+
+def test_asking_for_the_host_where_there_is_none_is_an_error(monkeypatch, openpcdet):
+    from nsmae_plugin.host.openpcdet import discovery
+
+    monkeypatch.delenv("OPENPCDET_ROOT")
+    monkeypatch.delitem(sys.modules, "pcdet")
+    with pytest.raises(HostError, match=r"not installed and OPENPCDET_ROOT is not set"):
+        discovery.import_package()
+
+
+def test_two_copies_at_once_are_refused(monkeypatch, checkout, openpcdet):
+    from nsmae_plugin.host.openpcdet import discovery
+
+    monkeypatch.setenv("OPENPCDET_ROOT", str(checkout))
+    with pytest.raises(HostError, match=r"was imported from .* before nsmae_plugin"):
+        discovery.import_package()
+
+
+def test_every_extension_is_reported(openpcdet):
+    assert tuple(openpcdet.REPORT.extensions) == EXTENSIONS
+    for name, served in openpcdet.REPORT.extensions.items():
+        refusing = name.startswith(("roipoint", "pointnet2"))
+        assert served.startswith(("compiled", "refuses" if refusing else "torch-native"))
+
+
+def test_removed_numpy_names_are_python_types(openpcdet):
+    assert (np.int, np.float, np.bool) == (int, float, bool)  # noqa: NPY001
+    assert np.zeros(2, dtype=np.int).dtype == np.int64  # noqa: NPY001
+
+
+SLOTS = {
+    "detector": "BevFusion",
+    "dataset": "NuScenesDataset",
+    "vfe": "MeanVFE",
+    "backbone_3d": "VoxelResBackBone8x",
+    "map_to_bev": "HeightCompression",
+    "image_backbone": "SwinTransformer",
+    "neck": "GeneralizedLSSFPN",
+    "vtransform": "DepthLSSTransform",
+    "fuser": "ConvFuser",
+    "backbone_2d": "BaseBEVBackbone",
+    "dense_head": "TransFusionHead",
+    "augmentor": "random_world_flip",
+    "processor": "image_normalize",
+}
+
+
+@pytest.mark.parametrize(("slot", "stock"), SLOTS.items())
+def test_a_slot_knows_the_stock_names_and_takes_new_ones(slot, stock, openpcdet, request):
+    assert openpcdet.lookup(slot, stock).__name__ == stock
+    name = "from_the_test_of_slots"
+
+    def entry(self, data_dict=None, config=None):
+        return functools.partial(entry, self, config=config) if data_dict is None else data_dict
+
+    request.addfinalizer(functools.partial(forget, openpcdet, slot, name))
+    openpcdet.register(slot, name, entry)
+    openpcdet.register(slot, name, entry)
+    assert openpcdet.lookup(slot, name) is entry
+    with pytest.raises(HostError, match=rf"{slot} '{stock}' is already .*pcdet"):
+        openpcdet.register(slot, stock, entry)
+    with pytest.raises(HostError, match=rf"no {slot} 'Absent'.*{stock}"):
+        openpcdet.lookup(slot, "Absent")
+
+
+def forget(openpcdet, slot, name):
+    from nsmae_plugin.host.openpcdet import registry
+
+    if slot in registry.DICT_SLOTS:
+        del registry._table(slot)[name]
+    else:
+        delattr(registry._holder(slot), name)
+
+
+def test_a_registered_processor_runs_in_openpcdets_queue(openpcdet, request):
+    from easydict import EasyDict
+    from pcdet.datasets.processor.data_processor import DataProcessor
+
+    def scale_points(self, data_dict=None, config=None):
+        if data_dict is None:
+            return functools.partial(self.scale_points, config=config)
+        return {"points": data_dict["points"] * config.FACTOR}
+
+    request.addfinalizer(functools.partial(forget, openpcdet, "processor", "scale_points"))
+    openpcdet.register("processor", "scale_points", scale_points)
+    step = EasyDict(NAME="scale_points", FACTOR=3)
+    processor = DataProcessor([step], np.zeros(6), training=True, num_point_features=3)
+    assert processor.forward({"points": np.ones(2)})["points"].tolist() == [3, 3]
+
+
+def test_methods_that_are_no_steps_cannot_be_looked_up_or_replaced(openpcdet):
+    for name in ("forward", "__init__"):
+        with pytest.raises(HostError):
+            openpcdet.lookup("augmentor", name)
+        with pytest.raises(HostError, match="already"):
+            openpcdet.register("processor", name, lambda self: None)
+
+
+def test_an_unknown_slot_lists_the_slots(openpcdet):
+    for call in (openpcdet.lookup, functools.partial(openpcdet.register, obj=int)):
+        with pytest.raises(HostError, match=r"unknown slot 'roi'.*vtransform.*processor"):
+            call("roi", "x")
+
+
+def test_an_unknown_detector_is_named(openpcdet):
+    from easydict import EasyDict
+
+    with pytest.raises(HostError, match=r"no detector 'Nothing'.*BevFusion"):
+        openpcdet.build_network(EasyDict(NAME="Nothing"), 10, None)
+
+
+def test_a_batch_moves_as_openpcdet_moves_it_and_the_original_stays(openpcdet, device):
+    batch = {
+        "points": np.array([[0, 1.5, 2, 3]]),
+        "voxel_coords": np.array([[0, 1, 2, 3]], dtype=np.int32),
+        "mask": np.array([True, False]),
+        "camera_imgs": torch.zeros(1, 2, 3, 4, 5),
+        "image_shape": np.array([[256, 704]]),
+        "images": np.arange(2 * 4 * 5 * 3).reshape(2, 4, 5, 3),
+        "frame_id": np.array(["a"]),
+        "metadata": np.array([{"token": "t"}], dtype=object),
+        "names": np.array(["car"]),
+        "img_process_infos": np.zeros((1, 2, 4)),
+        "batch_size": 1,
+    }
+    before = dict(batch)
+    moved = openpcdet.to_device(batch, device)
+    assert all(batch[key] is before[key] for key in before)
+    types = {k: v.dtype for k, v in moved.items() if isinstance(v, torch.Tensor)}
+    assert types == {
+        "points": torch.float32,
+        "voxel_coords": torch.float32,
+        "mask": torch.bool,
+        "camera_imgs": torch.float32,
+        "image_shape": torch.int32,
+        "images": torch.float32,
+    }
+    assert all(v.device.type == device.type for v in moved.values() if isinstance(v, torch.Tensor))
+    assert moved["images"][1, 2, 3, 4] == batch["images"][1, 3, 4, 2]  # channels come first
+    assert all(moved[k] is batch[k] for k in batch if k not in types)
+
+
+def test_ragged_image_infos_are_collated_as_objects(openpcdet):
+    info = [[0.48, (32, 176, 736, 432), False, 0], [0.5, (0, 1, 2, 3), True, -3.0]]
+    samples = [{"img_process_infos": info, "flip_x": k} for k in (0, 1, 2)]
+    batch = openpcdet.DatasetTemplate.collate_batch(samples)
+    assert batch["img_process_infos"].shape == (3, 2, 4)
+    assert batch["img_process_infos"][2, 1].tolist() == info[1]
+    assert batch["flip_x"].tolist() == [0, 1, 2]
+    assert batch["batch_size"] == 3
+    assert "img_process_infos" in samples[0]
+    assert "img_process_infos" not in openpcdet.DatasetTemplate.collate_batch([{"flip_x": 1}])
+
+
+def test_an_optimizer_state_with_numpy_scalars_can_be_resumed(openpcdet, tmp_path):
+    """OpenPCDet's schedulers leave NumPy learning rates in the state that it saves."""
+    weight = torch.nn.Parameter(torch.ones(2))
+    optimizer = torch.optim.AdamW([weight], lr=np.float64(0.003))
+    path = tmp_path / "checkpoint.pth"
+    torch.save({"optimizer_state": optimizer.state_dict(), "it": np.int64(7)}, path)
+    loaded = torch.load(path)
+    assert loaded["optimizer_state"]["param_groups"][0]["lr"] == 0.003
+    assert loaded["it"] == 7
+
+
+def test_arbitrary_pickles_stay_refused(openpcdet, tmp_path):
+    torch.save({"code": Path("/")}, tmp_path / "checkpoint.pth")
+    with pytest.raises(Exception, match=r"[Ww]eights.only"):
+        torch.load(tmp_path / "checkpoint.pth")
+
+
+def test_cuda_on_the_cpu_copies_and_keeps_the_gradient(openpcdet):
+    if torch.cuda.is_available():
+        pytest.skip("nothing is replaced where there is a CUDA device")
+    x = torch.ones(3, requires_grad=True)
+    copy = x.cuda()
+    assert copy.data_ptr() != x.data_ptr()
+    copy.sum().backward()
+    assert x.grad.tolist() == [1, 1, 1]
+    assert torch.cuda.FloatTensor(2).zero_().tolist() == [0, 0]
+    layer = torch.nn.Linear(2, 2)
+    assert layer.cuda() is layer
+
+
+def test_image_transforms_give_torchvisions_results(openpcdet):
+    from PIL import Image
+
+    from nsmae_plugin.host.openpcdet import image_transforms as transforms
+
+    pixels = np.arange(2 * 3 * 3, dtype=np.uint8).reshape(2, 3, 3) * 10
+    both = transforms.Compose([transforms.ToTensor(), transforms.Normalize([0.5] * 3, [0.25] * 3)])
+    image = both(Image.fromarray(pixels))
+    assert image.shape == (3, 2, 3)
+    assert image.dtype == torch.float32
+    assert image[2, 1, 0] == pytest.approx((110 / 255 - 0.5) / 0.25, abs=1e-6)
+    assert transforms.ToTensor()(Image.fromarray(pixels[..., 0])).shape == (1, 2, 3)
+    assert transforms.ToTensor()(np.full((2, 3, 3), 7.0)).max() == 7  # floats keep their values
