@@ -1,4 +1,4 @@
-"""What spconv 2.3 needs to train and infer on a CPU."""
+"""What spconv 2.3 needs to train and infer on tensors in CPU memory."""
 
 from functools import wraps
 from typing import Any
@@ -9,32 +9,42 @@ _APPLIED = "_nsmae_cpu"
 
 
 def apply() -> None:
-    """Repair spconv's CPU path; a no-op where CUDA is available. Idempotent.
+    """Repair spconv's CPU path; what runs on a GPU is left as it is. Idempotent.
 
     * The backward of a sparse convolution asks for the current CUDA stream even when every tensor
-      is on the CPU, where the value is not used.
-    * Inference with a bias asserts, because only the CUDA kernels fuse the addition; the bias is
-      added afterwards instead.
+      is on the CPU, where the value is not used. Without a CUDA device the answer becomes 0.
+    * Inference with a bias asserts, because only the CUDA kernels fuse the addition; on the CPU the
+      bias is added afterwards.
+    * A CUDA build of spconv picks the implicit-GEMM algorithm when a layer is built, which asserts
+      on CPU tensors; they take the native algorithm, for which the weights have the same layout.
     """
     from spconv.pytorch import conv, ops
 
-    if torch.cuda.is_available() or hasattr(ops, _APPLIED):
+    if hasattr(ops, _APPLIED):
         return
     setattr(ops, _APPLIED, True)
-    ops.get_current_stream = lambda: 0
-    conv.SparseConvolution._conv_forward = _with_bias_added_after(
-        conv.SparseConvolution._conv_forward
-    )
+    if not torch.cuda.is_available():
+        ops.get_current_stream = lambda: 0
+    conv.SparseConvolution._conv_forward = _cpu_aware(conv.SparseConvolution._conv_forward)
 
 
-def _with_bias_added_after(forward: Any) -> Any:
+def _cpu_aware(forward: Any) -> Any:
+    from spconv.core import ConvAlgo
+
     @wraps(forward)
     def conv_forward(
         module: Any, training: bool, x: Any, weight: Any, bias: Any, *args: Any, **kwargs: Any
     ) -> Any:
-        if training or bias is None:
+        if x.features.is_cuda:
             return forward(module, training, x, weight, bias, *args, **kwargs)
-        out = forward(module, training, x, weight, None, *args, **kwargs)
+        chosen, module.algo = module.algo, ConvAlgo.Native
+        try:
+            fused = bias if training else None
+            out = forward(module, training, x, weight, fused, *args, **kwargs)
+        finally:
+            module.algo = chosen
+        if training or bias is None:
+            return out
         return out.replace_feature(out.features + bias)
 
     return conv_forward
