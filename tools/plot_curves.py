@@ -4,8 +4,6 @@ import argparse
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # from a checkout, not installed
-
 import nsmae_plugin  # noqa: F401  (first: sets the OpenMP policy)
 from nsmae_plugin.errors import NSMAEError
 from nsmae_plugin.visualization.curves import draw_curves, read_metrics

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nsmae_plugin import host
+from nsmae_plugin import distributed, host
 from nsmae_plugin.errors import DataError, NonFiniteError
 from nsmae_plugin.evaluation.sums import ColourSums, DepthSums, MeanSums
 
@@ -58,6 +58,8 @@ def evaluate(
         DataError: when the loader is empty in every process.
         NonFiniteError: when a rendering is NaN or infinite, naming the samples.
     """
+    # The wrapper's forward synchronises buffers, and would wait for processes with fewer batches.
+    model = distributed.bare(model)
     meter = ReconstructionMeter(device)
     was_training = model.training
     model.eval()
@@ -124,8 +126,7 @@ class ReconstructionMeter:
         """Join the sums of all processes; without ``torch.distributed`` nothing happens."""
         if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
             return
-        names: list[Any] = [None] * torch.distributed.get_world_size()
-        torch.distributed.all_gather_object(names, list(self._means))
+        names = distributed.gather(list(self._means))
         # The order of all processes must agree, and a process may have had no batch at all.
         self._means = {name: self._mean(name) for name in sorted(set().union(*names))}
         for sums in (self._samples, self._colour, *self._depths.values(), *self._means.values()):

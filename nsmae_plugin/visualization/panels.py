@@ -100,7 +100,7 @@ def save(figure: Figure, path: Path) -> Path:
 
 def number(value: float, unit: str) -> str:
     """``value`` for a title, or a dash when there was nothing to measure."""
-    return f"{value:.2f} {unit}" if np.isfinite(value) else "–"
+    return f"{value:.2f} {unit}" if not np.isnan(value) else "–"
 
 
 def percent(mask: Mask) -> str:

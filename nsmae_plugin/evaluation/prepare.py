@@ -1,0 +1,113 @@
+"""A network and the data to try it on, from a configuration and a checkpoint."""
+
+from __future__ import annotations
+
+import copy
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.data import DataLoader
+
+import nsmae_plugin
+from nsmae_plugin import checkpoint, host
+from nsmae_plugin.data.loader import Draw, build_dataloader
+from nsmae_plugin.errors import DataError
+
+SPLITS = ("train", "test")
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A network in evaluation mode, and data without augmentation.
+
+    Attributes:
+        origin: where the weights come from, in words for a caption.
+    """
+
+    model: nn.Module
+    dataset: Any
+    loader: DataLoader
+    origin: str
+
+    def batch_of(self, index: int) -> dict[str, Any]:
+        """The batch that holds sample ``index`` alone, masked as in every evaluation.
+
+        Raises:
+            DataError: when the split has no such sample.
+        """
+        count = len(self.dataset)
+        if not 0 <= index < count:
+            raise DataError(f"there is no sample {index}: the split has {count}, 0 to {count - 1}")
+        draw = Draw(epoch=0, index=index)
+        return self.dataset.collate_batch([self.loader.dataset[draw]])
+
+    def index_of(self, token: str) -> int:
+        """Position of the sample with nuScenes token ``token``.
+
+        Raises:
+            DataError: when the split does not hold it.
+        """
+        tokens = [info["token"] for info in self.dataset.infos]
+        if token not in tokens:
+            raise DataError(
+                f"no sample of the split has the token {token!r}; it holds {len(tokens)} samples, "
+                f"the first is {tokens[0]!r} (another --split?)"
+            )
+        return tokens.index(token)
+
+
+def prepare(
+    config: Any,
+    split: str,
+    device: torch.device,
+    ckpt: Path | None = None,
+    batch_size: int = 1,
+    workers: int = 0,
+    seed: int = 0,
+    logger: logging.Logger | None = None,
+) -> Trial:
+    """Build data and network, and load the weights.
+
+    Args:
+        config: as ``load_config`` gives it.
+        split: ``train`` or ``test``; either is read in order, whole and without augmentation.
+        ckpt: checkpoint file, or a folder whose newest one is taken; None leaves the network
+            untrained.
+        seed: decides the masks and the weights of an untrained network.
+
+    Raises:
+        CheckpointError: when ``ckpt`` cannot be read or belongs to another architecture.
+        ConfigError, DataError: from the data set and the modules.
+    """
+    nsmae_plugin.register()
+    dataset, loader, _ = build_dataloader(
+        data_of_split(config.DATA_CONFIG, split),
+        config.CLASS_NAMES,
+        batch_size,
+        workers,
+        training=False,
+        seed=seed,
+        logger=logger,
+    )
+    torch.manual_seed(seed)
+    model = host.build_network(config.MODEL, len(config.CLASS_NAMES), dataset)
+    origin = f"untrained network (seed {seed})"
+    if ckpt is not None:
+        content = checkpoint.load_model(model, ckpt)
+        origin = f"after {content['epoch']} epochs, {content['it']} steps"
+    return Trial(model.to(device).eval(), dataset, loader, origin)
+
+
+def data_of_split(data_config: Any, split: str) -> Any:
+    """A copy of ``data_config`` whose evaluation split is ``split``.
+
+    Training scenes can so be evaluated as held-out ones are: in order, without augmentation.
+    """
+    result = copy.deepcopy(data_config)
+    for key in ("DATA_SPLIT", "INFO_PATH"):
+        result[key]["test"] = copy.deepcopy(result[key][split])
+    return result

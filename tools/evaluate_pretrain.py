@@ -1,0 +1,70 @@
+"""Measure reconstruction over a whole split, beside predicting the mean or the median."""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+import nsmae_plugin  # noqa: F401  (before torch: sets the OpenMP policy)
+
+# isort: split
+import torch
+from tqdm import tqdm
+
+from nsmae_plugin.config import load_config
+from nsmae_plugin.errors import NSMAEError
+from nsmae_plugin.evaluation.prepare import SPLITS, prepare
+from nsmae_plugin.evaluation.reconstruction import evaluate
+from nsmae_plugin.evaluation.report import format_table
+
+
+def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--cfg_file", type=Path, required=True)
+    parser.add_argument("--ckpt", type=Path, help="file or folder (default: an untrained network)")
+    parser.add_argument("--split", choices=SPLITS, default="test")
+    parser.add_argument("--untrained", action="store_true", help="add an untrained network")
+    parser.add_argument("--json", action="store_true", help="print all metrics as JSON instead")
+    parser.add_argument("--batch_size", type=int, help="default: the configuration's, per GPU")
+    parser.add_argument("--workers", type=int, default=0)
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--seed", type=int, default=0, help="of the masks")
+    parser.add_argument("--set", nargs="+", default=[], metavar="KEY VALUE", dest="overrides")
+    return parser.parse_args(arguments)
+
+
+def run(args: argparse.Namespace) -> dict[str, dict[str, float]]:
+    """Metrics of each network asked for, by the title of its column."""
+    config = load_config(args.cfg_file, args.overrides)
+    device = torch.device(args.device)
+    batch_size = args.batch_size or config.OPTIMIZATION.BATCH_SIZE_PER_GPU
+    checkpoints = {"trained": args.ckpt} if args.ckpt else {}
+    if args.untrained or not args.ckpt:
+        checkpoints["untrained"] = None
+    results = {}
+    for title, ckpt in checkpoints.items():
+        trial = prepare(config, args.split, device, ckpt, batch_size, args.workers, args.seed)
+        print(f"{title}: {trial.origin}", file=sys.stderr)
+        loader = tqdm(trial.loader, desc=title, disable=not sys.stderr.isatty())
+        results[title] = evaluate(trial.model, loader, device)
+    return results
+
+
+def main(arguments: list[str] | None = None) -> int:
+    args = parse_arguments(arguments)
+    try:
+        results = run(args)
+    except NSMAEError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    if args.json:
+        print(json.dumps(results, indent=2))
+    else:
+        samples = next(iter(results.values()))["samples"]
+        print(f"{args.cfg_file.stem}, {args.split} split, {samples:.0f} samples")
+        print(format_table(results))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

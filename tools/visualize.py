@@ -1,0 +1,60 @@
+"""Draw what a pre-trained network makes of a sample: colour and depth, beside their targets."""
+
+import argparse
+import sys
+from pathlib import Path
+
+import nsmae_plugin  # noqa: F401  (before torch: sets the OpenMP policy)
+
+# isort: split
+import torch
+
+from nsmae_plugin import host
+from nsmae_plugin.config import load_config
+from nsmae_plugin.errors import NSMAEError
+from nsmae_plugin.evaluation.prepare import SPLITS, prepare
+from nsmae_plugin.visualization.reconstruction import save_pictures
+from nsmae_plugin.visualization.sample import extract_sample
+
+
+def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--cfg_file", type=Path, required=True)
+    parser.add_argument("--ckpt", type=Path, help="file or folder (default: an untrained network)")
+    parser.add_argument("--split", choices=SPLITS, default="test")
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("--index", type=int, default=0, help="position in the split (default: 0)")
+    which.add_argument("--token", help="nuScenes token of the sample")
+    parser.add_argument("--output_dir", type=Path, default=Path("output/pictures"))
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--seed", type=int, default=0, help="of the masks")
+    parser.add_argument("--set", nargs="+", default=[], metavar="KEY VALUE", dest="overrides")
+    return parser.parse_args(arguments)
+
+
+def run(args: argparse.Namespace) -> list[Path]:
+    """Render the sample and write its pictures; returns their paths."""
+    config = load_config(args.cfg_file, args.overrides)
+    device = torch.device(args.device)
+    trial = prepare(config, args.split, device, args.ckpt, seed=args.seed)
+    index = args.index if args.token is None else trial.index_of(args.token)
+    batch = host.to_device(trial.batch_of(index), device)
+    with torch.inference_mode():
+        rendered, _ = trial.model(batch)
+    sample = extract_sample(rendered, 0, config.DATA_CONFIG.POINT_CLOUD_RANGE)
+    caption = f"{args.cfg_file.stem}, {trial.origin} · {args.split} sample {index}, {sample.token}"
+    return save_pictures(sample, caption, args.output_dir)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    try:
+        for path in run(parse_arguments(arguments)):
+            print(path)
+    except NSMAEError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
