@@ -5,9 +5,7 @@ depends neither on the worker that made it nor on what was loaded before.
 """
 
 import logging
-import random
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,6 +14,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from nsmae_plugin import host
+from nsmae_plugin.data.seeding import seeded
 from nsmae_plugin.errors import ConfigError
 
 
@@ -25,26 +24,6 @@ class Draw(NamedTuple):
     epoch: int
     index: int
     repeat: int = 0
-
-
-@contextmanager
-def seeded(*stream: int) -> Iterator[None]:
-    """Seed ``random``, NumPy's global state and torch's CPU generator; restore them at the end.
-
-    Args:
-        stream: non-negative integers; other numbers, or another order, give other states.
-    """
-    words = np.random.SeedSequence(stream).generate_state(4)
-    python_state, numpy_state = random.getstate(), np.random.get_state()  # noqa: NPY002
-    with torch.random.fork_rng(devices=[]):
-        random.seed(words.tobytes())
-        np.random.seed(words)  # noqa: NPY002 (OpenPCDet's augmentors draw from it)
-        torch.default_generator.manual_seed(int(words[0]) << 32 | int(words[1]))
-        try:
-            yield
-        finally:
-            random.setstate(python_state)
-            np.random.set_state(numpy_state)  # noqa: NPY002
 
 
 class SeededDataset(Dataset):

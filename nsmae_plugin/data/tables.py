@@ -1,7 +1,7 @@
 """The tables of a nuScenes database, as much of them as info files need.
 
-The devkit would do, but it insists on tables that nobody needs here (attributes, visibilities, maps)
-and builds every reverse index.
+The devkit would do, but it insists on tables that nobody needs here (attributes, visibilities,
+maps) and builds every reverse index.
 """
 
 import json

@@ -1,0 +1,263 @@
+"""nuScenes with cameras and LiDAR, any number of cameras, with or without labels, on both hosts."""
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from nsmae_plugin import host
+from nsmae_plugin.data import images, infos, points, world
+from nsmae_plugin.data.pipeline import check_pipeline, enabled_augmentors, find_step
+from nsmae_plugin.data.seeding import seeded
+from nsmae_plugin.errors import DataError
+
+LIDAR_KEYS = ("points", "voxels", "voxel_coords", "voxel_num_points", "use_lead_xyz")
+MATRIX_KEYS = (
+    "camera_intrinsics",
+    "camera2lidar",
+    "lidar2camera",
+    "lidar2image",
+    "camera2ego",
+)
+
+
+class MultiModalNuScenesDataset(host.DatasetTemplate):
+    """Keyframes of nuScenes with the preceding LiDAR sweeps and all cameras.
+
+    Configured by ``DATA_CONFIG`` as OpenPCDet's ``NuScenesDataset``, and by
+
+    - ``USE_LABELS`` (False): without it no boxes are read, and no frame is left out for want of
+      boxes; with it samples are those of OpenPCDet;
+    - ``USE_LIDAR`` (True): without it no point leaves the data set;
+    - ``CAMERA_CONFIG.USE_CAMERA``: without it no image is read.
+
+    While training, sweeps, crops, augmentations and masks are drawn from NumPy's global state, that
+    :mod:`nsmae_plugin.data.loader` seeds per sample. In test mode a sample is always the same.
+
+    Args:
+        dataset_cfg: the section ``DATA_CONFIG``.
+        class_names: names of the classes, class 1 first.
+        training: augment, and read the split ``train``.
+        root_path: folder of the versions; None takes ``dataset_cfg.DATA_PATH``.
+        logger: None takes this module's.
+
+    Raises:
+        ConfigError: settings that cannot work together.
+        DataError: an info file is missing, empty or of another layout.
+    """
+
+    def __init__(
+        self,
+        dataset_cfg: Any,
+        class_names: list[str],
+        training: bool = True,
+        root_path: Path | str | None = None,
+        logger: logging.Logger | None = None,
+    ):
+        root = Path(dataset_cfg.DATA_PATH if root_path is None else root_path)
+        self.use_labels = dataset_cfg.get("USE_LABELS", False)
+        self.use_lidar = dataset_cfg.get("USE_LIDAR", True)
+        self.camera_config = dataset_cfg.get("CAMERA_CONFIG")
+        self.use_camera = bool(self.camera_config) and self.camera_config.get("USE_CAMERA", True)
+        dataset_cfg = check_pipeline(dataset_cfg, training, self.use_camera, self.use_lidar)
+        super().__init__(
+            dataset_cfg=dataset_cfg,
+            class_names=class_names,
+            training=training,
+            root_path=root / dataset_cfg.VERSION,
+            logger=logger or logging.getLogger(__name__),
+        )
+        augmentors = enabled_augmentors(dataset_cfg)
+        self.world_steps = [name for name in augmentors if name in world.STEPS]
+        self.normalization = find_step(dataset_cfg, "image_normalize")
+        self.infos = self._read_infos()
+
+    def _read_infos(self) -> list[dict[str, Any]]:
+        frames: list[dict[str, Any]] = []
+        paths = [self.root_path / name for name in self.dataset_cfg.INFO_PATH[self.mode]]
+        for path in paths:
+            part = infos.read_infos(path)
+            infos.check_infos(
+                part,
+                path,
+                self.dataset_cfg.MAX_SWEEPS if self.use_lidar else 1,
+                cameras=self.use_camera,
+                labels=self.use_labels and self.training,
+            )
+            frames += part
+        names = ", ".join(map(str, paths))
+        if not frames:
+            raise DataError(f"no sample in {names}; no scene of the database is in this split")
+        if self.use_labels and self.training:
+            frames = self._labelled(frames, names)
+        self.logger.info("%s: %d samples from %s", type(self).__name__, len(frames), names)
+        return frames
+
+    def _labelled(self, frames: list[dict[str, Any]], names: str) -> list[dict[str, Any]]:
+        if not any(np.isin(info["gt_names"], self.class_names).any() for info in frames):
+            raise DataError(f"{names}: no box of {', '.join(self.class_names)}; check CLASS_NAMES")
+        if self.dataset_cfg.get("BALANCED_RESAMPLING", False):
+            return infos.balanced_resampling(frames, self.class_names, np.random.default_rng(0))
+        return frames
+
+    def __len__(self) -> int:
+        return len(self.infos)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        """One sample, not yet collated.
+
+        Raises:
+            DataError: a file of the sample is missing or damaged, or no point lies in the range.
+        """
+        if self.training:
+            return self._sample(index)
+        with seeded(index):
+            return self._sample(index)
+
+    def _sample(self, index: int) -> dict[str, Any]:
+        info = self.infos[index]
+        sample = {
+            "points": self._points(info),
+            "frame_id": Path(info["lidar_path"]).stem,
+            "metadata": {"token": info["token"]},
+        }
+        if self.use_camera:
+            sample |= self._cameras(info)
+        if self.use_labels and "gt_boxes" in info:
+            sample |= self._boxes(info)
+        return self._finish(self.prepare_data(sample), info)
+
+    def _points(self, info: dict[str, Any]) -> np.ndarray:
+        """(P, 5) x, y, z [m, LiDAR frame], intensity, time lag [s]."""
+        if not self.use_lidar:
+            return np.zeros((0, points.FIELDS), dtype=np.float32)
+        wanted = self.dataset_cfg.MAX_SWEEPS - 1
+        chosen: Sequence[int] = range(wanted)
+        if self.training:
+            count = len(info["sweeps"])
+            chosen = np.random.choice(count, wanted, replace=False)  # noqa: NPY002 (loader seeds)
+        return points.read_frame(self.root_path, info, chosen)
+
+    def _cameras(self, info: dict[str, Any]) -> dict[str, Any]:
+        settings = self.camera_config.IMAGE
+        cameras = list(info["cams"].values())
+        calibrations = [images.camera_matrices(camera) for camera in cameras]
+        loaded = [
+            images.load_image(self.root_path / camera["data_path"], info["token"])
+            for camera in cameras
+        ]
+        choose, limits = images.centre_crop, settings.RESIZE_LIM_TEST
+        if self.training:
+            choose, limits = images.random_crop, settings.RESIZE_LIM_TRAIN
+        crops = [choose(image.size, settings.FINAL_DIM, limits) for image in loaded]
+        return {
+            "image_paths": [camera["data_path"] for camera in cameras],
+            "ori_shape": loaded[0].size,
+            "camera_imgs": [
+                images.scale_and_crop(image, *crop)
+                for image, crop in zip(loaded, crops, strict=True)
+            ],
+            "img_process_infos": [[scale, crop, False, 0] for scale, crop in crops],
+            **{key: [matrices[key] for matrices in calibrations] for key in MATRIX_KEYS},
+        }
+
+    def _boxes(self, info: dict[str, Any]) -> dict[str, Any]:
+        least = self.dataset_cfg.get("FILTER_MIN_POINTS_IN_GT", False)
+        kept = info["num_lidar_pts"] >= least if least else slice(None)
+        # Copies: OpenPCDet's augmentors write into what they get.
+        return {
+            "gt_boxes": info["gt_boxes"][kept].copy(),
+            "gt_names": info["gt_names"][kept].copy(),
+        }
+
+    def prepare_data(self, data_dict: dict[str, Any]) -> dict[str, Any]:
+        """As the host's, but frames without boxes are kept where labels are not used."""
+        if self.use_labels:
+            return super().prepare_data(data_dict)
+        if self.training:
+            # OpenPCDet's augmentors insist on boxes.
+            none = {"gt_boxes": np.zeros((0, 9), np.float32), "gt_names": np.zeros(0, dtype=str)}
+            data_dict = self.data_augmentor.forward({**data_dict, **none})
+        data_dict = self.set_lidar_aug_matrix(data_dict)
+        for key in ("gt_boxes", "gt_names"):
+            data_dict.pop(key, None)
+        return self.data_processor.forward(self.point_feature_encoder.forward(data_dict))
+
+    def set_lidar_aug_matrix(self, data_dict: dict[str, Any]) -> dict[str, Any]:
+        """``lidar_aug_matrix`` for any order of augmentors.
+
+        The built-in host gathers it while augmenting. OpenPCDet leaves what it drew, and its own
+        formula is right for one order only; here the matrices are multiplied in the order of the
+        configuration.
+        """
+        drawn = {key: data_dict.pop(key) for key in world.DRAWN_KEYS if key in data_dict}
+        if "lidar_aug_matrix" not in data_dict:
+            data_dict["lidar_aug_matrix"] = world.compose(self.world_steps, drawn)
+        return data_dict
+
+    def _finish(self, sample: dict[str, Any], info: dict[str, Any]) -> dict[str, Any]:
+        sample.pop("img_process_infos", None)  # lives on in img_aug_matrix
+        if not self.use_lidar:
+            for key in LIDAR_KEYS:
+                sample.pop(key, None)
+        elif "voxels" in sample and not len(sample["voxels"]):
+            raise DataError(
+                f"no LiDAR point of sample {info['token']} ({info['lidar_path']}) lies in "
+                f"POINT_CLOUD_RANGE {list(self.dataset_cfg.POINT_CLOUD_RANGE)}; check the range "
+                "and the file"
+            )
+        if self.normalization:
+            for name in ("mean", "std"):
+                sample[f"image_{name}"] = np.array(self.normalization[name], dtype=np.float32)
+        if "gt_boxes" in sample:
+            sample["gt_boxes"] = self._finish_boxes(sample["gt_boxes"])
+        return sample
+
+    def _finish_boxes(self, boxes: np.ndarray) -> np.ndarray:
+        if self.dataset_cfg.get("SET_NAN_VELOCITY_TO_ZEROS", False):
+            boxes = np.nan_to_num(boxes, nan=0.0)
+        if not self.dataset_cfg.get("PRED_VELOCITY", True):
+            boxes = boxes[:, [0, 1, 2, 3, 4, 5, 6, -1]]
+        return boxes
+
+    @staticmethod
+    def collate_batch(batch_list: list[dict[str, Any]], _unused: bool = False) -> dict[str, Any]:
+        """As the host's; ``depth_hint_mask`` is concatenated like ``points``, and the rows of
+        ``hidden_voxel_coords`` get the sample's number in front like those of ``voxel_coords``.
+
+        Raises:
+            DataError: samples with different numbers of cameras or image sizes.
+        """
+        _check_same_cameras(batch_list)
+        own = {"depth_hint_mask", "hidden_voxel_coords"} & set(batch_list[0])
+        rest = [{k: v for k, v in sample.items() if k not in own} for sample in batch_list]
+        batch = host.DatasetTemplate.collate_batch(rest)
+        if "depth_hint_mask" in own:
+            batch["depth_hint_mask"] = np.concatenate(
+                [one["depth_hint_mask"] for one in batch_list]
+            )
+        if "hidden_voxel_coords" in own:
+            batch["hidden_voxel_coords"] = np.concatenate(
+                [
+                    np.pad(one["hidden_voxel_coords"], ((0, 0), (1, 0)), constant_values=number)
+                    for number, one in enumerate(batch_list)
+                ]
+            )
+        return batch
+
+
+def _check_same_cameras(batch_list: list[dict[str, Any]]) -> None:
+    shapes = {
+        str(sample["frame_id"]): [tuple(image.shape) for image in sample.get("camera_imgs", ())]
+        for sample in batch_list
+    }
+    first = next(iter(shapes.values()))
+    for frame, shape in shapes.items():
+        if shape != first:
+            raise DataError(
+                f"frame {frame} has {len(shape)} images of shapes {sorted(set(shape))}, the first "
+                f"of the batch has {len(first)} of {sorted(set(first))}; use a batch size of 1, or "
+                "an info file with the same cameras in all frames"
+            )

@@ -1,0 +1,99 @@
+"""Checks of the augmentors and processors that a configuration names, before anything is loaded."""
+
+from typing import Any
+
+from easydict import EasyDict
+
+from nsmae_plugin import host
+from nsmae_plugin.data import world
+from nsmae_plugin.errors import ConfigError
+
+CAMERA_AUGMENTORS = ("imgaug",)
+CAMERA_PROCESSORS = ("image_calibrate", "image_normalize", "mask_image_patches")
+LIDAR_PROCESSORS = ("mask_voxels", "mask_depth_hints")
+# These change or reorder the points; a mask over the points must be drawn after them.
+POINT_PROCESSORS = ("mask_points_and_boxes_outside_range", "shuffle_points", "sample_points")
+
+
+def enabled_augmentors(dataset_cfg: Any) -> list[str]:
+    """Names of the augmentors that are not disabled, in their order."""
+    section = dataset_cfg.get("DATA_AUGMENTOR") or {"AUG_CONFIG_LIST": []}
+    disabled = section.get("DISABLE_AUG_LIST") or []
+    return [one["NAME"] for one in section["AUG_CONFIG_LIST"] if one["NAME"] not in disabled]
+
+
+def find_step(dataset_cfg: Any, name: str) -> Any:
+    """The processor's config of that name, or None."""
+    return next((one for one in dataset_cfg["DATA_PROCESSOR"] if one["NAME"] == name), None)
+
+
+def check_pipeline(dataset_cfg: Any, training: bool, cameras: bool, lidar: bool) -> Any:
+    """The configuration with an explicit, perhaps empty ``DATA_AUGMENTOR``.
+
+    Raises:
+        ConfigError: steps that need a sensor which is off, that are missing for one which is on,
+            or that stand in an order in which they cannot work.
+    """
+    if not (cameras or lidar):
+        raise ConfigError("USE_LIDAR and CAMERA_CONFIG.USE_CAMERA are both off: nothing to load")
+    augmentors = enabled_augmentors(dataset_cfg) if training else []
+    processors = [one["NAME"] for one in dataset_cfg["DATA_PROCESSOR"]]
+    _check_sensors(augmentors, processors, cameras, lidar)
+    _check_order(processors)
+    if host.NAME == "openpcdet":
+        _check_openpcdet(dataset_cfg, augmentors, processors)
+    return EasyDict(
+        {
+            **dataset_cfg,
+            "DATA_AUGMENTOR": {
+                "DISABLE_AUG_LIST": [],
+                "AUG_CONFIG_LIST": [],
+                **(dataset_cfg.get("DATA_AUGMENTOR") or {}),
+            },
+        }
+    )
+
+
+def _check_sensors(
+    augmentors: list[str], processors: list[str], cameras: bool, lidar: bool
+) -> None:
+    steps = augmentors + processors
+    unusable = [] if cameras else [*CAMERA_AUGMENTORS, *CAMERA_PROCESSORS]
+    unusable += [] if lidar else LIDAR_PROCESSORS
+    found = [name for name in steps if name in unusable]
+    if found:
+        raise ConfigError(
+            f"{', '.join(found)} cannot work with USE_CAMERA {cameras} and USE_LIDAR {lidar}; "
+            "remove the step or switch the sensor on"
+        )
+    missing = [name for name in CAMERA_PROCESSORS[:2] if cameras and name not in processors]
+    if missing:
+        raise ConfigError(f"cameras need {', '.join(missing)} in DATA_PROCESSOR")
+
+
+def _check_order(processors: list[str]) -> None:
+    if "mask_depth_hints" in processors:
+        position = processors.index("mask_depth_hints")
+        late = [name for name in processors[position:] if name in POINT_PROCESSORS]
+        if late:
+            raise ConfigError(f"mask_depth_hints must come after {', '.join(late)}")
+
+
+def _check_openpcdet(dataset_cfg: Any, augmentors: list[str], processors: list[str]) -> None:
+    for slot, names in (("augmentor", augmentors), ("processor", processors)):
+        for name in names:
+            host.lookup(slot, name)  # OpenPCDet itself would answer with an AttributeError
+    world_steps = [name for name in augmentors if name in world.STEPS]
+    repeated = sorted({name for name in world_steps if world_steps.count(name) > 1})
+    if repeated:
+        raise ConfigError(
+            f"{', '.join(repeated)} occurs more than once: OpenPCDet keeps only the last draw, so "
+            "lidar_aug_matrix cannot be known; remove one, or use NSMAE_HOST=builtin"
+        )
+    for config in dataset_cfg["DATA_AUGMENTOR"]["AUG_CONFIG_LIST"] if augmentors else ():
+        least, most = config.get("WORLD_SCALE_RANGE", (0.0, 1.0))
+        if most - least < 1e-3:
+            raise ConfigError(
+                f"OpenPCDet fails on WORLD_SCALE_RANGE [{least}, {most}]; remove "
+                "random_world_scaling instead"
+            )

@@ -1,0 +1,118 @@
+"""Augmentations under OpenPCDet's names, YAML keys and order of random draws.
+
+World steps are matrices, applied to points, boxes and velocities alike and gathered in
+``lidar_aug_matrix``, which is therefore right for any order and any number of steps.
+"""
+# ruff: noqa: NPY002
+# Drawn from NumPy's global state, as in OpenPCDet: the loader seeds it per sample.
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from nsmae_plugin.data import world
+from nsmae_plugin.errors import ConfigError
+from nsmae_plugin.host.builtin.steps import StepPipeline
+
+
+class DataAugmentor(StepPipeline):
+    """The steps of ``DATA_AUGMENTOR.AUG_CONFIG_LIST`` less those in ``DISABLE_AUG_LIST``."""
+
+    SLOT = "augmentor"
+    STEPS = (*world.STEPS, "imgaug")
+
+    def __init__(
+        self, root_path: Path, augmentor_configs: Any, class_names: list[str], logger: Any = None
+    ):
+        self.root_path, self.class_names, self.logger = root_path, class_names, logger
+        configs, disabled = augmentor_configs or [], []
+        if not isinstance(configs, list):
+            disabled = configs.get("DISABLE_AUG_LIST") or []
+            configs = configs["AUG_CONFIG_LIST"]
+        self.data_augmentor_queue = [
+            self.build_step(config) for config in configs if config["NAME"] not in disabled
+        ]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {key: value for key, value in self.__dict__.items() if key != "logger"}
+
+    def forward(self, data_dict: dict[str, Any]) -> dict[str, Any]:
+        """Apply all steps; of the boxes keep those in ``gt_boxes_mask``."""
+        data_dict = dict(data_dict)
+        for step in self.data_augmentor_queue:
+            data_dict = step(data_dict=data_dict)
+        mask = data_dict.pop("gt_boxes_mask", None)
+        if mask is not None:
+            data_dict["gt_boxes"] = data_dict["gt_boxes"][mask]
+            data_dict["gt_names"] = data_dict["gt_names"][mask]
+        return data_dict
+
+    def random_world_flip(self, data_dict: Any = None, config: Any = None) -> Any:
+        """Mirror along each axis of ``ALONG_AXIS_LIST`` with probability one half."""
+        if data_dict is None:
+            unknown = set(config["ALONG_AXIS_LIST"]) - {"x", "y"}
+            if unknown:
+                raise ConfigError(f"random_world_flip: ALONG_AXIS_LIST holds {unknown}, not x or y")
+            return partial(self.random_world_flip, config=config)
+        drawn = {
+            axis: np.random.choice([False, True], replace=False, p=[0.5, 0.5])
+            for axis in config["ALONG_AXIS_LIST"]
+        }
+        return _move_world(data_dict, world.flip(drawn.get("x", False), drawn.get("y", False)))
+
+    def random_world_rotation(self, data_dict: Any = None, config: Any = None) -> Any:
+        """Turn about z by an angle within ``WORLD_ROT_ANGLE``: [least, most] or ± radians."""
+        if data_dict is None:
+            return partial(self.random_world_rotation, config=config)
+        limits = config["WORLD_ROT_ANGLE"]
+        if not isinstance(limits, list):
+            limits = [-limits, limits]
+        return _move_world(data_dict, world.rotation(np.random.uniform(*limits)))
+
+    def random_world_scaling(self, data_dict: Any = None, config: Any = None) -> Any:
+        """Scale by a factor within ``WORLD_SCALE_RANGE``; a range below 1e-3 draws nothing."""
+        if data_dict is None:
+            return partial(self.random_world_scaling, config=config)
+        least, most = config["WORLD_SCALE_RANGE"]
+        if most - least < 1e-3:
+            return data_dict
+        return _move_world(data_dict, world.scaling(np.random.uniform(least, most)))
+
+    def random_world_translation(self, data_dict: Any = None, config: Any = None) -> Any:
+        """Shift by Gaussian noise with the standard deviations ``NOISE_TRANSLATE_STD``, metres."""
+        if data_dict is None:
+            if len(config["NOISE_TRANSLATE_STD"]) != 3:
+                raise ConfigError("random_world_translation: NOISE_TRANSLATE_STD needs 3 numbers")
+            return partial(self.random_world_translation, config=config)
+        offset = [np.random.normal(0, deviation) for deviation in config["NOISE_TRANSLATE_STD"]]
+        return _move_world(data_dict, world.translation(offset))
+
+    def imgaug(self, data_dict: Any = None, config: Any = None) -> Any:
+        """Mirror (``RAND_FLIP``) and turn (``ROT_LIM``, degrees) every camera's image by itself."""
+        if data_dict is None:
+            return partial(self.imgaug, config=config)
+        images, infos = [], []
+        for image, info in zip(
+            data_dict["camera_imgs"], data_dict["img_process_infos"], strict=True
+        ):
+            flip = bool(config["RAND_FLIP"] and np.random.choice([0, 1]))
+            degrees = np.random.uniform(*config["ROT_LIM"])
+            if flip:
+                image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+            images.append(image.rotate(degrees))
+            infos.append([*info[:2], flip, degrees])
+        return {**data_dict, "camera_imgs": images, "img_process_infos": infos}
+
+
+def _move_world(data_dict: dict[str, Any], matrix: np.ndarray) -> dict[str, Any]:
+    moved = {
+        "lidar_aug_matrix": matrix @ data_dict.get("lidar_aug_matrix", np.eye(4)),
+    }
+    if data_dict.get("points") is not None:
+        moved["points"] = world.transform_points(data_dict["points"], matrix)
+    if data_dict.get("gt_boxes") is not None:
+        moved["gt_boxes"] = world.transform_boxes(data_dict["gt_boxes"], matrix)
+    return {**data_dict, **moved}

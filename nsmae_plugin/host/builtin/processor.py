@@ -1,0 +1,197 @@
+"""Processing under OpenPCDet's names and YAML keys, without torchvision and scikit-image."""
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+
+from nsmae_plugin.errors import ConfigError
+from nsmae_plugin.host.builtin.steps import StepPipeline
+from nsmae_plugin.host.builtin.voxels import voxelize
+
+
+class PointFeatureEncoder:
+    """Picks the columns of ``used_feature_list`` out of ``src_feature_list``, x, y, z first."""
+
+    def __init__(self, config: Any, point_cloud_range: np.ndarray | None = None):
+        self.point_encoding_config, self.point_cloud_range = config, point_cloud_range
+        self.used_feature_list = list(config["used_feature_list"])
+        self.src_feature_list = list(config["src_feature_list"])
+        encoding = config["encoding_type"]
+        if encoding != "absolute_coordinates_encoding":
+            raise ConfigError(
+                f"unknown encoding_type {encoding!r}; known: absolute_coordinates_encoding"
+            )
+        if self.src_feature_list[:3] != ["x", "y", "z"]:
+            raise ConfigError("POINT_FEATURE_ENCODING.src_feature_list must begin with x, y, z")
+        missing = set(self.used_feature_list) - set(self.src_feature_list)
+        if missing:
+            raise ConfigError(
+                f"POINT_FEATURE_ENCODING.used_feature_list names {sorted(missing)}, which are not "
+                "in src_feature_list"
+            )
+
+    @property
+    def num_point_features(self) -> int:
+        return len(self.used_feature_list)
+
+    def forward(self, data_dict: dict[str, Any]) -> dict[str, Any]:
+        """Replace ``points`` (P, source features) by (P, used features)."""
+        points = data_dict["points"]
+        if points.shape[1] != len(self.src_feature_list):
+            raise ConfigError(
+                f"src_feature_list names {len(self.src_feature_list)} features, but the points "
+                f"have {points.shape[1]}"
+            )
+        used = [name for name in self.used_feature_list if name not in ("x", "y", "z")]
+        columns = [0, 1, 2, *(self.src_feature_list.index(name) for name in used)]
+        if columns != list(range(points.shape[1])):
+            points = points[:, columns]
+        return {**data_dict, "points": points, "use_lead_xyz": True}
+
+
+class DataProcessor(StepPipeline):
+    """The steps of ``DATA_PROCESSOR``; sets ``grid_size`` (3,) x, y, z and ``voxel_size``."""
+
+    SLOT = "processor"
+    STEPS = (
+        "mask_points_and_boxes_outside_range",
+        "shuffle_points",
+        "transform_points_to_voxels",
+        "transform_points_to_voxels_placeholder",
+        "image_calibrate",
+        "image_normalize",
+    )
+
+    def __init__(
+        self,
+        processor_configs: Sequence[Any],
+        point_cloud_range: np.ndarray,
+        training: bool,
+        num_point_features: int,
+    ):
+        self.point_cloud_range, self.training = point_cloud_range, training
+        self.num_point_features = num_point_features
+        self.mode = "train" if training else "test"
+        self.grid_size: np.ndarray | None = None
+        self.voxel_size: list[float] | None = None
+        self.data_processor_queue = [self.build_step(config) for config in processor_configs]
+
+    def forward(self, data_dict: dict[str, Any]) -> dict[str, Any]:
+        """Apply all steps in their order."""
+        for step in self.data_processor_queue:
+            data_dict = step(data_dict=data_dict)
+        return data_dict
+
+    def mask_points_and_boxes_outside_range(self, data_dict: Any = None, config: Any = None) -> Any:
+        """Drop points outside the range in x or y (the voxels decide about z) and, while training,
+        boxes whose centre, or ``min_num_corners`` corners, lie outside."""
+        if data_dict is None:
+            return partial(self.mask_points_and_boxes_outside_range, config=config)
+        data_dict = dict(data_dict)
+        low, high = self.point_cloud_range[:3], self.point_cloud_range[3:]
+        points, boxes = data_dict.get("points"), data_dict.get("gt_boxes")
+        if points is not None:
+            inside = (points[:, :2] >= low[:2]) & (points[:, :2] <= high[:2])
+            data_dict["points"] = points[inside.all(axis=1)]
+        if boxes is not None and config["REMOVE_OUTSIDE_BOXES"] and self.training:
+            if config.get("USE_CENTER_TO_FILTER", True):
+                kept = ((boxes[:, :3] >= low) & (boxes[:, :3] <= high)).all(axis=1)
+            else:
+                corners = ground_corners(boxes)
+                count = ((corners >= low[:2]) & (corners <= high[:2])).all(axis=2).sum(axis=1)
+                kept = 2 * count >= config.get("min_num_corners", 1)  # each stands for two of 8
+            data_dict["gt_boxes"] = boxes[kept]
+        return data_dict
+
+    def shuffle_points(self, data_dict: Any = None, config: Any = None) -> Any:
+        """Shuffle the points where ``SHUFFLE_ENABLED`` says so for the mode."""
+        if data_dict is None:
+            return partial(self.shuffle_points, config=config)
+        if not config["SHUFFLE_ENABLED"][self.mode]:
+            return data_dict
+        order = np.random.permutation(len(data_dict["points"]))  # noqa: NPY002 (seeded by loader)
+        return {**data_dict, "points": data_dict["points"][order]}
+
+    def transform_points_to_voxels_placeholder(
+        self, data_dict: Any = None, config: Any = None
+    ) -> Any:
+        """Set the grid and leave the sample alone."""
+        if data_dict is None:
+            self._set_grid(config)
+            return partial(self.transform_points_to_voxels_placeholder, config=config)
+        return data_dict
+
+    def transform_points_to_voxels(self, data_dict: Any = None, config: Any = None) -> Any:
+        """Add ``voxels`` (V, M, F), ``voxel_coords`` (V, 3) z, y, x, ``voxel_num_points`` (V,)."""
+        if data_dict is None:
+            if config.get("DOUBLE_FLIP"):
+                raise ConfigError("transform_points_to_voxels: DOUBLE_FLIP needs OpenPCDet as host")
+            self._set_grid(config)
+            return partial(self.transform_points_to_voxels, config=config)
+        voxels, coords, counts = voxelize(
+            data_dict["points"],
+            self.point_cloud_range,
+            config["VOXEL_SIZE"],
+            config["MAX_POINTS_PER_VOXEL"],
+            config["MAX_NUMBER_OF_VOXELS"][self.mode],
+        )
+        return {
+            **data_dict,
+            "voxels": voxels,
+            "voxel_coords": coords,
+            "voxel_num_points": counts,
+        }
+
+    def _set_grid(self, config: Any) -> None:
+        extent = self.point_cloud_range[3:] - self.point_cloud_range[:3]
+        self.grid_size = np.round(extent / np.array(config["VOXEL_SIZE"])).astype(np.int64)
+        self.voxel_size = config["VOXEL_SIZE"]
+
+    def image_calibrate(self, data_dict: Any = None, config: Any = None) -> Any:
+        """Turn ``img_process_infos`` into ``img_aug_matrix``, (4, 4) float32 per camera."""
+        if data_dict is None:
+            return partial(self.image_calibrate, config=config)
+        matrices = [image_matrix(*info) for info in data_dict["img_process_infos"]]
+        return {**data_dict, "img_aug_matrix": matrices}
+
+    def image_normalize(self, data_dict: Any = None, config: Any = None) -> Any:
+        """8-bit images to float32 tensors (3, H, W): scaled to [0, 1], less mean, over std."""
+        if data_dict is None:
+            return partial(self.image_normalize, config=config)
+        mean, std = (torch.tensor(config[key]).view(3, 1, 1) for key in ("mean", "std"))
+        images = [
+            torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous().float().div_(255)
+            for image in data_dict["camera_imgs"]
+        ]
+        return {**data_dict, "camera_imgs": [image.sub_(mean).div_(std) for image in images]}
+
+
+def image_matrix(resize: float, crop: Sequence[float], flip: bool, degrees: float) -> np.ndarray:
+    """(4, 4) float32 raw pixel → pixel after scaling, cropping, mirroring and turning.
+
+    Args:
+        crop: left, top, right, bottom in pixels of the scaled image.
+        degrees: counter-clockwise as seen, about the centre of the crop (PIL's ``rotate``).
+    """
+    left, top, right, bottom = crop
+    centre = np.array([right - left, bottom - top]) / 2
+    cosine, sine = np.cos(np.deg2rad(degrees)), np.sin(np.deg2rad(degrees))
+    turn = np.array([[cosine, sine], [-sine, cosine]])
+    mirror = np.diag([-1.0 if flip else 1.0, 1.0])
+    matrix = np.eye(4)
+    matrix[:2, :2] = turn @ mirror * resize
+    # A raw pixel p lies at resize * p - corner - centre from the centre, before mirror and turn.
+    matrix[:2, 3] = turn @ mirror @ (-np.array([left, top]) - centre) + centre
+    return matrix.astype(np.float32)
+
+
+def ground_corners(boxes: np.ndarray) -> np.ndarray:
+    """(G, 4, 2) corners in the ground plane of boxes (G, 7+) [x, y, z, dx, dy, dz, heading, ...]"""
+    signs = np.array([[1, 1], [1, -1], [-1, -1], [-1, 1]]) / 2
+    local = signs[None] * boxes[:, None, 3:5]
+    cosine, sine = np.cos(boxes[:, 6]), np.sin(boxes[:, 6])
+    turn = np.stack([np.stack([cosine, -sine], 1), np.stack([sine, cosine], 1)], 1)
+    return local @ turn.transpose(0, 2, 1) + boxes[:, None, :2]
