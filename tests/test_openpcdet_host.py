@@ -250,42 +250,39 @@ def test_an_unknown_slot_lists_the_slots(openpcdet):
             call("roi", "x")
 
 
-def test_an_unknown_detector_is_named(openpcdet):
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"NAME": "Nothing"}, r"no detector 'Nothing'.*BevFusion"),
+        ({"NAME": "BevFusion", "FUSER": {"NAME": "Glue"}}, r"no fuser 'Glue'.*ConvFuser"),
+    ],
+)
+def test_an_unknown_name_in_the_model_is_told(config, message, openpcdet):
     from easydict import EasyDict
 
-    with pytest.raises(HostError, match=r"no detector 'Nothing'.*BevFusion"):
-        openpcdet.build_network(EasyDict(NAME="Nothing"), 10, None)
+    with pytest.raises(HostError, match=message):
+        openpcdet.build_network(EasyDict(config), 10, None)
 
 
-def test_a_batch_moves_as_openpcdet_moves_it_and_the_original_stays(openpcdet, device):
-    batch = {
-        "points": np.array([[0, 1.5, 2, 3]]),
-        "voxel_coords": np.array([[0, 1, 2, 3]], dtype=np.int32),
-        "mask": np.array([True, False]),
-        "camera_imgs": torch.zeros(1, 2, 3, 4, 5),
-        "image_shape": np.array([[256, 704]]),
-        "images": np.arange(2 * 4 * 5 * 3).reshape(2, 4, 5, 3),
-        "frame_id": np.array(["a"]),
-        "metadata": np.array([{"token": "t"}], dtype=object),
-        "names": np.array(["car"]),
-        "img_process_infos": np.zeros((1, 2, 4)),
-        "batch_size": 1,
-    }
-    before = dict(batch)
-    moved = openpcdet.to_device(batch, device)
-    assert all(batch[key] is before[key] for key in before)
-    types = {k: v.dtype for k, v in moved.items() if isinstance(v, torch.Tensor)}
-    assert types == {
-        "points": torch.float32,
-        "voxel_coords": torch.float32,
-        "mask": torch.bool,
-        "camera_imgs": torch.float32,
-        "image_shape": torch.int32,
-        "images": torch.float32,
-    }
-    assert all(v.device.type == device.type for v in moved.values() if isinstance(v, torch.Tensor))
-    assert moved["images"][1, 2, 3, 4] == batch["images"][1, 3, 4, 2]  # channels come first
-    assert all(moved[k] is batch[k] for k in batch if k not in types)
+def test_the_template_builds_the_image_slots_that_a_topology_names(openpcdet):
+    """OpenPCDet's own template has no builders for them."""
+    from easydict import EasyDict
+
+    class CameraOnly(openpcdet.Detector3DTemplate):
+        def __init__(self, model_cfg, num_class, dataset):
+            super().__init__(model_cfg, num_class, dataset)
+            self.module_topology = ["vfe", "image_backbone", "neck", "vtransform", "fuser"]
+            self.module_list = self.build_networks()
+
+    neck = EasyDict(NAME="GeneralizedLSSFPN", IN_CHANNELS=[8, 16], OUT_CHANNELS=8, NUM_OUTS=2)
+    neck.update(START_LEVEL=0, END_LEVEL=-1)
+    fuser = EasyDict(NAME="ConvFuser", IN_CHANNEL=24, OUT_CHANNEL=8)
+    dataset = EasyDict(class_names=["car"], point_feature_encoder={"num_point_features": 5})
+    dataset.update(grid_size=None, point_cloud_range=None, voxel_size=None)
+    dataset.depth_downsample_factor = None
+    model = CameraOnly(EasyDict(NECK=neck, FUSER=fuser), 1, dataset)
+    assert [type(m).__name__ for m in model.module_list] == ["GeneralizedLSSFPN", "ConvFuser"]
+    assert {name.split(".")[0] for name in model.state_dict()} == {"global_step", "neck", "fuser"}
 
 
 def test_ragged_image_infos_are_collated_as_objects(openpcdet):

@@ -22,10 +22,10 @@ REPORT = load()
 
 from pcdet.datasets import DatasetTemplate  # noqa: E402
 from pcdet.models import build_network as _build_network  # noqa: E402
-from pcdet.models.detectors import Detector3DTemplate  # noqa: E402
 
-from nsmae_plugin.host.openpcdet.batch import to_device  # noqa: E402
-from nsmae_plugin.host.openpcdet.registry import lookup, register  # noqa: E402
+from nsmae_plugin.host.batch import to_device  # noqa: E402
+from nsmae_plugin.host.openpcdet.detector import Detector3DTemplate  # noqa: E402
+from nsmae_plugin.host.openpcdet.registry import check_names, lookup, register  # noqa: E402
 
 __all__ = [
     "NAME",
@@ -65,6 +65,10 @@ def build_dataset(
 
 
 def build_network(model_cfg: Any, num_class: int, dataset: Any) -> nn.Module:
-    """Build the detector that ``model_cfg.NAME`` names, by OpenPCDet's own builder."""
-    lookup("detector", model_cfg.NAME)  # OpenPCDet would answer an unknown name with a KeyError
+    """Build the detector that ``model_cfg.NAME`` names, by OpenPCDet's own builder.
+
+    Raises:
+        HostError: a NAME in ``model_cfg`` is not registered.
+    """
+    check_names(model_cfg)
     return _build_network(model_cfg=model_cfg, num_class=num_class, dataset=dataset)

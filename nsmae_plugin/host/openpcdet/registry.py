@@ -22,6 +22,19 @@ DICT_SLOTS = {
     "dense_head": "pcdet.models.dense_heads",
 }
 
+# section of MODEL -> the slot in which OpenPCDet looks up its NAME
+SECTIONS = {
+    "VFE": "vfe",
+    "BACKBONE_3D": "backbone_3d",
+    "MAP_TO_BEV": "map_to_bev",
+    "IMAGE_BACKBONE": "image_backbone",
+    "NECK": "neck",
+    "VTRANSFORM": "vtransform",
+    "FUSER": "fuser",
+    "BACKBONE_2D": "backbone_2d",
+    "DENSE_HEAD": "dense_head",
+}
+
 # slot -> (module, class) whose methods OpenPCDet looks up by the NAME in the YAML
 METHOD_SLOTS = {
     "augmentor": ("pcdet.datasets.augmentor.data_augmentor", "DataAugmentor"),
@@ -61,6 +74,14 @@ def lookup(slot: str, name: str) -> Any:
     if name not in entries:
         raise HostError(f"OpenPCDet has no {slot} {name!r}; it has {', '.join(sorted(entries))}")
     return entries[name]
+
+
+def check_names(model_cfg: Any) -> None:
+    """Raise HostError for a NAME that is not registered; OpenPCDet's builders raise a KeyError."""
+    lookup("detector", model_cfg.NAME)
+    for section, slot in SECTIONS.items():
+        if model_cfg.get(section) is not None:
+            lookup(slot, model_cfg[section].NAME)
 
 
 def _table(slot: str) -> dict[str, Callable[..., Any]]:
