@@ -16,6 +16,7 @@ from PIL import Image
 from nsmae_plugin.errors import DataError
 
 Crop = tuple[int, int, int, int]
+Placement = tuple[float, Crop]
 
 
 def load_image(path: Path, token: str) -> Image.Image:
@@ -41,7 +42,7 @@ def load_image(path: Path, token: str) -> Image.Image:
         ) from error
 
 
-def random_crop(size: tuple[int, int], final: Sequence[int], limits: Sequence[float]) -> Any:
+def random_crop(size: tuple[int, int], final: Sequence[int], limits: Sequence[float]) -> Placement:
     """Draw a scale and a crop from NumPy's global state, in OpenPCDet's order.
 
     Args:
@@ -52,13 +53,13 @@ def random_crop(size: tuple[int, int], final: Sequence[int], limits: Sequence[fl
         scale, crop: the crop in pixels of the scaled image, at its lower edge, since the sky says
         little.
     """
-    scale = np.random.uniform(*limits)  # noqa: NPY002 (seeded per sample by the loader)
+    scale = np.random.uniform(limits[0], limits[1])  # noqa: NPY002 (seeded per sample by the loader)
     width, height = int(size[0] * scale), int(size[1] * scale)
     left = int(np.random.uniform(0, max(0, width - final[1])))  # noqa: NPY002
     return scale, _crop_at(left, height, final)
 
 
-def centre_crop(size: tuple[int, int], final: Sequence[int], limits: Sequence[float]) -> Any:
+def centre_crop(size: tuple[int, int], final: Sequence[int], limits: Sequence[float]) -> Placement:
     """As :func:`random_crop`, with the mean scale and the horizontal centre."""
     scale = float(np.mean(limits))
     width, height = int(size[0] * scale), int(size[1] * scale)

@@ -5,25 +5,48 @@ depends neither on the worker that made it nor on what was loaded before.
 """
 
 import logging
+import random
 from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from nsmae_plugin import host
-from nsmae_plugin.data.seeding import seeded
 from nsmae_plugin.errors import ConfigError
 
 
-class Draw(NamedTuple):
+@dataclass(frozen=True)
+class Draw:
     """One use of a sample; ``repeat`` counts uses of the same index within an epoch."""
 
     epoch: int
     index: int
     repeat: int = 0
+
+
+@contextmanager
+def seeded(*stream: int) -> Iterator[None]:
+    """Seed ``random``, NumPy's global state and torch's CPU generator; restore them at the end.
+
+    Args:
+        stream: non-negative integers; other numbers, or another order, give other states.
+    """
+    words = np.random.SeedSequence(stream).generate_state(4)
+    python_state, numpy_state = random.getstate(), np.random.get_state()  # noqa: NPY002
+    with torch.random.fork_rng(devices=[]):
+        random.seed(words.tobytes())
+        np.random.seed(words)  # noqa: NPY002 (OpenPCDet's augmentors draw from it)
+        torch.default_generator.manual_seed(int(words[0]) << 32 | int(words[1]))
+        try:
+            yield
+        finally:
+            random.setstate(python_state)
+            np.random.set_state(numpy_state)  # noqa: NPY002
 
 
 class SeededDataset(Dataset):
@@ -36,7 +59,7 @@ class SeededDataset(Dataset):
         return len(self.dataset)
 
     def __getitem__(self, draw: Draw) -> dict[str, Any]:
-        with seeded(self.seed, *draw):
+        with seeded(self.seed, draw.epoch, draw.index, draw.repeat):
             return self.dataset[draw.index]
 
 
@@ -135,7 +158,7 @@ def build_dataloader(
     ):
         if value < least:
             raise ConfigError(f"{name} must be at least {least}, not {value}")
-    dataset = host.build_dataset(dataset_cfg, class_names, training, root_path, logger)
+    dataset: Any = host.build_dataset(dataset_cfg, class_names, training, root_path, logger)
     sampler = EpochSampler(
         len(dataset), seed, epoch_length, training, pad=training, rank=rank, world_size=world_size
     )

@@ -10,7 +10,6 @@ import numpy as np
 from nsmae_plugin import host
 from nsmae_plugin.data import images, infos, points, world
 from nsmae_plugin.data.pipeline import check_pipeline, enabled_augmentors, find_step
-from nsmae_plugin.data.seeding import seeded
 from nsmae_plugin.errors import DataError
 
 LIDAR_KEYS = ("points", "voxels", "voxel_coords", "voxel_num_points", "use_lead_xyz")
@@ -34,7 +33,7 @@ class MultiModalNuScenesDataset(host.DatasetTemplate):
     - ``CAMERA_CONFIG.USE_CAMERA``: without it no image is read.
 
     While training, sweeps, crops, augmentations and masks are drawn from NumPy's global state, that
-    :mod:`nsmae_plugin.data.loader` seeds per sample. In test mode a sample is always the same.
+    :mod:`nsmae_plugin.data.loader` seeds per sample; in test mode only masks are.
 
     Args:
         dataset_cfg: the section ``DATA_CONFIG``.
@@ -111,12 +110,6 @@ class MultiModalNuScenesDataset(host.DatasetTemplate):
         Raises:
             DataError: a file of the sample is missing or damaged, or no point lies in the range.
         """
-        if self.training:
-            return self._sample(index)
-        with seeded(index):
-            return self._sample(index)
-
-    def _sample(self, index: int) -> dict[str, Any]:
         info = self.infos[index]
         sample = {
             "points": self._points(info),

@@ -28,7 +28,8 @@ class DataAugmentor(StepPipeline):
         self, root_path: Path, augmentor_configs: Any, class_names: list[str], logger: Any = None
     ):
         self.root_path, self.class_names, self.logger = root_path, class_names, logger
-        configs, disabled = augmentor_configs or [], []
+        configs: Any = augmentor_configs or []
+        disabled: list[str] = []
         if not isinstance(configs, list):
             disabled = configs.get("DISABLE_AUG_LIST") or []
             configs = configs["AUG_CONFIG_LIST"]

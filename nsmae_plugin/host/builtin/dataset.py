@@ -86,6 +86,7 @@ class DatasetTemplate(Dataset):
         """
         if self.training:
             assert self.data_augmentor is not None
+            assert self.class_names is not None
             known = np.isin(data_dict["gt_names"], self.class_names)
             data_dict = self.data_augmentor.forward({**data_dict, "gt_boxes_mask": known})
         data_dict = self.set_lidar_aug_matrix(dict(data_dict))

@@ -25,10 +25,10 @@ class StepPipeline:
             ConfigError: no step has that NAME; lists the known ones.
         """
         name = config["NAME"]
-        registered = REGISTRIES[self.SLOT]
-        if name in self.STEPS:
-            return getattr(self, name)(config=config)
+        registered: dict[str, Any] = REGISTRIES[self.SLOT]
         if name in registered:
             return registered[name](self, config=config)
+        if name in self.STEPS:
+            return getattr(self, name)(config=config)
         known = ", ".join(sorted({*self.STEPS, *registered}))
         raise ConfigError(f"unknown {self.SLOT} {name!r}; known: {known}")
