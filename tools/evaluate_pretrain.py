@@ -28,7 +28,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--batch_size", type=int, help="default: the configuration's, per GPU")
     parser.add_argument("--workers", type=int, default=0)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--seed", type=int, default=0, help="of the masks")
+    parser.add_argument("--seed", type=int, default=0, help="of an untrained network")
     parser.add_argument("--set", nargs="+", default=[], metavar="KEY VALUE", dest="overrides")
     return parser.parse_args(arguments)
 

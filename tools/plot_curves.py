@@ -4,7 +4,6 @@ import argparse
 import sys
 from pathlib import Path
 
-import nsmae_plugin  # noqa: F401  (first: sets the OpenMP policy)
 from nsmae_plugin.errors import NSMAEError
 from nsmae_plugin.visualization.curves import draw_curves, read_metrics
 

@@ -27,7 +27,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     which.add_argument("--token", help="nuScenes token of the sample")
     parser.add_argument("--output_dir", type=Path, default=Path("output/pictures"))
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--seed", type=int, default=0, help="of the masks")
+    parser.add_argument("--seed", type=int, default=0, help="of an untrained network")
     parser.add_argument("--set", nargs="+", default=[], metavar="KEY VALUE", dest="overrides")
     return parser.parse_args(arguments)
 
