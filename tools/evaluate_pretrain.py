@@ -8,14 +8,16 @@ from pathlib import Path
 import nsmae_plugin  # noqa: F401  (before torch: sets the OpenMP policy)
 
 # isort: split
-import torch
 from tqdm import tqdm
 
+from nsmae_plugin import distributed
 from nsmae_plugin.config import load_config
 from nsmae_plugin.errors import NSMAEError
 from nsmae_plugin.evaluation.prepare import SPLITS, prepare
 from nsmae_plugin.evaluation.reconstruction import evaluate
 from nsmae_plugin.evaluation.report import format_table
+
+KEYS = "KEY VALUE ...: overrides of the configuration, last on the command line"
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -27,16 +29,16 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--json", action="store_true", help="print all metrics as JSON instead")
     parser.add_argument("--batch_size", type=int, help="default: the configuration's, per GPU")
     parser.add_argument("--workers", type=int, default=0)
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     parser.add_argument("--seed", type=int, default=0, help="of an untrained network")
-    parser.add_argument("--set", nargs="+", default=[], metavar="KEY VALUE", dest="overrides")
+    parser.add_argument("--set", dest="overrides", nargs=argparse.REMAINDER, default=[], help=KEYS)
     return parser.parse_args(arguments)
 
 
 def run(args: argparse.Namespace) -> dict[str, dict[str, float]]:
     """Metrics of each network asked for, by the title of its column."""
     config = load_config(args.cfg_file, args.overrides)
-    device = torch.device(args.device)
+    device = distributed.start("none", args.device).device
     batch_size = args.batch_size or config.OPTIMIZATION.BATCH_SIZE_PER_GPU
     checkpoints = {"trained": args.ckpt} if args.ckpt else {}
     if args.untrained or not args.ckpt:

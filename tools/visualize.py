@@ -9,12 +9,14 @@ import nsmae_plugin  # noqa: F401  (before torch: sets the OpenMP policy)
 # isort: split
 import torch
 
-from nsmae_plugin import host
+from nsmae_plugin import distributed, host
 from nsmae_plugin.config import load_config
 from nsmae_plugin.errors import NSMAEError
 from nsmae_plugin.evaluation.prepare import SPLITS, prepare
 from nsmae_plugin.visualization.reconstruction import save_pictures
 from nsmae_plugin.visualization.sample import extract_sample
+
+KEYS = "KEY VALUE ...: overrides of the configuration, last on the command line"
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -26,16 +28,16 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     which.add_argument("--index", type=int, default=0, help="position in the split (default: 0)")
     which.add_argument("--token", help="nuScenes token of the sample")
     parser.add_argument("--output_dir", type=Path, default=Path("output/pictures"))
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     parser.add_argument("--seed", type=int, default=0, help="of an untrained network")
-    parser.add_argument("--set", nargs="+", default=[], metavar="KEY VALUE", dest="overrides")
+    parser.add_argument("--set", dest="overrides", nargs=argparse.REMAINDER, default=[], help=KEYS)
     return parser.parse_args(arguments)
 
 
 def run(args: argparse.Namespace) -> list[Path]:
     """Render the sample and write its pictures; returns their paths."""
     config = load_config(args.cfg_file, args.overrides)
-    device = torch.device(args.device)
+    device = distributed.start("none", args.device).device
     trial = prepare(config, args.split, device, args.ckpt, seed=args.seed)
     index = args.index if args.token is None else trial.index_of(args.token)
     batch = host.to_device(trial.batch_of(index), device)
