@@ -153,6 +153,9 @@ def _sparse_convolution(device: str) -> None:
     import spconv.pytorch as spconv
     import torch
 
+    from nsmae_plugin.ops import spconv_cpu
+
+    spconv_cpu.apply()
     indices = torch.tensor([[0, 1, 1, 1], [0, 2, 2, 2]], dtype=torch.int32, device=device)
     features = torch.ones(2, 4, device=device, requires_grad=True)
     layer = spconv.SubMConv3d(4, 4, 3, bias=False).to(device)

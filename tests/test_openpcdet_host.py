@@ -93,7 +93,7 @@ print(circle_nms(numpy.array([[0.0, 0, 0.9], [0.1, 0, 0.8], [5, 0, 0.7]]), 1.0))
     assert lines[1] == "[]"  # the stand-ins are gone once OpenPCDet is imported
     assert "SharedArray.create" in lines[2]
     assert "pip install SharedArray" in lines[2]
-    assert "av2, pandas, kornia not installed" in lines[3]
+    assert "av2 not installed, pandas not installed, kornia not installed" in lines[3]
     assert lines[4] == "[0, 2]"  # decorated by numba, run as plain Python
 
 

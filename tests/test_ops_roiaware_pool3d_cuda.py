@@ -140,6 +140,7 @@ def test_pooling_matches_nested_loops(capacity, method, device):
 @pytest.mark.parametrize("method", [ops.MAX_POOL, ops.AVERAGE_POOL])
 def test_pooling_gradient_is_numerically_right(method):
     boxes, pts, features = scene(points=60)
+    pts = pts / 3  # a crowd: several points in most cells
     assert torch.autograd.gradcheck(
         lambda f: Pool.apply(f, boxes, pts, 4, method), features.requires_grad_()
     )

@@ -114,11 +114,9 @@ def _unusable(package: str) -> str | None:
         return "not installed"
     try:
         importlib.import_module(package)
+    # torchvision built for another torch raises RuntimeError when it registers its operators, a
+    # missing shared library OSError, a package for another NumPy AttributeError.
     except (ImportError, OSError, RuntimeError, AttributeError) as error:
-        # A torchvision built for another torch raises RuntimeError while it registers its
-        # operators, one with a missing library OSError; half of it then stays in sys.modules.
-        for name in [name for name in sys.modules if name.partition(".")[0] == package]:
-            del sys.modules[name]
         return f"{type(error).__name__}: {error}"
     return None
 
@@ -129,11 +127,10 @@ def argo2_obstacle() -> str | None:
     It needs av2 and pandas, and compiles functions with ``torch.jit.script`` against
     ``kornia.geometry.conversions.QuaternionCoeffOrder``, which newer kornia has removed.
     """
-    missing = [
-        name for name in ("av2", "pandas", "kornia") if importlib.util.find_spec(name) is None
-    ]
-    if missing:
-        return f"{', '.join(missing)} not installed"
+    reasons = {name: _unusable(name) for name in ("av2", "pandas", "kornia")}
+    obstacles = [f"{name} {reason}" for name, reason in reasons.items() if reason]
+    if obstacles:
+        return ", ".join(obstacles)
     conversions = importlib.import_module("kornia.geometry.conversions")
     if not hasattr(conversions, "QuaternionCoeffOrder"):
         return "kornia is too new (needs kornia<0.7)"
