@@ -1,0 +1,345 @@
+"""Samples and batches of MultiModalNuScenesDataset, on the active host."""
+
+import copy
+import itertools
+
+import numpy as np
+import pytest
+import torch
+from tiny_frames import (
+    AUGMENTORS,
+    CLASSES,
+    DOT,
+    HEIGHT,
+    MASKS,
+    POINTS,
+    SWEEPS,
+    WIDTH,
+    configuration,
+    dataset,
+    draw_dot,
+    write_frames,
+)
+
+from nsmae_plugin import host
+from nsmae_plugin.data.loader import build_dataloader, seeded
+from nsmae_plugin.data.nuscenes_dataset import MultiModalNuScenesDataset
+from nsmae_plugin.errors import ConfigError, DataError
+
+WORLD = ("flip", "rotation", "scaling", "translation")
+CAMERA_STEPS = ("image_calibrate", "image_normalize", "mask_image_patches")
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("frames")
+    write_frames(folder)
+    return folder
+
+
+def raw_points(root, info):
+    """Number → position in the keyframe's frame of every point, from the files themselves."""
+    folder, positions = root / "v1.0-mini", {}
+    for path, matrix in [(info["lidar_path"], np.eye(4))] + [
+        (sweep["lidar_path"], sweep["transform_matrix"]) for sweep in info["sweeps"]
+    ]:
+        for x, y, z, number, _ in np.fromfile(folder / path, np.float32).reshape(-1, 5):
+            positions[int(number)] = (matrix @ [x, y, z, 1.0])[:3]
+    return positions
+
+
+def homogeneous(points):
+    return np.concatenate([points, np.ones((len(points), 1))], axis=1)
+
+
+@pytest.mark.parametrize("cameras", [1, 3])
+def test_a_batch_has_the_documented_keys_and_shapes_for_any_number_of_cameras(tmp_path, cameras):
+    write_frames(tmp_path, frames=2, cameras=cameras)
+    data = dataset(tmp_path, augmentors=AUGMENTORS)
+    with seeded(0):
+        samples = [data[0], data[1]]
+    batch = host.to_device(data.collate_batch(samples), "cpu")
+    for key in ("camera_intrinsics", "camera2lidar", "lidar2camera", "lidar2image", "camera2ego"):
+        assert batch[key].shape == (2, cameras, 4, 4)
+    assert batch["img_aug_matrix"].shape == (2, cameras, 4, 4)
+    assert batch["lidar_aug_matrix"].shape == (2, 4, 4)
+    assert batch["camera_imgs"].shape == (2, cameras, 3, 48, 96)
+    assert batch["image_patch_mask"].shape == (2, cameras, 6, 12)
+    assert batch["image_patch_mask"].dtype == torch.bool
+    assert torch.allclose(batch["image_mean"], torch.tensor([0.5, 0.4, 0.3]).expand(2, 3))
+    assert torch.allclose(batch["image_std"], torch.tensor([0.2, 0.25, 0.5]).expand(2, 3))
+    assert batch["points"].shape[1] == 6
+    assert batch["depth_hint_mask"].shape == batch["points"].shape[:1]
+    assert batch["depth_hint_mask"].dtype == torch.bool
+    assert batch["voxels"].shape[1:] == (5, 5)
+    assert batch["voxel_coords"].shape == (len(batch["voxels"]), 4)
+    assert batch["hidden_voxel_coords"].shape[1] == 4
+    assert batch["batch_size"] == 2
+    assert [one["token"] for one in batch["metadata"]] == ["token-0", "token-1"]
+    assert not {"gt_boxes", "gt_names", "img_process_infos", "flip_x", "noise_rot"} & set(batch)
+
+
+def test_rows_of_a_batch_carry_the_number_of_their_sample(root):
+    data = dataset(root)
+    with seeded(0):
+        samples = [data[0], data[1], data[0]]
+    batch = data.collate_batch(samples)
+    for key in ("points", "voxel_coords", "hidden_voxel_coords"):
+        for number, sample in enumerate(samples):
+            rows = batch[key][batch[key][:, 0] == number]
+            assert np.array_equal(rows[:, 1:], sample[key])
+    masks = [sample["depth_hint_mask"] for sample in samples]
+    assert np.array_equal(batch["depth_hint_mask"], np.concatenate(masks))
+
+
+@pytest.mark.parametrize("augmentors", [*itertools.permutations(WORLD), *((one,) for one in WORLD)])
+def test_the_lidar_matrix_leads_back_to_the_raw_points_for_any_order_of_augmentors(
+    root, augmentors
+):
+    data = dataset(root, augmentors=augmentors)
+    expected = raw_points(root, data.infos[0])
+    moved = 0.0
+    for seed in range(3):
+        with seeded(seed):
+            sample = data[0]
+        undone = homogeneous(sample["points"][:, :3]) @ np.linalg.inv(sample["lidar_aug_matrix"]).T
+        raw = np.stack([expected[int(number)] for number in sample["points"][:, 3]])
+        # float32 coordinates of 30 m go through four products: a few 1e-6 m each.
+        np.testing.assert_allclose(undone[:, :3], raw, atol=3e-5)
+        moved = max(moved, np.abs(sample["points"][:, :3] - raw).max())
+    assert moved > 0.1
+
+
+@pytest.mark.skipif(host.NAME != "builtin", reason="OpenPCDet keeps only the last draw")
+def test_repeated_world_augmentors_are_gathered_in_the_lidar_matrix(root):
+    config = configuration(root, augmentors=("rotation", "translation", "rotation", "flip"))
+    data = MultiModalNuScenesDataset(config, CLASSES)
+    expected = raw_points(root, data.infos[0])
+    with seeded(1):
+        sample = data[0]
+    raw = np.stack([expected[int(number)] for number in sample["points"][:, 3]])
+    there = homogeneous(raw) @ sample["lidar_aug_matrix"].T
+    np.testing.assert_allclose(there[:, :3], sample["points"][:, :3], atol=3e-5)
+
+
+@pytest.mark.skipif(host.NAME != "openpcdet", reason="the built-in host can do it")
+def test_openpcdet_refuses_repeated_world_augmentors(root):
+    config = configuration(root, augmentors=("rotation", "flip", "rotation"))
+    with pytest.raises(ConfigError, match="random_world_rotation occurs more than once"):
+        MultiModalNuScenesDataset(config, CLASSES)
+
+
+@pytest.mark.parametrize("augmentors", [(), ("imgaug",), tuple(AUGMENTORS), ("imgaug", *WORLD)])
+def test_a_point_meets_its_image_under_every_augmentation(tmp_path, augmentors):
+    """A dot is drawn where a point projects; in the network's input it lies where the matrices
+    of the batch put the augmented point."""
+    infos = write_frames(tmp_path, frames=1, cameras=3)
+    data = dataset(tmp_path, augmentors=augmentors, without=MASKS)
+    with seeded(0):
+        calibration = data[0]
+    positions = raw_points(tmp_path, infos[0])
+    found = 0
+    for camera, channel in enumerate(infos[0]["cams"]):
+        for number, position in itertools.islice(positions.items(), 0, POINTS, 7):
+            u, v, depth, _ = calibration["lidar2image"][camera] @ [*position, 1.0]
+            pixel = np.array([u, v]) / depth
+            inside = (pixel > [30, 50]).all() and (pixel < [WIDTH - 60, HEIGHT - 10]).all()
+            if depth < 1 or not inside:
+                continue
+            offset = draw_dot(tmp_path, infos[0], channel, pixel) - pixel
+            for seed in range(4):
+                with seeded(seed):
+                    sample = data[0]
+                found += check_dot(sample, camera, number, offset)
+    assert found > 20
+
+
+def check_dot(sample, camera, number, offset) -> bool:
+    """Whether the dot is fully in view; fails when it is not where the matrices put it.
+
+    Args:
+        offset: from the point's raw pixel to the centre of the dot.
+    """
+    matrix = sample["img_aug_matrix"][camera]
+    image = sample["camera_imgs"][camera].numpy().sum(axis=0)
+    brightness = (image - image.min()) / (
+        1 / 0.2 + 1 / 0.25 + 1 / 0.5
+    )  # white less black, over std
+    if brightness.sum() < 0.95 * DOT**2 * abs(np.linalg.det(matrix[:2, :2])):
+        return False
+    rows, columns = np.mgrid[: image.shape[0], : image.shape[1]] + 0.5
+    seen = np.array([(brightness * columns).sum(), (brightness * rows).sum()]) / brightness.sum()
+    point = sample["points"][sample["points"][:, 3] == number][0, :3]
+    raw = np.linalg.inv(sample["lidar_aug_matrix"]) @ [*point, 1.0]
+    u, v, depth, _ = sample["lidar2image"][camera] @ raw
+    dot = np.array([u / depth, v / depth]) + offset
+    expected = matrix[:2, :2] @ dot + matrix[:2, 3]
+    # Scaling keeps the centre of brightness (8 bits round it a little); turning takes the nearest
+    # pixel, which shifts a small dot by up to half a pixel.
+    np.testing.assert_allclose(seen, expected, atol=0.55 if matrix[0, 1] else 0.05)
+    return True
+
+
+def test_boxes_and_velocities_move_with_the_points(root):
+    data = dataset(root, augmentors=WORLD[::-1], USE_LABELS=True)
+    for seed in range(6):
+        with seeded(seed):
+            sample = data[0]
+        matrix, box = sample["lidar_aug_matrix"], data.infos[0]["gt_boxes"][0]
+        scale = np.cbrt(abs(np.linalg.det(matrix[:3, :3])))
+        moved = sample["gt_boxes"][0]
+        np.testing.assert_allclose(moved[:3], (matrix @ [*box[:3], 1])[:3], atol=1e-4)
+        np.testing.assert_allclose(moved[3:6], scale * box[3:6], rtol=1e-5)
+        ahead = matrix[:2, :2] @ [np.cos(box[6]), np.sin(box[6])] / scale
+        np.testing.assert_allclose([np.cos(moved[6]), np.sin(moved[6])], ahead, atol=1e-5)
+        np.testing.assert_allclose(moved[7:9], matrix[:2, :2] @ box[7:9], atol=1e-5)
+        assert moved[9] == 1  # class index of car
+        assert np.array_equal(sample["gt_boxes"][1, 7:9], [0, 0])  # NaN velocity to zeros
+
+
+def test_frames_without_boxes_are_kept_when_labels_are_not_used(tmp_path):
+    infos = write_frames(tmp_path)
+    for info in infos:
+        del info["gt_boxes"], info["gt_names"], info["num_lidar_pts"]
+    from nsmae_plugin.data.infos import write_infos
+
+    write_infos(tmp_path / "v1.0-mini" / "infos.pkl", infos)
+    data = dataset(tmp_path, augmentors=AUGMENTORS)
+    assert [data[index]["metadata"]["token"] for index in range(2)] == ["token-0", "token-1"]
+    with pytest.raises(DataError, match=r"token-0.*USE_LABELS False"):
+        dataset(tmp_path, USE_LABELS=True)
+
+
+def test_labelled_training_needs_a_box_of_a_known_class(root):
+    config = configuration(root, USE_LABELS=True)
+    with pytest.raises(DataError, match="no box of bus"):
+        MultiModalNuScenesDataset(config, ["bus"])
+
+
+def test_boxes_with_too_few_points_are_left_out(root):
+    sample = dataset(root, USE_LABELS=True, FILTER_MIN_POINTS_IN_GT=2, PRED_VELOCITY=False)[0]
+    assert sample["gt_boxes"].shape == (1, 8)
+
+
+def test_balanced_resampling_needs_nothing_but_labels_and_is_reproducible(root):
+    lengths = {
+        len(dataset(root, USE_LABELS=True, BALANCED_RESAMPLING=True).infos) for _ in range(2)
+    }
+    assert lengths == {4}  # two classes in each of two frames
+
+
+def test_loading_leaves_the_infos_as_they_were(root):
+    data = dataset(root, augmentors=AUGMENTORS, USE_LABELS=True)
+    before = copy.deepcopy(data.infos)
+    with seeded(0):
+        for _ in range(3):
+            data[0]
+    np.testing.assert_equal(data.infos, before)
+
+
+def test_test_mode_takes_the_most_recent_sweeps_in_order(root):
+    data = dataset(root, training=False, MAX_SWEEPS=2)
+    numbers = data[0]["points"][:, 3]
+    assert np.array_equal(np.unique(numbers // POINTS), [0, 1])
+    assert np.array_equal(numbers, np.sort(numbers))
+    times = data[0]["points"][:, 4]
+    np.testing.assert_allclose(times, 0.05 * (numbers // POINTS))
+
+
+def test_training_draws_different_sweeps(root):
+    data = dataset(root, MAX_SWEEPS=2)
+    chosen = set()
+    for seed in range(10):
+        with seeded(seed):
+            chosen |= set(data[0]["points"][:, 3] // POINTS)
+    assert chosen == set(range(SWEEPS))
+
+
+def test_returns_from_the_car_itself_are_removed_from_sweeps(tmp_path):
+    infos = write_frames(tmp_path, frames=1)
+    path = tmp_path / "v1.0-mini" / infos[0]["sweeps"][0]["lidar_path"]
+    cloud = np.fromfile(path, np.float32).reshape(-1, 5)
+    cloud[:3, :2] = [[0.5, 0.5], [-0.9, 0.9], [0.9, 1.1]]
+    cloud.tofile(path)
+    numbers = dataset(tmp_path, training=False)[0]["points"][:, 3]
+    assert not {POINTS, POINTS + 1} & set(numbers)
+    assert POINTS + 2 in numbers
+
+
+def test_a_test_sample_is_the_same_every_time(root):
+    data = dataset(root, training=False)
+    with seeded(0):
+        first = data[1]
+    with seeded(1):
+        second = data[1]
+    masks = {
+        "image_patch_mask",
+        "depth_hint_mask",
+        "hidden_voxel_coords",
+        "voxels",
+        "voxel_coords",
+        "voxel_num_points",
+    }
+    for key in set(first) - masks:
+        np.testing.assert_equal(np.array(first[key]), np.array(second[key]))
+
+
+def test_without_lidar_no_point_leaves_the_dataset(root):
+    without = ("mask_voxels", "mask_depth_hints", "shuffle_points")
+    sample = dataset(root, augmentors=AUGMENTORS, USE_LIDAR=False, without=without)[0]
+    assert not {"points", "voxels", "voxel_coords", "voxel_num_points"} & set(sample)
+    assert len(sample["camera_imgs"]) == 3
+
+
+def test_without_cameras_no_image_is_read(tmp_path):
+    infos = write_frames(tmp_path, frames=1)
+    (tmp_path / "v1.0-mini" / infos[0]["cams"]["CAM_0"]["data_path"]).unlink()
+    cameras = {"USE_CAMERA": False, "IMAGE": {}}
+    data = dataset(tmp_path, augmentors=WORLD, without=CAMERA_STEPS, CAMERA_CONFIG=cameras)
+    assert not {"camera_imgs", "image_mean", "lidar2image"} & set(data[0])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"CAMERA_CONFIG": {"USE_CAMERA": False}}, "image_calibrate.*switch the sensor on"),
+        ({"USE_LIDAR": False}, "mask_voxels, mask_depth_hints cannot work"),
+        ({"without": ("image_normalize", "mask_image_patches")}, "cameras need image_normalize"),
+        ({"CAMERA_CONFIG": None, "USE_LIDAR": False}, "both off"),
+    ],
+)
+def test_steps_and_sensors_that_do_not_fit_are_refused(root, options, message):
+    with pytest.raises(ConfigError, match=message):
+        dataset(root, **options)
+
+
+def test_depth_hints_must_be_masked_after_the_points_are_final(root):
+    config = configuration(root)
+    config.DATA_PROCESSOR = [config.DATA_PROCESSOR[-1], *config.DATA_PROCESSOR[:-1]]
+    with pytest.raises(ConfigError, match=r"mask_depth_hints must come after .*shuffle_points"):
+        MultiModalNuScenesDataset(config, CLASSES)
+
+
+def test_frames_with_different_cameras_cannot_share_a_batch(tmp_path):
+    infos = write_frames(tmp_path, frames=2, cameras=3)
+    del infos[1]["cams"]["CAM_2"]
+    from nsmae_plugin.data.infos import write_infos
+
+    write_infos(tmp_path / "v1.0-mini" / "infos.pkl", infos)
+    data = dataset(tmp_path)
+    with pytest.raises(DataError, match=r"lidar_1_0.* has 2 images .*batch size of 1"):
+        data.collate_batch([data[0], data[1]])
+
+
+def test_the_synthetic_world_loads_through_the_loader(synthetic_root):
+    config = configuration(synthetic_root, augmentors=AUGMENTORS, MAX_SWEEPS=3)
+    config.INFO_PATH = {
+        "train": ["nuscenes_infos_3sweeps_train.pkl"],
+        "test": ["nuscenes_infos_3sweeps_val.pkl"],
+    }
+    host.register("dataset", "MultiModalNuScenesDataset", MultiModalNuScenesDataset)
+    for training in (True, False):
+        _, loader, _ = build_dataloader(config, CLASSES, batch_size=2, training=training)
+        batch = next(iter(loader))
+        assert torch.isfinite(batch["camera_imgs"]).all()
+        assert len(batch["voxels"]) > 10
