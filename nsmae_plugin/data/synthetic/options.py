@@ -1,0 +1,84 @@
+"""What a synthetic world is made of: the options of the generator, checked."""
+
+from dataclasses import dataclass
+
+from nuscenes.utils.splits import create_splits_scenes
+
+from nsmae_plugin.errors import ConfigError
+
+# Database version -> (split of the training scenes, split of the validation scenes).
+SPLITS = {"v1.0-mini": ("mini_train", "mini_val"), "v1.0-trainval": ("train", "val")}
+VALIDATION_SHARE = 0.2
+# The official map locations; the scenes of a world take turns. Widths and heights in metres.
+LOCATIONS = {
+    "singapore-onenorth": (1585.6, 2025.0),
+    "boston-seaport": (2979.5, 2118.1),
+    "singapore-queenstown": (3228.6, 3687.1),
+    "singapore-hollandvillage": (2808.3, 2922.9),
+}
+KEYFRAME_INTERVAL_US = 500_000
+
+
+@dataclass(frozen=True)
+class WorldOptions:
+    """Options of a synthetic world.
+
+    Args:
+        version: nuScenes database version, a key of :data:`SPLITS`.
+        scenes: number of scenes; about four training scenes for each validation scene.
+        keyframes: annotated keyframes per scene, at 2 Hz.
+        sweeps: LiDAR sweeps between two keyframes, evenly spaced (9 gives nuScenes' 20 Hz).
+        cameras: number of cameras; the first six are those of nuScenes.
+        image_size: (height, width) in pixels.
+        azimuths: LiDAR columns per turn.
+        seed: the world is a function of these options alone.
+
+    Raises:
+        ConfigError: for a value that no world can be made of.
+    """
+
+    version: str = "v1.0-mini"
+    scenes: int = 10
+    keyframes: int = 8
+    sweeps: int = 4
+    cameras: int = 6
+    image_size: tuple[int, int] = (256, 448)
+    azimuths: int = 400
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.version not in SPLITS:
+            raise ConfigError(
+                f"unknown version {self.version!r}: a synthetic world is one of {sorted(SPLITS)}"
+            )
+        for name, least in (("scenes", 2), ("keyframes", 2), ("sweeps", 0), ("cameras", 1)):
+            if getattr(self, name) < least:
+                raise ConfigError(f"{name} is {getattr(self, name)}, but must be {least} or more")
+        if min(self.image_size) < 32:
+            raise ConfigError(f"image_size is {self.image_size}: 32 pixels a side at least")
+        if self.azimuths < 36:
+            raise ConfigError(f"azimuths is {self.azimuths}: 36 LiDAR columns a turn at least")
+        if self.seed < 0:
+            raise ConfigError(f"seed is {self.seed}, but must not be negative")
+
+    @property
+    def duration(self) -> float:
+        """Seconds from the first keyframe to the last."""
+        return (self.keyframes - 1) * KEYFRAME_INTERVAL_US * 1e-6
+
+    def scene_names(self) -> list[str]:
+        """Official scene names, training scenes first; both splits hold at least one.
+
+        Raises:
+            ConfigError: when the version has fewer scenes than asked for.
+        """
+        splits = create_splits_scenes()
+        train, val = (sorted(splits[name]) for name in SPLITS[self.version])
+        number_val = max(1, int(VALIDATION_SHARE * self.scenes))
+        number_train = self.scenes - number_val
+        if number_train > len(train) or number_val > len(val):
+            raise ConfigError(
+                f"{self.scenes} scenes are {number_train} + {number_val}, but the splits of "
+                f"{self.version} name {len(train)} + {len(val)}: ask for fewer scenes"
+            )
+        return train[:number_train] + val[:number_val]
