@@ -12,7 +12,7 @@ pixel::
 rendered as in :mod:`nsmae_plugin.models.compositing`. The factor D makes the uniform distribution
 a gain of one.
 
-The published density ``relu(p_d · raw_density)`` equals ``p_d · relu(raw_density)`` since ``p_d`` is
+The published density ``relu(p_d · raw_density)`` equals ``p_d · relu(raw_density)``, as ``p_d`` is
 never negative: the sign is one number per pixel, and half of all rays start empty and without
 gradient. Softplus in the place of that ReLU keeps every ray alive. (Softplus *around* the product
 would not do: where ``p_d = 0`` a fog of ``softplus(bias)`` would remain that no network can lift,

@@ -1,0 +1,161 @@
+"""The pre-training detector: mask, encode, render, compare (NS-MAE, arXiv 2405.17942)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from nsmae_plugin import host, losses
+from nsmae_plugin.detectors.nsmae_config import (
+    bev_columns,
+    camera_grid,
+    check_heads,
+    check_sections,
+    depth_edges,
+)
+from nsmae_plugin.errors import ConfigError
+from nsmae_plugin.models.mask_token import ImageMaskToken
+from nsmae_plugin.models.render_heads import BEVRenderHead, PerspectiveRenderHead
+from nsmae_plugin.models.targets import build_targets, hidden_cells
+from nsmae_plugin.models.view_transform import FactorizedDepthLSSTransform
+
+# Classes of the slots that stock detectors do not have, by the NAME of their section.
+MASK_TOKENS = {"ImageMaskToken": ImageMaskToken}
+PERSPECTIVE_HEADS = {"PerspectiveRenderHead": PerspectiveRenderHead}
+BEV_HEADS = {"BEVRenderHead": BEVRenderHead}
+
+ModelInfo = dict[str, Any]
+Built = tuple[nn.Module | None, ModelInfo]
+
+
+class NSMAE(host.Detector3DTemplate):
+    """Masked autoencoder of cameras, LiDAR or both, supervised by volume rendering.
+
+    Slots that the configuration leaves out are skipped. The camera branch is MASK_TOKEN,
+    IMAGE_BACKBONE, NECK, VTRANSFORM and, if wanted, PERSPECTIVE_HEAD; the LiDAR branch VFE,
+    BACKBONE_3D, MAP_TO_BEV; BEV_HEAD renders what there is of them from above. Encoders have the
+    slot names, and so the checkpoint prefixes, of stock detectors; mask token and heads have slots
+    of their own, which a detector that starts from these weights does not have.
+
+    In training mode the forward pass returns OpenPCDet's ``({'loss': loss}, tb_dict, disp_dict)``.
+    In evaluation mode it returns ``(batch_dict, {})``, with the renderings, the targets, the cells
+    of which the network saw no LiDAR (:func:`~nsmae_plugin.models.targets.hidden_cells`), and the
+    loss terms as floats under ``loss_terms``.
+
+    Attributes:
+        steps_per_epoch: optimizer steps of an epoch, set by the training loop; it turns
+            LOSS_CONFIG.DEPTH_STOP_EPOCH into steps. None: the depth terms never stop.
+
+    Raises:
+        ConfigError: sections, sizes or bounds that do not fit together.
+    """
+
+    def __init__(self, model_cfg: Any, num_class: int, dataset: Any) -> None:
+        super().__init__(model_cfg=model_cfg, num_class=num_class, dataset=dataset)
+        check_sections(model_cfg)
+        self.steps_per_epoch: int | None = None
+        self.camera_grid = camera_grid(model_cfg)
+        self.columns = bev_columns(model_cfg, dataset)
+        check_heads(model_cfg, self.columns)
+        self.module_topology = [
+            "vfe",
+            "backbone_3d",
+            "map_to_bev_module",
+            "mask_token",
+            "image_backbone",
+            "neck",
+            "vtransform",
+            "perspective_head",
+            "bev_head",
+        ]
+        self.module_list = self.build_networks()
+
+    # ---- forward
+
+    def forward(self, batch_dict: dict[str, Any]) -> tuple[Any, ...]:
+        """Mask, encode and render a batch, and compare it with its targets."""
+        batch_dict = self.encode_and_render(batch_dict)
+        batch_dict.update(build_targets(batch_dict, self.camera_grid, self.columns))
+        loss, tb_dict, disp_dict = self.get_training_loss(batch_dict)
+        if self.training:
+            return {"loss": loss}, tb_dict, disp_dict
+        batch_dict.update(hidden_cells(batch_dict, self.camera_grid, self.columns))
+        batch_dict["loss_terms"] = tb_dict
+        return batch_dict, {}
+
+    def encode_and_render(self, batch_dict: dict[str, Any]) -> dict[str, Any]:
+        """Run the slots in their order; the caller's dict and its tensors stay as they are."""
+        self._check_batch(batch_dict)
+        batch_dict = dict(batch_dict)
+        for module in self.module_list:
+            batch_dict = module(batch_dict)
+        return batch_dict
+
+    def get_training_loss(
+        self, batch_dict: dict[str, Any]
+    ) -> tuple[Tensor, dict[str, float], dict[str, Any]]:
+        """The weighted sum of the terms, and every term as a float, unweighted and weighted."""
+        config = self.model_cfg.LOSS_CONFIG
+        terms = losses.loss_terms(batch_dict)
+        factor = losses.depth_schedule(
+            int(self.global_step), self.steps_per_epoch, config.get("DEPTH_STOP_EPOCH")
+        )
+        weighted = losses.weigh(terms, config.LOSS_WEIGHTS, factor)
+        names = [f"loss_{name}" for name in terms] + [f"weighted_{name}" for name in weighted]
+        values = torch.stack([*terms.values(), *weighted.values()]).tolist()
+        loss = torch.stack(list(weighted.values())).sum()
+        return loss, dict(zip(names, values, strict=True)), {}
+
+    def _check_batch(self, batch_dict: dict[str, Any]) -> None:
+        needs = {"camera_imgs": self.vtransform, "voxels": self.backbone_3d}
+        for key, module in needs.items():
+            if module is not None and key not in batch_dict:
+                raise ConfigError(
+                    f"{type(module).__name__} is in MODEL, but the data has no {key}: set "
+                    "DATA_CONFIG.CAMERA_CONFIG.USE_CAMERA, USE_LIDAR and DATA_PROCESSOR for it"
+                )
+
+    # ---- slots that stock detectors do not have
+
+    def build_mask_token(self, model_info_dict: ModelInfo) -> Built:
+        return self._build_own("MASK_TOKEN", MASK_TOKENS, model_info_dict)
+
+    def build_perspective_head(self, model_info_dict: ModelInfo) -> Built:
+        config = self.model_cfg.get("PERSPECTIVE_HEAD")
+        if config is None:
+            return None, model_info_dict
+        if not isinstance(self.vtransform, FactorizedDepthLSSTransform):
+            raise ConfigError(
+                f"MODEL.PERSPECTIVE_HEAD renders the factors of FactorizedDepthLSSTransform; "
+                f"MODEL.VTRANSFORM.NAME is {self.model_cfg.VTRANSFORM.NAME}"
+            )
+        edges = depth_edges(self.model_cfg.VTRANSFORM.DBOUND)
+        return self._build_own("PERSPECTIVE_HEAD", PERSPECTIVE_HEADS, model_info_dict, edges=edges)
+
+    def build_bev_head(self, model_info_dict: ModelInfo) -> Built:
+        channels = {}
+        if self.vtransform is not None:
+            channels["spatial_features_img"] = self.model_cfg.VTRANSFORM.OUT_CHANNEL
+        if self.map_to_bev_module is not None:
+            channels["spatial_features"] = self.map_to_bev_module.num_bev_features
+        return self._build_own(
+            "BEV_HEAD",
+            BEV_HEADS,
+            model_info_dict,
+            channels=channels,
+            voxel_height=self.columns.voxel_size[2],
+        )
+
+    def _build_own(
+        self, section: str, classes: dict[str, Any], info: ModelInfo, **arguments: Any
+    ) -> Built:
+        config = self.model_cfg.get(section)
+        if config is None:
+            return None, info
+        if config.NAME not in classes:
+            raise ConfigError(f"MODEL.{section}.NAME {config.NAME!r} is not one of {list(classes)}")
+        module = classes[config.NAME](config, **arguments)
+        info["module_list"].append(module)
+        return module, info

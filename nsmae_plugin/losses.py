@@ -1,0 +1,76 @@
+"""The terms of the pre-training loss, one function each, and their schedule.
+
+Weights and schedule as in NS-MAE (arXiv 2405.17942): colour 1e4, depth 1e-2 in either view, depth
+for the first 10 of 50 epochs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+DEPTH_TERMS = ("depth", "bev_depth")
+
+
+def colour_loss(rendered: Tensor, target: Tensor) -> Tensor:
+    """Mean squared error over all pixels and channels, hidden or visible; shapes are equal."""
+    return F.mse_loss(rendered, target)
+
+
+def depth_loss(rendered: Tensor, target: Tensor, valid: Tensor) -> Tensor:
+    """Mean absolute error in metres over the cells that have a target; shapes are equal."""
+    return masked_mean((rendered - target).abs(), valid)
+
+
+def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
+    """Mean of ``values`` where ``mask``; 0 where nothing is, with a gradient of zero.
+
+    Staying in the graph matters: under distributed training every parameter needs a gradient from
+    every process, also from one whose cameras see no point.
+    """
+    return torch.where(mask, values, 0.0).sum() / mask.sum().clamp(min=1)
+
+
+def depth_schedule(
+    global_step: int, steps_per_epoch: int | None, stop_epoch: float | None
+) -> float:
+    """Factor on the depth weights: 1, and 0 from epoch ``stop_epoch`` on (None: never).
+
+    Args:
+        global_step: optimizer steps done.
+        steps_per_epoch: None counts as "not training by epochs", where nothing stops.
+    """
+    if stop_epoch is None or steps_per_epoch is None:
+        return 1.0
+    return float(global_step < stop_epoch * steps_per_epoch)
+
+
+def loss_terms(batch_dict: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Unweighted terms of what was rendered: ``rgb``, ``depth``, ``bev_depth``."""
+    terms = {}
+    if "rendered_rgb" in batch_dict:
+        terms["rgb"] = colour_loss(batch_dict["rendered_rgb"], batch_dict["target_rgb"])
+        terms["depth"] = depth_loss(
+            *(batch_dict[k] for k in ("rendered_depth", "target_depth", "target_depth_mask"))
+        )
+    terms["bev_depth"] = depth_loss(
+        *(batch_dict[k] for k in ("rendered_bev_depth", "target_bev_depth", "target_bev_mask"))
+    )
+    return terms
+
+
+def weigh(
+    terms: Mapping[str, Tensor], weights: Mapping[str, float], depth_factor: float
+) -> dict[str, Tensor]:
+    """Each term times its ``<term>_weight``, depth terms also times ``depth_factor``.
+
+    A term of weight 0 stays in the graph, for the reason given in :func:`masked_mean`.
+    """
+    return {
+        name: term * (weights[f"{name}_weight"] * (depth_factor if name in DEPTH_TERMS else 1.0))
+        for name, term in terms.items()
+    }

@@ -1,0 +1,211 @@
+"""Targets of the reconstruction, from the clean images and the unmasked point cloud.
+
+Targets never share memory with what the network is given: they are computed from the uncorrupted
+tensors, and nothing is masked in place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from nsmae_plugin.errors import ConfigError
+from nsmae_plugin.models.depth_map import ImageReturns, image_returns, z_buffer
+
+
+@dataclass(frozen=True)
+class CameraGrid:
+    """The feature grid of the cameras, and what depths can be rendered.
+
+    Attributes:
+        stride: pixels per cell along both axes.
+        near, far: metres along the camera's z axis, boundaries of the depth bins.
+    """
+
+    stride: int
+    near: float
+    far: float
+
+
+@dataclass(frozen=True)
+class Columns:
+    """The voxel columns of the view from above; x, y, z.
+
+    Attributes:
+        lower: least corner of the range, metres.
+        voxel_size: metres.
+        size: number of voxels.
+        stride: voxels per BEV cell along x and y.
+    """
+
+    lower: tuple[float, ...]
+    voxel_size: tuple[float, ...]
+    size: tuple[int, ...]
+    stride: int
+
+    @property
+    def cells(self) -> tuple[int, int]:
+        """BEV cells along y and x."""
+        return self.size[1] // self.stride, self.size[0] // self.stride
+
+
+@torch.no_grad()
+def build_targets(
+    batch_dict: Mapping[str, Any], camera: CameraGrid | None, columns: Columns
+) -> dict[str, Tensor]:
+    """All targets of a batch.
+
+    Args:
+        batch_dict: with ``points`` (P, 4 or more), the unmasked cloud (absent: no depth target is
+            valid), and for the cameras ``clean_camera_imgs``, ``image_mean``, ``image_std``,
+            ``lidar2image``, ``img_aug_matrix``, ``lidar_aug_matrix``. Nothing is written into it.
+        camera: None without cameras.
+
+    Returns:
+        With cameras: ``target_rgb`` (B, N, 3, h, w) in [0, 1]; ``target_depth`` (B, N, h, w),
+        metres along the camera's z axis; ``target_depth_mask`` bool, true where there is a target.
+        Always: ``target_bev_depth`` (B, Y, X), metres below the top of the range;
+        ``target_bev_mask`` bool. Depths are 0 where the mask is false.
+
+    Raises:
+        ConfigError: the normalisation of the images is not known.
+    """
+    targets = {}
+    if camera is not None:
+        targets["target_rgb"] = colour_target(batch_dict, camera.stride)
+        returns = _returns(batch_dict)
+        depth, valid = _depth_target(returns, batch_dict, camera)
+        targets["target_depth"], targets["target_depth_mask"] = depth, valid
+    depth, valid = bev_target(_points(batch_dict), batch_dict["batch_size"], columns)
+    targets["target_bev_depth"], targets["target_bev_mask"] = depth, valid
+    return targets
+
+
+@torch.no_grad()
+def hidden_cells(
+    batch_dict: Mapping[str, Any], camera: CameraGrid | None, columns: Columns
+) -> dict[str, Tensor]:
+    """Which target cells the network has seen no LiDAR of; for evaluation and pictures.
+
+    Args:
+        batch_dict: as for :func:`build_targets`, with its results and, when present,
+            ``depth_hint_mask`` (P,) bool, true: hidden, and ``voxel_coords`` (V, 4) b, z, y, x of
+            the visible voxels.
+
+    Returns:
+        ``target_depth_hidden`` (B, N, h, w): valid cells in which no visible hint falls, and
+        ``target_bev_hidden`` (B, Y, X): valid cells with no visible voxel.
+    """
+    result = {}
+    if camera is not None:
+        returns = _returns(batch_dict)
+        hidden = batch_dict.get("depth_hint_mask")
+        if hidden is not None:
+            shown = ~hidden[returns.point]
+            returns = ImageReturns(*(one[shown] for one in returns))
+        _, hinted = z_buffer(*_image_grid(returns, batch_dict, camera))
+        valid = batch_dict["target_depth_mask"]
+        result["target_depth_hidden"] = valid & ~hinted.view_as(valid)
+    valid = batch_dict["target_bev_mask"]
+    result["target_bev_hidden"] = valid & ~_occupied(batch_dict, columns)
+    return result
+
+
+def colour_target(batch_dict: Mapping[str, Any], stride: int) -> Tensor:
+    """(B, N, 3, h, w) colours in [0, 1]: the mean of the ``stride`` × ``stride`` pixels of a cell.
+
+    Raises:
+        ConfigError: ``image_mean`` or ``image_std`` (B, 3) is missing.
+    """
+    images = batch_dict["clean_camera_imgs"].float()
+    if "image_mean" not in batch_dict or "image_std" not in batch_dict:
+        raise ConfigError(
+            "colour targets need image_mean and image_std in the batch: add image_normalize to "
+            "DATA_CONFIG.DATA_PROCESSOR of a MultiModalNuScenesDataset"
+        )
+    mean, std = (batch_dict[key][:, None, :, None, None] for key in ("image_mean", "image_std"))
+    pooled = F.avg_pool2d(images.flatten(0, 1), stride).unflatten(0, images.shape[:2])
+    return pooled * std + mean
+
+
+def bev_target(points: Tensor, batch_size: int, columns: Columns) -> tuple[Tensor, Tensor]:
+    """Depth below the top of the range of the topmost occupied voxel in every BEV cell.
+
+    Works on the points alone; no dense grid of voxels is built.
+
+    Args:
+        points: (P, 4 or more), sample index, x, y, z; points outside the range are ignored.
+
+    Returns:
+        depth (B, Y, X) in metres, to the centre of that voxel, 0 where the cell is empty; and a
+        bool mask of the cells that are not.
+    """
+    lower, voxel = points.new_tensor(columns.lower), points.new_tensor(columns.voxel_size)
+    index = torch.floor((points[:, 1:4] - lower) / voxel)
+    # False for NaN as well.
+    inside = ((index >= 0) & (index < index.new_tensor(columns.size))).all(1)
+    x, y, z = torch.where(inside[:, None], index, 0.0).long().unbind(1)
+    cell = _bev_cell(points[:, 0].long(), y, x, columns)
+    height, width = columns.cells
+    empty = columns.size[2]
+    level = torch.where(inside, empty - 1 - z, empty)  # 0 is the top; points outside change nothing
+    highest = level.new_full((batch_size * height * width,), empty)
+    highest.scatter_reduce_(0, cell, level, "amin")
+    highest = highest.view(batch_size, height, width)
+    valid = highest < empty
+    depth = (highest + 0.5) * columns.voxel_size[2]
+    return torch.where(valid, depth, 0.0), valid
+
+
+def _depth_target(
+    returns: ImageReturns, batch_dict: Mapping[str, Any], camera: CameraGrid
+) -> tuple[Tensor, Tensor]:
+    """Nearest return per feature cell, valid where the bins can render it."""
+    depth, valid = z_buffer(*_image_grid(returns, batch_dict, camera))
+    valid &= (depth >= camera.near) & (depth <= camera.far)
+    views = batch_dict["clean_camera_imgs"].shape[:2]
+    return torch.where(valid, depth, 0.0).unflatten(0, views), valid.unflatten(0, views)
+
+
+def _returns(batch_dict: Mapping[str, Any]) -> ImageReturns:
+    height, width = batch_dict["clean_camera_imgs"].shape[-2:]
+    return image_returns(
+        _points(batch_dict),
+        batch_dict["lidar2image"],
+        batch_dict["img_aug_matrix"],
+        batch_dict["lidar_aug_matrix"],
+        (height, width),
+    )
+
+
+def _image_grid(
+    returns: ImageReturns, batch_dict: Mapping[str, Any], camera: CameraGrid
+) -> tuple[ImageReturns, int, tuple[int, int], int]:
+    """Arguments of ``z_buffer``."""
+    batch, cameras, _, height, width = batch_dict["clean_camera_imgs"].shape
+    return returns, batch * cameras, (height, width), camera.stride
+
+
+def _points(batch_dict: Mapping[str, Any]) -> Tensor:
+    points = batch_dict.get("points")
+    return batch_dict["lidar_aug_matrix"].new_zeros(0, 4) if points is None else points
+
+
+def _occupied(batch_dict: Mapping[str, Any], columns: Columns) -> Tensor:
+    """(B, Y, X) bool: BEV cells with a visible voxel."""
+    occupied = torch.zeros_like(batch_dict["target_bev_mask"])
+    if "voxel_coords" in batch_dict:
+        sample, _, y, x = batch_dict["voxel_coords"].long().unbind(1)
+        occupied.view(-1)[_bev_cell(sample, y, x, columns)] = True
+    return occupied
+
+
+def _bev_cell(sample: Tensor, y: Tensor, x: Tensor, columns: Columns) -> Tensor:
+    height, width = columns.cells
+    row, column = y // columns.stride, x // columns.stride
+    return (sample * height + row) * width + column
