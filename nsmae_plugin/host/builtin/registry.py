@@ -6,6 +6,7 @@ camera-only model needs no spconv.
 
 import importlib
 from collections.abc import Callable
+from operator import attrgetter
 from typing import Any
 
 from nsmae_plugin.errors import HostError
@@ -33,16 +34,24 @@ _MODULES = "nsmae_plugin.host.builtin.modules"
 _VIEW_TRANSFORM = "nsmae_plugin.models.view_transform:FactorizedDepthLSSTransform"
 
 _OWN = {
-    ("vfe", "MeanVFE"): f"{_MODULES}.vfe:MeanVFE",
-    ("backbone_3d", "VoxelResBackBone8x"): f"{_MODULES}.backbone_3d:VoxelResBackBone8x",
-    ("map_to_bev", "HeightCompression"): f"{_MODULES}.map_to_bev:HeightCompression",
-    ("image_backbone", "SwinTransformer"): f"{_MODULES}.swin:SwinTransformer",
-    ("neck", "GeneralizedLSSFPN"): f"{_MODULES}.neck:GeneralizedLSSFPN",
+    "vfe": {"MeanVFE": f"{_MODULES}.vfe:MeanVFE"},
+    "backbone_3d": {"VoxelResBackBone8x": f"{_MODULES}.backbone_3d:VoxelResBackBone8x"},
+    "map_to_bev": {"HeightCompression": f"{_MODULES}.map_to_bev:HeightCompression"},
+    "image_backbone": {"SwinTransformer": f"{_MODULES}.swin:SwinTransformer"},
+    "neck": {"GeneralizedLSSFPN": f"{_MODULES}.neck:GeneralizedLSSFPN"},
     # Both names: a configuration of OpenPCDet's builds the same network here.
-    ("vtransform", "DepthLSSTransform"): _VIEW_TRANSFORM,
-    ("vtransform", "FactorizedDepthLSSTransform"): _VIEW_TRANSFORM,
-    ("fuser", "ConvFuser"): f"{_MODULES}.fuser:ConvFuser",
-    ("backbone_2d", "BaseBEVBackbone"): f"{_MODULES}.backbone_2d:BaseBEVBackbone",
+    "vtransform": {
+        "DepthLSSTransform": _VIEW_TRANSFORM,
+        "FactorizedDepthLSSTransform": _VIEW_TRANSFORM,
+    },
+    "fuser": {"ConvFuser": f"{_MODULES}.fuser:ConvFuser"},
+    "backbone_2d": {"BaseBEVBackbone": f"{_MODULES}.backbone_2d:BaseBEVBackbone"},
+}
+
+# The classes whose methods, listed in their STEPS, are the host's own steps.
+_PIPELINES = {
+    "augmentor": "nsmae_plugin.host.builtin.augmentor:DataAugmentor",
+    "processor": "nsmae_plugin.host.builtin.processor:DataProcessor",
 }
 
 
@@ -58,7 +67,8 @@ def register(slot: str, name: str, obj: Callable[..., Any]) -> None:
             f"{slot} {name!r} is already {_describe(present)} in the built-in host; "
             f"choose another name for {_describe(obj)}"
         )
-    REGISTRIES[slot][name] = obj
+    if present is None:
+        REGISTRIES[slot][name] = obj
 
 
 def lookup(slot: str, name: str) -> Any:
@@ -70,32 +80,40 @@ def lookup(slot: str, name: str) -> Any:
     """
     found = _find(slot, name)
     if found is None:
-        names = {*REGISTRIES[slot], *(own for own_slot, own in _OWN if own_slot == slot)}
-        raise HostError(
-            f"the built-in host has no {slot} {name!r}; it has {', '.join(sorted(names)) or 'none'}"
-        )
+        names = ", ".join(sorted({*REGISTRIES[slot], *_own(slot)})) or "none"
+        raise HostError(f"the built-in host has no {slot} {name!r}; it has {names}")
     return found
 
 
 def _find(slot: str, name: str) -> Any | None:
     if slot not in REGISTRIES:
         raise HostError(f"unknown slot {slot!r}; the slots are {', '.join(SLOTS)}")
-    if name not in REGISTRIES[slot] and (slot, name) in _OWN:
-        REGISTRIES[slot][name] = _import(slot, name)
-    return REGISTRIES[slot].get(name)
+    if name in REGISTRIES[slot]:
+        return REGISTRIES[slot][name]
+    path = _own(slot).get(name)
+    return None if path is None else _import(path)
 
 
-def _import(slot: str, name: str) -> Any:
-    module, _, attribute = _OWN[slot, name].partition(":")
+def _own(slot: str) -> dict[str, str]:
+    """The host's own entries of a slot: name -> import path, ``module:attribute.attribute``."""
+    if slot in _PIPELINES:
+        path = _PIPELINES[slot]
+        return {step: f"{path}.{step}" for step in _import(path).STEPS}
+    return _OWN.get(slot, {})
+
+
+def _import(path: str) -> Any:
+    module, _, attributes = path.partition(":")
     try:
-        return getattr(importlib.import_module(module), attribute)
+        found = importlib.import_module(module)
     except ModuleNotFoundError as error:
+        if error.name not in ("spconv", "cumm"):
+            raise
         raise HostError(
-            f"{slot} {name!r} needs the package {error.name}, which is not installed; "
-            "`pip install spconv`, or the spconv-cuXXX wheel of your CUDA version"
-            if error.name in ("spconv", "cumm")
-            else f"{slot} {name!r} cannot be imported: {error}"
+            f"{module} needs {error.name}, which is not installed: `pip install spconv`, "
+            "or the spconv-cuXXX wheel of your CUDA version"
         ) from error
+    return attrgetter(attributes)(found)
 
 
 def _describe(obj: Any) -> str:

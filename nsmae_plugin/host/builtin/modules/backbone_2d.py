@@ -7,6 +7,9 @@ from torch import nn
 
 from nsmae_plugin.errors import ConfigError
 
+LEVEL_KEYS = ("LAYER_NUMS", "LAYER_STRIDES", "NUM_FILTERS")
+UPSAMPLE_KEYS = ("UPSAMPLE_STRIDES", "NUM_UPSAMPLE_FILTERS")
+
 
 def _norm(channels: int) -> nn.BatchNorm2d:
     return nn.BatchNorm2d(channels, eps=1e-3, momentum=0.01)
@@ -44,9 +47,8 @@ def _resample(in_channels: int, channels: int, stride: float, convolve: bool) ->
 class BaseBEVBackbone(nn.Module):
     """Levels of convolutions, brought to one resolution and concatenated (SECOND, PointPillars).
 
-    LAYER_NUMS, LAYER_STRIDES and NUM_FILTERS describe the levels, UPSAMPLE_STRIDES and
-    NUM_UPSAMPLE_FILTERS their way to the common resolution (one entry more: a last upsampling of
-    the concatenation). Each pair or triple may be absent.
+    LAYER_NUMS, LAYER_STRIDES and NUM_FILTERS describe the levels; UPSAMPLE_STRIDES and
+    NUM_UPSAMPLE_FILTERS their way to the common resolution, and may be absent.
 
     Raises:
         ConfigError: lists of different lengths.
@@ -55,25 +57,14 @@ class BaseBEVBackbone(nn.Module):
     def __init__(self, model_cfg: Any, input_channels: int) -> None:
         super().__init__()
         self.model_cfg = model_cfg
-        depths, strides, filters = _lists(model_cfg, "LAYER_NUMS", "LAYER_STRIDES", "NUM_FILTERS")
-        ups = list(model_cfg.get("UPSAMPLE_STRIDES") or [])
-        up_filters = list(model_cfg.get("NUM_UPSAMPLE_FILTERS") or [])
-        if ups and not len(depths) == len(up_filters) <= len(ups) <= len(depths) + 1:
-            raise ConfigError(
-                f"BACKBONE_2D: {len(depths)} levels need as many NUM_UPSAMPLE_FILTERS and "
-                f"UPSAMPLE_STRIDES (or one stride more), not {len(up_filters)} and {len(ups)}"
-            )
+        depths, strides, filters, ups, up_filters = _levels(model_cfg)
         convolve = model_cfg.get("USE_CONV_FOR_NO_STRIDE", False)
         inputs = [input_channels, *filters[:-1]]
         self.blocks = nn.ModuleList(map(_level, inputs, filters, strides, depths))
         self.deblocks = nn.ModuleList(
-            _resample(channels, up_channels, stride, convolve)
-            for channels, up_channels, stride in zip(filters, up_filters, ups, strict=False)
+            _resample(*sizes, convolve) for sizes in zip(filters, up_filters, ups, strict=False)
         )
-        self.num_bev_features = sum(up_filters)
-        if len(ups) > len(depths):
-            total = self.num_bev_features
-            self.deblocks.append(_resample(total, total, ups[-1], convolve=False))
+        self.num_bev_features = sum(up_filters or filters)
 
     def forward(self, batch_dict: dict[str, Any]) -> dict[str, Any]:
         """Reads ``spatial_features`` (B, C, Y, X); writes ``spatial_features_2d``
@@ -84,15 +75,16 @@ class BaseBEVBackbone(nn.Module):
             features = block(features)
             levels.append(self.deblocks[index](features) if self.deblocks else features)
         merged = torch.cat(levels, dim=1) if levels else features
-        if len(self.deblocks) > len(self.blocks):
-            merged = self.deblocks[-1](merged)
         batch_dict["spatial_features_2d"] = merged
         return batch_dict
 
 
-def _lists(model_cfg: Any, *keys: str) -> list[list[Any]]:
-    lists = [list(model_cfg.get(key) or []) for key in keys]
-    if len(set(map(len, lists))) > 1:
-        lengths = ", ".join(f"{key} {len(one)}" for key, one in zip(keys, lists, strict=True))
-        raise ConfigError(f"BACKBONE_2D: one entry per level is needed, got {lengths}")
+def _levels(model_cfg: Any) -> list[list[Any]]:
+    """The five lists of the configuration, checked to have one entry per level."""
+    lists = [list(model_cfg.get(key) or []) for key in (*LEVEL_KEYS, *UPSAMPLE_KEYS)]
+    lengths = [len(one) for one in lists]
+    if len(set(lengths[:3])) > 1 or lengths[3:] not in ([0, 0], [lengths[0]] * 2):
+        named = zip((*LEVEL_KEYS, *UPSAMPLE_KEYS), lengths, strict=True)
+        counts = ", ".join(f"{length} {key}" for key, length in named)
+        raise ConfigError(f"BACKBONE_2D needs one entry per level in every list, not {counts}")
     return lists

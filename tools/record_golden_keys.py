@@ -1,0 +1,74 @@
+"""Record the parameter names and shapes of OpenPCDet's BevFusion, for tests without OpenPCDet.
+
+Builds the detector of OpenPCDet's own ``bevfusion.yaml`` at full size, without its dense head, and
+writes ``{name: shape}`` of its state dict. Needed again only when the reference commit changes:
+
+    export OPENPCDET_ROOT=...
+    python tools/record_golden_keys.py --commit 8caccce --out tests/golden/pcdet_keys.json
+"""
+
+import argparse
+import json
+import os
+from pathlib import Path
+from types import SimpleNamespace
+
+import nsmae_plugin  # noqa: F401  (sets the OpenMP policy before torch loads)
+
+# isort: split
+import numpy as np
+import yaml
+from easydict import EasyDict
+
+from nsmae_plugin.host import openpcdet
+
+CONFIG = "tools/cfgs/nuscenes_models/bevfusion.yaml"
+VOXEL_SIZE = (0.075, 0.075, 0.2)  # metres, as in that file
+
+
+def build_bevfusion(config: EasyDict):
+    """OpenPCDet's detector without dense head and without image checkpoint."""
+    model = config.MODEL
+    del model["DENSE_HEAD"], model["IMAGE_BACKBONE"]["INIT_CFG"]
+    extent = np.array(config.DATA_CONFIG.POINT_CLOUD_RANGE)
+    dataset = SimpleNamespace(
+        class_names=config.CLASS_NAMES,
+        point_feature_encoder=SimpleNamespace(num_point_features=5),
+        grid_size=np.round((extent[3:] - extent[:3]) / VOXEL_SIZE).astype(np.int64),
+        point_cloud_range=extent,
+        voxel_size=VOXEL_SIZE,
+        depth_downsample_factor=None,
+    )
+    return openpcdet.build_network(model, num_class=len(config.CLASS_NAMES), dataset=dataset)
+
+
+def _readable(golden: dict) -> str:
+    """JSON with a line per name, so that a change shows as a diff."""
+    head = {key: value for key, value in golden.items() if key != "state"}
+    rows = ",\n".join(
+        f"  {json.dumps(name)}: {json.dumps(shape)}" for name, shape in golden["state"].items()
+    )
+    return json.dumps(head, indent=1)[:-2] + ',\n "state": {\n' + rows + "\n }\n}\n"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--commit", required=True, help="commit of the OpenPCDet checkout")
+    parser.add_argument("--out", required=True, type=Path)
+    args = parser.parse_args()
+
+    path = Path(os.environ["OPENPCDET_ROOT"]) / CONFIG
+    config = EasyDict(yaml.safe_load(path.read_text(encoding="utf-8")))
+    state = build_bevfusion(config).state_dict()
+    golden = {
+        "source": "https://github.com/open-mmlab/OpenPCDet",
+        "commit": args.commit,
+        "config": CONFIG,
+        "state": {name: list(value.shape) for name, value in state.items()},
+    }
+    args.out.write_text(_readable(golden), encoding="utf-8")
+    print(f"{len(state)} names from {path} ({args.commit}) -> {args.out}")
+
+
+if __name__ == "__main__":
+    main()
