@@ -1,0 +1,79 @@
+"""The published formulation of the frustum path, as a reference to compare and measure against.
+
+Lift-Splat-Shoot, OpenPCDet and NS-MAE build the lifted tensor, pixels x bins x channels, add its
+rows into BEV cells, and render it after a 1x1 convolution with a cumulative product. The
+activations are those of :mod:`nsmae_plugin.models.frustum_render`, so that both give the same
+values.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch.nn import functional as F
+
+from nsmae_plugin.models.compositing import BACKGROUND
+
+
+def lift(depth: torch.Tensor, context: torch.Tensor) -> torch.Tensor:
+    """(images, D, fH, fW) probabilities and (images, C, fH, fW) -> (images, D, fH, fW, C)."""
+    return (depth.unsqueeze(1) * context.unsqueeze(2)).permute(0, 2, 3, 4, 1)
+
+
+class MaterialisedPlan(NamedTuple):
+    """Rows of the lifted tensor inside the grid, and their cells, (K,) int64."""
+
+    kept: torch.Tensor
+    cells: torch.Tensor
+    num_cells: int
+
+
+def materialised_plan(
+    cells: torch.Tensor, image_shape: torch.Size, num_cells: int
+) -> MaterialisedPlan:
+    """From the (P, D) cells of :func:`nsmae_plugin.models.bev_pool.frustum_cells`.
+
+    Args:
+        image_shape: (images, D, fH, fW).
+    """
+    images, bins, height, width = image_shape
+    by_bin = cells.view(images, height * width, bins).transpose(1, 2).flatten()
+    kept = (by_bin >= 0).nonzero().squeeze(1)
+    return MaterialisedPlan(kept, by_bin[kept].long(), num_cells)
+
+
+def pool_frustum(frustum: torch.Tensor, plan: MaterialisedPlan) -> torch.Tensor:
+    """Sum the rows of each BEV cell: (cells, C)."""
+    rows = frustum.reshape(-1, frustum.shape[-1])[plan.kept]
+    return rows.new_zeros(plan.num_cells, rows.shape[1]).index_add(0, plan.cells, rows)
+
+
+def render_materialised(
+    frustum: torch.Tensor,
+    depth: torch.Tensor,
+    weight: torch.Tensor,
+    centres: torch.Tensor,
+    edges: torch.Tensor,
+    density_bias: float,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Colour, depth and opacity of every pixel, arguments and results as ``render_frustum``.
+
+    Args:
+        frustum: (images, D, fH, fW, C); depth: (images, D, fH, fW), its probabilities.
+        weight: (4, C, 1, 1), of the projection to red, green, blue and density.
+    """
+    images, bins, height, width, channels = frustum.shape
+    maps = frustum.permute(0, 1, 4, 2, 3).reshape(images * bins, channels, height, width)
+    raw = F.conv2d(maps, weight).view(images, bins, 4, height, width)
+    # The probabilities of a pixel add up to one: the sum over its bins is its raw density.
+    raw_density = raw[:, :, 3].sum(1, keepdim=True)
+    density = bins * depth * F.softplus(raw_density + density_bias)
+    alpha = 1.0 - torch.exp(-density * edges.diff().view(1, -1, 1, 1))
+    passed = torch.cumprod(1.0 - alpha, dim=1)
+    in_front = torch.cat((torch.ones_like(passed[:, :1]), passed[:, :-1]), dim=1)
+    weights = alpha * in_front
+    colour = torch.sigmoid(bins * raw[:, :, :3])
+    rgb = (weights.unsqueeze(2) * colour).sum(1) + BACKGROUND * passed[:, -1:]
+    distance = (weights * centres.view(1, -1, 1, 1)).sum(1) + passed[:, -1] * edges[-1]
+    return rgb, distance, weights.sum(1)

@@ -1,0 +1,142 @@
+"""Seconds and peak memory, each measured in a process of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from nsmae_plugin.errors import NSMAEError
+
+MIB = 2.0**20
+PROJECT = Path(__file__).resolve().parents[2]
+
+
+class MeasurementError(NSMAEError):
+    """A measurement that failed or is impossible on this machine."""
+
+
+def measure_calls(
+    step: Callable[[], Any], device: torch.device, repeats: int
+) -> dict[str, list[float]]:
+    """Run ``step`` once for its peak memory, then ``repeats`` times for its duration.
+
+    The memory is that above what is held before the call: resident pages on a CPU, allocated
+    bytes on a GPU. The first call also warms up.
+
+    Returns:
+        ``seconds`` of every timed call; ``mib``, one value, or none where it cannot be read.
+    """
+    before = _reset_peak(device)
+    step()
+    peak = _peak(device)
+    seconds = []
+    for _ in range(repeats):
+        _synchronize(device)
+        start = time.perf_counter()
+        step()
+        _synchronize(device)
+        seconds.append(time.perf_counter() - start)
+    return {"seconds": seconds, "mib": [] if peak is None else [(peak - before) / MIB]}
+
+
+def _reset_peak(device: torch.device) -> float:
+    """Bytes held now; the peak is counted from here."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        return torch.cuda.memory_allocated(device)
+    try:
+        with open("/proc/self/clear_refs", "w", encoding="ascii") as file:
+            file.write("5")  # resets VmHWM, see proc(5)
+    except OSError:
+        return 0.0
+    return _peak(device) or 0.0
+
+
+def _peak(device: torch.device) -> float | None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+        return torch.cuda.max_memory_allocated(device)
+    try:
+        with open("/proc/self/status", encoding="ascii") as file:
+            line = next(line for line in file if line.startswith("VmHWM"))
+    except OSError:
+        return None
+    return 1024.0 * int(line.split()[1])
+
+
+def _synchronize(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def run_isolated(module: str, arguments: Sequence[str], *, huge_pages: bool) -> dict[str, Any]:
+    """Run ``python -m module arguments`` in a fresh process; the last line it prints is JSON.
+
+    Args:
+        huge_pages: back large tensors with 2-MiB pages (Linux). Without them the page faults of a
+            formulation that allocates much are most of its time.
+
+    Raises:
+        MeasurementError: with what the process wrote to stderr.
+    """
+    environment = dict(os.environ)
+    paths = [str(PROJECT), *filter(None, [environment.get("PYTHONPATH")])]
+    environment["PYTHONPATH"] = os.pathsep.join(paths)  # also where the package is not installed
+    environment.pop("THP_MEM_ALLOC_ENABLE", None)
+    if huge_pages:
+        environment["THP_MEM_ALLOC_ENABLE"] = "1"  # read when torch loads
+    command = [sys.executable, "-m", module, *arguments]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise MeasurementError(f"{' '.join(command)} failed:\n{done.stderr.strip()[-2000:]}")
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def interleave(
+    variants: Sequence[str], measure: Callable[[str], dict[str, list[float]]], rounds: int
+) -> dict[str, dict[str, list[float]]]:
+    """Measure the variants in turn, ``rounds`` times, so that other work slows each alike."""
+    results: dict[str, dict[str, list[float]]] = {
+        variant: {"seconds": [], "mib": []} for variant in variants
+    }
+    for _ in range(rounds):
+        for variant in variants:
+            for key, values in measure(variant).items():
+                results[variant][key] += values
+    return results
+
+
+def summarize(values: Sequence[float]) -> dict[str, float] | None:
+    """Median, smallest and largest; None of nothing."""
+    if not values:
+        return None
+    return {"median": statistics.median(values), "min": min(values), "max": max(values)}
+
+
+def compare(results: dict[str, dict[str, list[float]]], slow: str, fast: str) -> dict[str, Any]:
+    """Summaries of both variants and the ratios ``slow / fast`` of their medians."""
+    report: dict[str, Any] = {
+        variant: {key: summarize(values) for key, values in result.items()}
+        for variant, result in results.items()
+    }
+    for key in ("seconds", "mib"):
+        pair = report[slow][key], report[fast][key]
+        report[f"{key}_ratio"] = pair[0]["median"] / pair[1]["median"] if all(pair) else None
+    return report
+
+
+def describe_device(device: str) -> str:
+    """Name of the GPU, or number of threads of the CPU."""
+    if device == "cuda":
+        return torch.cuda.get_device_name()
+    return f"CPU, {torch.get_num_threads()} threads"
