@@ -30,7 +30,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--batch_size", type=int, help="default: the configuration's, per GPU")
     parser.add_argument("--workers", type=int, default=0)
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
-    parser.add_argument("--seed", type=int, default=0, help="of an untrained network")
+    parser.add_argument("--seed", type=int, default=0, help="of the masks and of an untrained network")
     parser.add_argument("--set", dest="overrides", nargs=argparse.REMAINDER, default=[], help=KEYS)
     return parser.parse_args(arguments)
 

@@ -29,7 +29,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     which.add_argument("--token", help="nuScenes token of the sample")
     parser.add_argument("--output_dir", type=Path, default=Path("output/pictures"))
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
-    parser.add_argument("--seed", type=int, default=0, help="of an untrained network")
+    parser.add_argument("--seed", type=int, default=0, help="of the masks and of an untrained network")
     parser.add_argument("--set", dest="overrides", nargs=argparse.REMAINDER, default=[], help=KEYS)
     return parser.parse_args(arguments)
 

@@ -34,7 +34,7 @@ class Trial:
     origin: str
 
     def batch_of(self, index: int) -> dict[str, Any]:
-        """The batch that holds sample ``index`` alone, with the masks that it always has.
+        """The batch that holds sample ``index`` alone, masked as when the whole split is read.
 
         Raises:
             DataError: when the split has no such sample.
@@ -77,7 +77,7 @@ def prepare(
         split: ``train`` or ``test``; either is read in order, whole and without augmentation.
         ckpt: checkpoint file, or a folder whose newest one is taken; None leaves the network
             untrained.
-        seed: decides the weights of an untrained network. The masks follow from the sample alone.
+        seed: decides the masks, and the weights of an untrained network.
 
     Raises:
         CheckpointError: when ``ckpt`` cannot be read or belongs to another architecture.

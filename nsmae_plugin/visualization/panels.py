@@ -61,13 +61,13 @@ def finish(axes: Axes, title: str) -> None:
 
 
 def metre_axes(axes: Axes) -> None:
-    """Ticks in metres for a view from above, and the vehicle at the origin, facing +x."""
+    """Ticks in metres of the LiDAR frame for a view from above, and the LiDAR at its origin."""
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_locator(AutoLocator())
         axis.set_tick_params(labelsize=7)
-    axes.set_xlabel("x, forward (m)", fontsize=8)
-    axes.set_ylabel("y, left (m)", fontsize=8)
-    axes.plot(0, 0, marker=">", color="white", markeredgecolor="black", markersize=7)
+    axes.set_xlabel("x, LiDAR frame (m)", fontsize=8)
+    axes.set_ylabel("y, LiDAR frame (m)", fontsize=8)
+    axes.plot(0, 0, marker="o", color="white", markeredgecolor="black", markersize=5)
 
 
 def depth_limits(views: Sequence[DepthView]) -> tuple[float, float]:

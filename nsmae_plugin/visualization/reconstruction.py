@@ -76,8 +76,7 @@ def _draw_camera_depth(
     target = f"target depth: LiDAR in {percent(depth.valid)} of the cells"
     panels.show_depth(axes[0, 0], depth.target, target, limits)
     drawn = panels.show_depth(axes[0, 1], depth.rendered, depth_title(depth), limits)
-    seen = f"LiDAR depth that the network saw: {percent(np.isfinite(depth.seen))} of the cells"
-    panels.show_depth(axes[1, 0], depth.seen, seen, limits)
+    panels.show_depth(axes[1, 0], depth.seen, seen_title(depth, "a visible LiDAR hint"), limits)
     panels.colour_bar(figure, drawn, axes[:, 0], CAMERA_DEPTH, location="left")
     wrong = panels.show_depth(
         axes[1, 1], depth.error, "error of the rendered depth", errors, panels.ERROR_COLOURS
@@ -93,7 +92,7 @@ def draw_bev(bev: DepthView, extent: panels.Extent) -> Figure:
     maps: list[tuple[Array, str]] = [
         (bev.target, f"target: LiDAR in {percent(bev.valid)} of the cells"),
         (bev.rendered, f"rendered: {error_numbers(bev)}"),
-        (bev.seen, seen_title(bev)),
+        (bev.seen, seen_title(bev, "a visible voxel")),
     ]
     for place, (values, title) in zip(axes.flat, maps, strict=False):
         drawn = panels.show_depth(place, values, title, limits, extent=extent)
@@ -146,7 +145,11 @@ def _overview_of_cameras(figure: Figure, sample: SampleView, limits: Limits) -> 
 def _overview_of_bev(figure: Figure, bev: DepthView, extent: panels.Extent) -> None:
     axes = figure.subplots(1, 3)
     limits = panels.depth_limits([bev])
-    titles = (seen_title(bev), "target from above", f"rendered: {error_numbers(bev)}")
+    titles = (
+        seen_title(bev, "a visible voxel"),
+        "target from above",
+        f"rendered: {error_numbers(bev)}",
+    )
     for place, values, title in zip(
         axes, (bev.seen, bev.target, bev.rendered), titles, strict=True
     ):
@@ -166,9 +169,9 @@ def depth_title(depth: DepthView) -> str:
     return f"rendered: {error_numbers(depth)}"
 
 
-def seen_title(bev: DepthView) -> str:
-    """How much of the view from above the network was shown."""
-    return f"target cells with visible voxels: {percent(np.isfinite(bev.seen))} of all cells"
+def seen_title(depth: DepthView, what: str) -> str:
+    """Which share of the cells has a target of which the network saw ``what``."""
+    return f"target cells with {what}: {percent(np.isfinite(depth.seen))} of all cells"
 
 
 def error_numbers(depth: DepthView) -> str:
