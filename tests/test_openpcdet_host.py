@@ -142,6 +142,13 @@ def test_a_missing_spconv_is_named(openpcdet_root):
     assert "pip install spconv" in message
 
 
+def test_an_incomplete_copy_is_told_from_a_missing_package(checkout):
+    (checkout / "pcdet" / "models" / "detectors" / "bevfusion.py").unlink()
+    message = run("import nsmae_plugin.host", checkout).stderr.splitlines()[-1]
+    assert "pcdet.models.detectors.bevfusion" in message
+    assert "The copy is incomplete" in message
+
+
 def test_a_root_without_openpcdet_is_refused(tmp_path):
     message = run("import nsmae_plugin.host", tmp_path).stderr.splitlines()[-1]
     assert f"OPENPCDET_ROOT={tmp_path} holds no pcdet/__init__.py" in message

@@ -73,6 +73,8 @@ def _explain(error: Exception) -> str:
     message = f"{where} was found but cannot be imported: {type(error).__name__}: {error}."
     if isinstance(error, ModuleNotFoundError) and error.name:
         package = error.name.partition(".")[0]
+        if package == "pcdet":
+            return f"{message} The copy is incomplete: fetch OpenPCDet again"
         return f"{message} Install it: pip install {_INSTALL.get(package, package)}"
     extension = _compiled_extension(error)
     if extension:
