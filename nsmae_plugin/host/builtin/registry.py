@@ -107,10 +107,11 @@ def _import(path: str) -> Any:
     try:
         found = importlib.import_module(module)
     except ModuleNotFoundError as error:
-        if error.name not in ("spconv", "cumm"):
+        package = (error.name or "").partition(".")[0]
+        if package not in ("spconv", "cumm"):
             raise
         raise HostError(
-            f"{module} needs {error.name}, which is not installed: `pip install spconv`, "
+            f"{module} needs {package}, which is not installed: `pip install spconv`, "
             "or the spconv-cuXXX wheel of your CUDA version"
         ) from error
     return attrgetter(attributes)(found)
