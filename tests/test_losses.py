@@ -1,0 +1,101 @@
+"""Loss terms by hand, guards, and the schedule of the depth terms."""
+
+import pytest
+import torch
+
+from nsmae_plugin.losses import (
+    colour_loss,
+    depth_loss,
+    depth_schedule,
+    loss_terms,
+    masked_mean,
+    weigh,
+)
+
+
+def rendered_batch():
+    """One camera of one cell, and one BEV cell, all with a target."""
+    mask = torch.tensor([True])
+    return {
+        "rendered_rgb": torch.tensor([0.5, 0.5, 0.5], requires_grad=True),
+        "target_rgb": torch.tensor([0.5, 0.5, 0.8]),
+        "rendered_depth": torch.tensor([10.0], requires_grad=True),
+        "target_depth": torch.tensor([12.0]),
+        "target_depth_mask": mask,
+        "rendered_bev_depth": torch.tensor([3.0], requires_grad=True),
+        "target_bev_depth": torch.tensor([2.5]),
+        "target_bev_mask": mask,
+    }
+
+
+WEIGHTS = {"rgb_weight": 1e4, "depth_weight": 1e-2, "bev_depth_weight": 3e-2}
+
+
+def test_colour_is_a_mean_of_squares_over_pixels_and_channels():
+    rendered, target = (
+        torch.tensor([[0.0, 1.0], [0.5, 0.5]]),
+        torch.tensor([[0.0, 0.0], [0.5, 0.7]]),
+    )
+    assert colour_loss(rendered, target).item() == pytest.approx((1 + 0.04) / 4)
+
+
+def test_depth_is_a_mean_of_metres_over_valid_cells_only():
+    rendered, target = torch.tensor([10.0, 20.0, 30.0]), torch.tensor([12.0, 19.0, 0.0])
+    valid = torch.tensor([True, True, False])
+    assert depth_loss(rendered, target, valid).item() == pytest.approx((2 + 1) / 2)
+
+
+def test_without_a_valid_cell_the_loss_is_zero_and_so_is_its_gradient():
+    rendered = torch.rand(4, requires_grad=True)
+    loss = depth_loss(rendered, torch.zeros(4), torch.zeros(4, dtype=torch.bool))
+    loss.backward()
+    assert loss.item() == 0
+    assert rendered.grad.tolist() == [0, 0, 0, 0]
+
+
+def test_masked_out_values_do_not_matter_even_when_infinite():
+    values = torch.tensor([1.0, 3.0, torch.inf])
+    assert masked_mean(values, torch.tensor([True, True, False])).item() == 2
+
+
+@pytest.mark.parametrize(
+    ("step", "steps_per_epoch", "stop_epoch", "factor"),
+    [
+        (0, 100, 10, 1.0),  # the depth terms do train, from the first step
+        (999, 100, 10, 1.0),
+        (1000, 100, 10, 0.0),
+        (5000, 100, 10, 0.0),
+        (10**9, 100, None, 1.0),
+        (10**9, None, 10, 1.0),
+        (149, 100, 1.5, 1.0),
+        (150, 100, 1.5, 0.0),
+    ],
+)
+def test_depth_stops_at_its_epoch(step, steps_per_epoch, stop_epoch, factor):
+    assert depth_schedule(step, steps_per_epoch, stop_epoch) == factor
+
+
+def test_terms_and_weights_by_hand():
+    terms = loss_terms(rendered_batch())
+    assert {name: term.item() for name, term in terms.items()} == pytest.approx(
+        {"rgb": 0.03, "depth": 2.0, "bev_depth": 0.5}
+    )
+    weighted = weigh(terms, WEIGHTS, depth_factor=1.0)
+    assert {name: term.item() for name, term in weighted.items()} == pytest.approx(
+        {"rgb": 300.0, "depth": 0.02, "bev_depth": 0.015}
+    )
+
+
+def test_stopped_depth_terms_weigh_nothing_and_stay_in_the_graph():
+    batch = rendered_batch()
+    weighted = weigh(loss_terms(batch), WEIGHTS, depth_factor=0.0)
+    sum(weighted.values()).backward()
+    assert weighted["depth"].item() == weighted["bev_depth"].item() == 0
+    assert batch["rendered_depth"].grad.tolist() == [0]
+    assert batch["rendered_bev_depth"].grad.tolist() == [0]
+    assert batch["rendered_rgb"].grad.abs().sum() > 0
+
+
+def test_a_batch_without_cameras_has_the_bev_term_alone():
+    batch = {key: value for key, value in rendered_batch().items() if "bev" in key}
+    assert list(loss_terms(batch)) == ["bev_depth"]

@@ -1,0 +1,296 @@
+"""The pre-training detector, end to end, with cameras and LiDAR together and alone."""
+
+import copy
+from functools import cache
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+import nsmae_plugin
+from nsmae_plugin import host
+from nsmae_plugin.config import load_config
+from nsmae_plugin.errors import ConfigError
+
+CONFIGS = Path(__file__).resolve().parents[1] / "cfgs" / "tiny"
+MODES = {
+    "both": "nsmae_pretrain.yaml",
+    "camera": "nsmae_pretrain_camera.yaml",
+    "lidar": "nsmae_pretrain_lidar.yaml",
+}
+EXTENT, VOXEL = 12.8, 0.2  # metres; 128 x 128 x 40 voxels, 16 x 16 BEV cells
+HEIGHT, WIDTH = 64, 96
+LIDAR_KEYS = ("voxels", "voxel_coords", "voxel_num_points", "hidden_voxel_coords")
+CAMERA_KEYS = ("camera_imgs", "image_patch_mask", "image_mean", "image_std", "lidar2image")
+LOSSES = {
+    "both": ["rgb", "depth", "bev_depth"],
+    "camera": ["rgb", "depth", "bev_depth"],
+    "lidar": ["bev_depth"],
+}
+
+
+def build(mode, **loss_config):
+    """The tiny network of a mode on a range of 25.6 m, seeded."""
+    nsmae_plugin.register()
+    config = load_config(CONFIGS / MODES[mode]).MODEL
+    config.LOSS_CONFIG.update(loss_config)
+    if "VTRANSFORM" in config:
+        config.VTRANSFORM.update(
+            IMAGE_SIZE=[HEIGHT, WIDTH],
+            FEATURE_SIZE=[HEIGHT // 8, WIDTH // 8],
+            XBOUND=[-EXTENT, EXTENT, 0.8],
+            YBOUND=[-EXTENT, EXTENT, 0.8],
+            DBOUND=[1.0, 25.0, 1.0],
+        )
+    dataset = SimpleNamespace(
+        class_names=["car"],
+        point_feature_encoder=SimpleNamespace(num_point_features=5),
+        point_cloud_range=np.array([-EXTENT, -EXTENT, -5, EXTENT, EXTENT, 3], dtype=np.float32),
+        voxel_size=[VOXEL] * 3,
+        grid_size=np.array([128, 128, 40]),
+        depth_downsample_factor=None,
+    )
+    torch.manual_seed(0)
+    return host.build_network(model_cfg=config, num_class=1, dataset=dataset)
+
+
+@cache
+def _made_up_batch(samples, cameras):
+    rng = np.random.default_rng(0)
+    points, voxels, coords, hidden = [], [], [], []
+    for sample in range(samples):
+        # Ground with random height, in front of the sensor and all around.
+        xyz = rng.uniform((-EXTENT, -EXTENT, -3.0), (EXTENT, EXTENT, -1.0), (2000, 3))
+        cloud = np.column_stack([np.full(2000, sample), xyz, rng.random((2000, 2))])
+        points.append(cloud)
+        index = np.floor((xyz - (-EXTENT, -EXTENT, -5)) / VOXEL).astype(int)[:, ::-1]
+        unique, first = np.unique(index, axis=0, return_index=True)
+        visible = rng.random(len(unique)) < 0.3
+        rows = np.column_stack([np.full(len(unique), sample), unique])
+        coords.append(rows[visible])
+        hidden.append(rows[~visible])
+        voxels.append(cloud[first[visible]][:, None, 1:])
+    batch = {
+        "batch_size": samples,
+        "frame_id": np.array([f"frame{sample}" for sample in range(samples)]),
+        "points": np.concatenate(points),
+        "voxels": np.concatenate(voxels),
+        "voxel_coords": np.concatenate(coords),
+        "hidden_voxel_coords": np.concatenate(hidden),
+        "lidar_aug_matrix": np.tile(np.eye(4), (samples, 1, 1)),
+    }
+    batch["voxel_num_points"] = np.ones(len(batch["voxels"]))
+    batch["depth_hint_mask"] = rng.random(len(batch["points"])) < 0.9
+    return {**batch, **_cameras(rng, samples, cameras)}
+
+
+def _cameras(rng, samples, cameras):
+    """Cameras at the LiDAR, looking around; smooth random pictures."""
+    intrinsics = np.eye(4)
+    intrinsics[:3, :3] = [[60, 0, WIDTH / 2], [0, 60, HEIGHT / 2], [0, 0, 1]]
+    poses = []
+    for camera in range(cameras):
+        angle = 2 * np.pi * camera / cameras
+        ahead, right = (np.cos(angle), np.sin(angle), 0), (np.sin(angle), -np.cos(angle), 0)
+        pose = np.eye(4)
+        pose[:3, :3] = np.column_stack([right, (0, 0, -1), ahead])
+        poses.append(pose)
+    shape = (samples, cameras)
+    camera2lidar = np.broadcast_to(np.stack(poses), (*shape, 4, 4))
+    coarse = rng.normal(size=(*shape, 3, HEIGHT // 16, WIDTH // 16))
+    return {
+        "camera_imgs": coarse.repeat(16, axis=-1).repeat(16, axis=-2),
+        "image_patch_mask": rng.random((*shape, HEIGHT // 8, WIDTH // 8)) < 0.5,
+        "image_mean": np.tile([0.485, 0.456, 0.406], (samples, 1)),
+        "image_std": np.tile([0.12, 0.12, 0.12], (samples, 1)),
+        "camera_intrinsics": np.broadcast_to(intrinsics, (*shape, 4, 4)),
+        "camera2lidar": camera2lidar,
+        "lidar2image": intrinsics @ np.linalg.inv(camera2lidar),
+        "img_aug_matrix": np.broadcast_to(np.eye(4), (*shape, 4, 4)),
+    }
+
+
+def made_up_batch(mode="both", samples=2, cameras=2, device="cpu"):
+    unused = {"both": (), "camera": LIDAR_KEYS, "lidar": CAMERA_KEYS}[mode]
+    batch = {k: v for k, v in _made_up_batch(samples, cameras).items() if k not in unused}
+    return host.to_device(
+        {k: np.array(v) if k != "batch_size" else v for k, v in batch.items()}, device
+    )
+
+
+def train(model, batch, steps, learning_rate=2e-3):
+    """Loss terms before each of some Adam steps on one batch."""
+    optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate)
+    history = []
+    for _ in range(steps):
+        result, terms, _ = model(batch)
+        optimizer.zero_grad()
+        result["loss"].backward()
+        optimizer.step()
+        model.update_global_step()
+        history.append(terms)
+    return history
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_every_term_falls_within_a_few_steps(mode, device):
+    model = build(mode).to(device).train()
+    history = train(model, made_up_batch(mode, device=device), steps=12)
+    for name in LOSSES[mode]:
+        first, last = history[0][f"loss_{name}"], history[-1][f"loss_{name}"]
+        assert last < 0.9 * first, (name, first, last)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_training_returns_openpcdets_triple_with_every_term_twice(mode):
+    result, tb_dict, disp_dict = build(mode).train()(made_up_batch(mode))
+    assert set(result) == {"loss"}
+    assert result["loss"].requires_grad
+    names = [f"{kind}_{name}" for kind in ("loss", "weighted") for name in LOSSES[mode]]
+    assert list(tb_dict) == names
+    assert all(isinstance(value, float) for value in tb_dict.values())
+    weighted = sum(tb_dict[f"weighted_{name}"] for name in LOSSES[mode])
+    assert result["loss"].item() == pytest.approx(weighted, rel=1e-6)
+    assert disp_dict == {}
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_evaluation_returns_renderings_targets_and_terms(mode):
+    batch = made_up_batch(mode)
+    with torch.no_grad():
+        rendered, recall = build(mode).eval()(batch)
+    assert recall == {}
+    assert rendered["frame_id"] is batch["frame_id"]
+    views = {"rendered_bev_depth": (2, 16, 16)}
+    if mode != "lidar":
+        views |= {"rendered_depth": (2, 2, 8, 12), "rendered_rgb": (2, 2, 3, 8, 12)}
+    for name, shape in views.items():
+        target = name.replace("rendered", "target")
+        assert rendered[name].shape == rendered[target].shape == shape
+        mask = f"{target.removesuffix('_depth')}_mask" if "bev" in target else f"{target}_mask"
+        if "rgb" not in name:
+            assert rendered[mask].any()
+            assert not (rendered[mask.replace("mask", "hidden")] & ~rendered[mask]).any()
+    assert list(rendered["loss_terms"])[: len(LOSSES[mode])] == [f"loss_{n}" for n in LOSSES[mode]]
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("stopped", [False, True])
+def test_every_parameter_gets_a_gradient_in_every_step(mode, stopped):
+    # Distributed training without find_unused_parameters hangs otherwise.
+    if mode == "lidar" and stopped:
+        pytest.skip("depth is the only term of LiDAR alone: it may not stop")
+    model = build(mode, DEPTH_STOP_EPOCH=1 if stopped else None).train()
+    model.steps_per_epoch = 5
+    model.global_step += 5
+    result, terms, _ = model(made_up_batch(mode))
+    result["loss"].backward()
+    without = [name for name, parameter in model.named_parameters() if parameter.grad is None]
+    assert without == []
+    assert (terms["weighted_bev_depth"] == 0) is stopped
+    lidar = [p.grad for name, p in model.named_parameters() if name.startswith("backbone_3d")]
+    if lidar:
+        assert any(grad.abs().sum() > 0 for grad in lidar) is not stopped
+
+
+def test_depth_trains_until_its_epoch_and_not_after():
+    model = build("both", DEPTH_STOP_EPOCH=2).train()
+    model.steps_per_epoch = 2
+    history = train(model, made_up_batch(), steps=5)
+    for name in ("weighted_depth", "weighted_bev_depth"):
+        assert [terms[name] > 0 for terms in history] == [True] * 4 + [False]
+    assert all(terms["loss_depth"] > 0 for terms in history)
+    assert all(terms["weighted_rgb"] > 0 for terms in history)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_the_callers_batch_is_left_alone(training):
+    batch = made_up_batch()
+    before = copy.deepcopy(batch)
+    build("both").train(training)(batch)
+    assert list(batch) == list(before)
+    for key, value in before.items():
+        if torch.is_tensor(value):
+            assert torch.equal(batch[key], value), key
+
+
+def test_targets_do_not_depend_on_the_masks():
+    model, batch = build("both").eval(), made_up_batch()
+    with torch.no_grad():
+        first, _ = model(batch)
+        batch["image_patch_mask"] = ~batch["image_patch_mask"]
+        batch["depth_hint_mask"] = torch.ones_like(batch["depth_hint_mask"])
+        batch["voxel_coords"], batch["voxels"] = batch["voxel_coords"][:9], batch["voxels"][:9]
+        batch["voxel_num_points"] = batch["voxel_num_points"][:9]
+        second, _ = model(batch)
+    for name in ("target_rgb", "target_depth", "target_bev_depth"):
+        assert torch.equal(first[name], second[name])
+    assert not torch.equal(first["rendered_rgb"], second["rendered_rgb"])
+
+
+def test_hidden_patches_do_not_reach_the_rendering():
+    # What is under the mask may change the target only.
+    model, batch = build("both").eval(), made_up_batch()
+    with torch.no_grad():
+        first, _ = model(batch)
+        hidden = batch["image_patch_mask"].repeat_interleave(8, -1).repeat_interleave(8, -2)
+        batch["camera_imgs"] = torch.where(hidden[:, :, None], 0.7, batch["camera_imgs"])
+        second, _ = model(batch)
+    assert torch.equal(first["rendered_rgb"], second["rendered_rgb"])
+    assert not torch.equal(first["target_rgb"], second["target_rgb"])
+
+
+def test_slots_of_the_encoders_are_those_of_stock_detectors():
+    stock = {"vfe", "backbone_3d", "map_to_bev_module", "image_backbone", "neck", "vtransform"}
+    slots = {name for name, _ in build("both").named_children()}
+    assert slots == stock | {"mask_token", "perspective_head", "bev_head"}
+
+
+def test_a_checkpoint_holds_no_geometry():
+    state = build("both").state_dict()
+    names = {name for name in state if not name.startswith(("backbone_3d", "image_backbone"))}
+    learnt = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked", "token")
+    assert {name for name in names if not name.endswith(learnt)} == {"global_step"}
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_no_point_in_view_gives_a_finite_loss_and_gradients(mode):
+    batch = made_up_batch(mode)
+    batch["points"] = batch["points"][:1]
+    batch["points"][:, 1:4] = 1000.0
+    batch["depth_hint_mask"] = batch["depth_hint_mask"][:1]
+    model = build(mode).train()
+    result, terms, _ = model(batch)
+    result["loss"].backward()
+    assert result["loss"].isfinite()
+    assert terms["loss_bev_depth"] == 0
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
+
+
+@pytest.mark.parametrize("cameras", [1, 5])
+def test_any_number_of_cameras(cameras):
+    with torch.no_grad():
+        rendered, _ = build("both").eval()(made_up_batch(cameras=cameras))
+    assert rendered["rendered_rgb"].shape[:2] == (2, cameras)
+
+
+def test_bfloat16_autocast_trains_with_float32_renderings(device):
+    model, batch = build("both").to(device).train(), made_up_batch(device=device)
+    full, _, _ = model(batch)
+    with torch.autocast(device.type, dtype=torch.bfloat16):
+        result, _, _ = model(batch)
+    result["loss"].backward()
+    assert result["loss"].dtype == torch.float32
+    # bfloat16 keeps 8 bits: a percent or two after a few dozen layers
+    assert result["loss"].item() == pytest.approx(full["loss"].item(), rel=0.1)
+    assert all(p.grad.isfinite().all() for p in model.parameters())
+
+
+def test_data_without_a_modality_of_the_model_is_named():
+    model = build("both")
+    with pytest.raises(ConfigError, match="no camera_imgs"):
+        model(made_up_batch("lidar"))
+    with pytest.raises(ConfigError, match="no voxels"):
+        model(made_up_batch("camera"))

@@ -1,0 +1,169 @@
+"""The render heads: what they read, write and learn; the mathematics has tests of its own."""
+
+import pytest
+import torch
+from easydict import EasyDict
+
+from nsmae_plugin.errors import ConfigError
+from nsmae_plugin.models.compositing import bin_centres
+from nsmae_plugin.models.frustum_render import render_frustum
+from nsmae_plugin.models.render_heads import BEVRenderHead, PerspectiveRenderHead
+
+EDGES = 0.5 + torch.arange(13.0)  # bins of 1 m at 1, 2, … 12 m
+
+
+def perspective_head(channels=8):
+    torch.manual_seed(0)
+    return PerspectiveRenderHead(EasyDict(IN_CHANNELS=channels), EDGES)
+
+
+def frustum_batch(samples=2, cameras=3, channels=8, seed=1):
+    generator = torch.Generator().manual_seed(seed)
+    shape = (samples * cameras, 4, 5)
+    images, height, width = shape
+    return {
+        "batch_size": samples,
+        "depth_logits": torch.randn(images, 12, height, width, generator=generator),
+        "depth_context": torch.randn(images, channels, height, width, generator=generator),
+    }
+
+
+def bev_head(channels, bins=5, voxel_height=0.5):
+    torch.manual_seed(0)
+    return BEVRenderHead(EasyDict(NUM_BINS=bins), channels, voxel_height)
+
+
+def bev_batch(channels, samples=2, seed=1):
+    generator = torch.Generator().manual_seed(seed)
+    return {
+        key: torch.randn(samples, count, 6, 7, generator=generator)
+        for key, count in channels.items()
+    }
+
+
+@pytest.mark.parametrize("cameras", [1, 3, 6])
+def test_perspective_head_renders_any_number_of_cameras(cameras, device):
+    head = perspective_head().to(device)
+    batch = {
+        key: value.to(device) if torch.is_tensor(value) else value
+        for key, value in frustum_batch(cameras=cameras).items()
+    }
+    result = head(dict(batch))
+    assert result["rendered_rgb"].shape == (2, cameras, 3, 4, 5)
+    assert result["rendered_depth"].shape == result["rendered_opacity"].shape == (2, cameras, 4, 5)
+    assert (result["rendered_depth"] >= 1).all()
+    assert (result["rendered_depth"] <= 12.5).all()
+    assert ((result["rendered_rgb"] >= 0) & (result["rendered_rgb"] <= 1)).all()
+
+
+def test_perspective_head_projects_each_pixel_and_keeps_the_order_of_images():
+    head, batch = perspective_head(), frustum_batch()
+    raw = torch.einsum("kc,nchw->nkhw", head.projection.weight[:, :, 0, 0], batch["depth_context"])
+    rgb, depth, opacity = render_frustum(
+        batch["depth_logits"], raw, bin_centres(EDGES), EDGES, head.density_bias
+    )
+    result = head(dict(batch))
+    torch.testing.assert_close(result["rendered_rgb"][1, 2], rgb[5])
+    torch.testing.assert_close(result["rendered_depth"][1, 0], depth[3])
+    torch.testing.assert_close(result["rendered_opacity"][0, 1], opacity[1])
+
+
+@pytest.mark.parametrize("row", range(4))
+def test_density_and_colours_come_from_rows_of_their_own(row):
+    # In the released code a reshape let "density" be all four channels of the last bins.
+    head, batch = perspective_head(), frustum_batch()
+    before = head(dict(batch))
+    with torch.no_grad():
+        head.projection.weight[row] += 1
+    after = head(dict(batch))
+    changed = (after["rendered_rgb"] != before["rendered_rgb"]).any(-1).any(-1).any(0).any(0)
+    if row < 3:
+        assert changed.tolist() == [channel == row for channel in range(3)]
+        assert torch.equal(after["rendered_depth"], before["rendered_depth"])
+    else:
+        assert changed.all()
+        assert not torch.equal(after["rendered_depth"], before["rendered_depth"])
+
+
+def test_checkpoints_hold_weights_and_no_geometry():
+    # Grids kept as parameters overwrite those of the model that loads them.
+    assert list(perspective_head().state_dict()) == ["projection.weight"]
+    head = bev_head({"spatial_features": 4})
+    assert list(head.state_dict()) == ["to_density.weight", "to_density.bias"]
+
+
+def test_untrained_heads_leave_no_ray_empty_and_give_gradients_everywhere():
+    batch = frustum_batch()
+    batch["depth_context"].requires_grad_()
+    batch["depth_logits"].requires_grad_()
+    bev = bev_batch({"spatial_features": 4})
+    bev["spatial_features"].requires_grad_()
+    cameras = perspective_head()(dict(batch))
+    above = bev_head({"spatial_features": 4})(dict(bev))
+    assert cameras["rendered_opacity"].min() > 0.1
+    assert above["rendered_bev_opacity"].min() > 0.1
+    (cameras["rendered_depth"].sum() + cameras["rendered_rgb"].square().sum()).backward()
+    above["rendered_bev_depth"].sum().backward()
+    for features in (batch["depth_context"], batch["depth_logits"], bev["spatial_features"]):
+        assert (features.grad.abs().amax(1) > 0).all()
+
+
+@pytest.mark.parametrize(
+    "channels",
+    [
+        {"spatial_features_img": 3, "spatial_features": 4},
+        {"spatial_features_img": 3},
+        {"spatial_features": 4},
+    ],
+)
+def test_bev_head_renders_whatever_branches_there_are(channels, device):
+    batch = {key: value.to(device) for key, value in bev_batch(channels).items()}
+    result = bev_head(channels).to(device)(batch)
+    depth = result["rendered_bev_depth"]
+    assert depth.shape == result["rendered_bev_opacity"].shape == (2, 6, 7)
+    assert (depth >= 0.25).all()
+    assert (depth <= 2.5).all()
+
+
+@pytest.mark.parametrize("occupied", range(5))
+def test_bev_depth_is_that_of_the_only_dense_bin_counted_from_above(occupied):
+    head = bev_head({"spatial_features": 4})
+    with torch.no_grad():
+        head.to_density.weight.zero_()
+        head.to_density.bias.fill_(-100)
+        head.to_density.bias[occupied] = 100
+    result = head(bev_batch({"spatial_features": 4}))
+    expected = torch.full((2, 6, 7), 0.5 * occupied + 0.25)
+    torch.testing.assert_close(result["rendered_bev_depth"], expected)
+
+
+def test_bev_head_concatenates_the_camera_first():
+    channels = {"spatial_features_img": 3, "spatial_features": 4}
+    head, batch = bev_head(channels), bev_batch(channels)
+    with torch.no_grad():
+        head.to_density.weight[:, 3:] = 0
+    without = {**batch, "spatial_features": torch.zeros_like(batch["spatial_features"])}
+    a, b = head(dict(batch)), head(without)
+    assert torch.equal(a["rendered_bev_depth"], b["rendered_bev_depth"])
+
+
+def test_heads_render_in_float32_under_autocast(device):
+    batch = {**frustum_batch(), **bev_batch({"spatial_features": 4})}
+    batch = {k: v.to(device) if torch.is_tensor(v) else v for k, v in batch.items()}
+    batch["depth_context"] = batch["depth_context"].bfloat16()
+    with torch.autocast(device.type, dtype=torch.bfloat16):
+        result = bev_head({"spatial_features": 4}).to(device)(perspective_head().to(device)(batch))
+    rendered = {key: value for key, value in result.items() if key.startswith("rendered_")}
+    assert len(rendered) == 5
+    assert all(value.dtype == torch.float32 for value in rendered.values())
+
+
+def test_features_of_the_wrong_size_are_named():
+    head = bev_head({"spatial_features_img": 3, "spatial_features": 4})
+    batch = bev_batch({"spatial_features_img": 3, "spatial_features": 5})
+    with pytest.raises(ConfigError, match="NUM_BEV_FEATURES"):
+        head(batch)
+    batch = bev_batch({"spatial_features_img": 3, "spatial_features": 4})
+    batch["spatial_features_img"] = batch["spatial_features_img"][..., :-1]
+    with pytest.raises(ConfigError, match="one grid"):
+        head(batch)
