@@ -220,8 +220,9 @@ def _fits(value: Any, kind: Any, where: str) -> bool:
     if isinstance(kind, tuple):
         return any(_fits(value, one, where) for one in kind)
     if isinstance(kind, dict):
-        _check_section(value, kind, where)
-        return True
+        if isinstance(value, Mapping):  # else another alternative may fit
+            _check_section(value, kind, where)
+        return isinstance(value, Mapping)
     if isinstance(kind, schema.ListOf):
         fits = isinstance(value, list) and kind.length in (None, len(value))
         return fits and all(_fits(one, kind.kind, where) for one in value)

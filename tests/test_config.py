@@ -85,6 +85,16 @@ def test_overrides_reach_sections_and_named_list_entries():
     assert config.DATA_CONFIG.CAMERA_CONFIG.IMAGE.FINAL_DIM == [64, 112]
 
 
+@pytest.mark.parametrize("value", ["None", "{'type': 'Pretrained', 'checkpoint': 'swint.pth'}"])
+def test_a_key_may_hold_a_section_or_null(value):
+    load_config(TINY, ["MODEL.IMAGE_BACKBONE.INIT_CFG", value])
+
+
+def test_the_keys_of_an_optional_section_are_checked():
+    with pytest.raises(ConfigError, match=r"INIT_CFG\.checkpiont.*did you mean checkpoint"):
+        load_config(TINY, ["MODEL.IMAGE_BACKBONE.INIT_CFG", "{'checkpiont': 'swint.pth'}"])
+
+
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
