@@ -23,7 +23,7 @@ _NUMPY_NAMES = {
     "numpy.core.numeric": {"_frombuffer"},
 }
 _PLAIN_NAMES = {
-    "builtins": {"set", "frozenset", "complex", "bytearray", "slice"},
+    "builtins": {"set", "frozenset", "complex", "bytes", "bytearray", "slice"},
     "collections": {"OrderedDict"},
     "_codecs": {"encode"},  # how old pickle protocols spell bytes
 }
@@ -40,8 +40,8 @@ _CAMERA_KEYS = {
 
 class _Unpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
-        # NumPy 2 renamed numpy.core; files of either version must be readable under the other.
-        module = module.replace("numpy._core", "numpy.core")
+        # NumPy 2 renamed numpy.core, Python 3 renamed __builtin__; old protocols keep old names.
+        module = module.replace("numpy._core", "numpy.core").replace("__builtin__", "builtins")
         if name in _NUMPY_NAMES.get(module, ()) or name in _PLAIN_NAMES.get(module, ()):
             return super().find_class(module, name)
         raise pickle.UnpicklingError(f"it asks for {module}.{name}, which no info file needs")
