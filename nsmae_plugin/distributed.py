@@ -1,0 +1,202 @@
+"""Processes: starting them, agreeing between them, and averaging their gradients.
+
+Every function also works in a single process without ``torch.distributed``.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from nsmae_plugin.errors import ConfigError
+
+LAUNCHERS = ("none", "pytorch", "slurm")
+TIMEOUT = timedelta(minutes=30)  # rank 0 may evaluate or save while the others wait
+
+
+@dataclass(frozen=True)
+class World:
+    """This process among all: ``0 <= rank < size``, and the device that it computes on."""
+
+    rank: int
+    size: int
+    device: torch.device
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this process logs and saves."""
+        return self.rank == 0
+
+
+def start(
+    launcher: str, device: str = "auto", tcp_port: int = 18888, local_rank: int | None = None
+) -> World:
+    """Join the processes that the launcher started.
+
+    Args:
+        launcher: ``none`` (one process), ``pytorch`` (torchrun) or ``slurm`` (srun).
+        device: ``cpu``, ``cuda`` or ``auto`` (CUDA when there is one). The processes of one machine
+            take its CUDA devices in turn and speak NCCL; on the CPU they speak gloo.
+        tcp_port: where rank 0 listens under slurm; torchrun brings its own.
+        local_rank: for launchers that give it as an argument instead of as LOCAL_RANK.
+
+    Raises:
+        ConfigError: when the launcher's environment is missing, or CUDA is asked for and absent.
+    """
+    if local_rank is not None:
+        os.environ.setdefault("LOCAL_RANK", str(local_rank))
+    if launcher == "none":
+        _refuse_unlaunched_world()
+        _set_threads(1)
+        return World(0, 1, _device(device, 0))
+    environment = _torchrun_environment() if launcher == "pytorch" else _slurm_environment(tcp_port)
+    os.environ.update(environment)
+    chosen = _device(device, int(environment["LOCAL_RANK"]))
+    if chosen.type == "cuda":
+        torch.cuda.set_device(chosen)
+    _set_threads(int(environment["LOCAL_WORLD_SIZE"]))
+    dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo", timeout=TIMEOUT)
+    return World(dist.get_rank(), dist.get_world_size(), chosen)
+
+
+def stop() -> None:
+    """Leave the process group, if there is one."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def _refuse_unlaunched_world() -> None:
+    size = int(os.environ.get("WORLD_SIZE", "1"))
+    if size > 1:
+        raise ConfigError(
+            f"torchrun started {size} processes, but --launcher is none: each would train alone "
+            "and overwrite the others; add --launcher pytorch"
+        )
+
+
+def _torchrun_environment() -> dict[str, str]:
+    names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
+    missing = [name for name in names if name not in os.environ]
+    if missing:
+        raise ConfigError(
+            f"--launcher pytorch needs {', '.join(missing)} in the environment; start with "
+            "torchrun --nproc_per_node N tools/train.py --launcher pytorch ..."
+        )
+    here = os.environ.get("LOCAL_WORLD_SIZE", os.environ["WORLD_SIZE"])
+    return {**{name: os.environ[name] for name in names}, "LOCAL_WORLD_SIZE": here}
+
+
+def _slurm_environment(tcp_port: int) -> dict[str, str]:
+    missing = [
+        name for name in ("SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID") if name not in os.environ
+    ]
+    if missing:
+        raise ConfigError(
+            f"--launcher slurm needs {', '.join(missing)} in the environment; start with "
+            "srun python tools/train.py --launcher slurm ..."
+        )
+    tasks_here = os.environ.get("SLURM_NTASKS_PER_NODE", os.environ["SLURM_NTASKS"])
+    return {
+        "RANK": os.environ["SLURM_PROCID"],
+        "WORLD_SIZE": os.environ["SLURM_NTASKS"],
+        "LOCAL_RANK": os.environ["SLURM_LOCALID"],
+        "LOCAL_WORLD_SIZE": tasks_here,
+        "MASTER_ADDR": os.environ.get("MASTER_ADDR") or _first_slurm_node(),
+        "MASTER_PORT": str(tcp_port),
+    }
+
+
+def _first_slurm_node() -> str:
+    command = ["scontrol", "show", "hostnames", os.environ.get("SLURM_NODELIST", "")]
+    try:
+        answer = subprocess.run(command, check=True, capture_output=True, text=True)
+    except (OSError, subprocess.CalledProcessError) as error:
+        raise ConfigError(
+            f"cannot ask slurm for the first node ({error}); set MASTER_ADDR to its name"
+        ) from error
+    return answer.stdout.split()[0]
+
+
+def _device(choice: str, local_rank: int) -> torch.device:
+    if choice == "auto":
+        choice = "cuda" if torch.cuda.is_available() else "cpu"
+    if choice == "cpu":
+        return torch.device("cpu")
+    if not torch.cuda.is_available():
+        raise ConfigError("--device cuda: torch sees no CUDA device; use --device cpu or auto")
+    if local_rank >= torch.cuda.device_count():
+        raise ConfigError(
+            f"local process {local_rank} has no CUDA device of its own: there are "
+            f"{torch.cuda.device_count()}; start fewer processes, or use --device cpu"
+        )
+    return torch.device("cuda", local_rank)
+
+
+def _set_threads(processes_here: int) -> None:
+    """Share the cores that this job may use among its processes, unless the user has decided."""
+    if "OMP_NUM_THREADS" not in os.environ:
+        cores = len(os.sched_getaffinity(0))
+        torch.set_num_threads(max(1, cores // processes_here))
+
+
+def wrap(model: nn.Module, world: World, sync_batch_norm: bool = False) -> nn.Module:
+    """Make every backward pass average the gradients over all processes.
+
+    Raises:
+        ConfigError: for synchronised BatchNorm without CUDA, which torch does not have.
+    """
+    if sync_batch_norm:
+        if world.device.type != "cuda":
+            raise ConfigError("--sync_bn: torch synchronises BatchNorm on CUDA only; drop the flag")
+        model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    if not dist.is_initialized():
+        return model
+    devices = [world.device.index] if world.device.type == "cuda" else None
+    return DistributedDataParallel(model, device_ids=devices)
+
+
+def no_sync(model: nn.Module) -> AbstractContextManager[None]:
+    """Backward passes in this context add up gradients without averaging them."""
+    return model.no_sync() if isinstance(model, DistributedDataParallel) else nullcontext()
+
+
+def bare(model: nn.Module) -> Any:
+    """The model itself, without the wrapper of :func:`wrap`."""
+    return model.module if isinstance(model, DistributedDataParallel) else model
+
+
+def any_process(*flags: bool) -> tuple[bool, ...]:
+    """For each flag, whether it is set in any process; all processes must call together."""
+    if not dist.is_initialized():
+        return flags
+    device = "cuda" if dist.get_backend() == "nccl" else "cpu"
+    values = torch.tensor(flags, dtype=torch.int32, device=device)
+    dist.all_reduce(values, op=dist.ReduceOp.MAX)
+    return tuple(bool(value) for value in values.tolist())
+
+
+def gather(value: Any) -> list[Any]:
+    """The values of all processes by rank; all processes must call together."""
+    if not dist.is_initialized():
+        return [value]
+    values: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(values, value)
+    return values
+
+
+def from_main(value: Any) -> Any:
+    """Rank 0's value, in every process; all processes must call together."""
+    if not dist.is_initialized():
+        return value
+    values = [value]
+    dist.broadcast_object_list(values, src=0)
+    return values[0]

@@ -1,0 +1,61 @@
+"""OpenPCDet's ``HOOK`` section."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from torch.utils.data import DataLoader
+
+from nsmae_plugin.errors import ConfigError
+
+NAME = "DisableAugmentationHook"
+
+
+def build_hook(
+    config: Mapping[str, Any] | None,
+    dataset: Any,
+    loader: DataLoader,
+    epochs: int,
+    logger: logging.Logger,
+) -> Callable[[int], None] | None:
+    """What to call before each epoch, or None without a ``HOOK`` section.
+
+    ``DisableAugmentationHook`` takes the augmentations of its DISABLE_AUG_LIST out of the data set
+    for the last NUM_LAST_EPOCHS epochs.
+
+    Raises:
+        ConfigError: for a hook of another name.
+    """
+    if not config:
+        return None
+    unknown = set(config) - {NAME}
+    if unknown:
+        raise ConfigError(f"unknown key HOOK.{', HOOK.'.join(sorted(unknown))}; known: {NAME}")
+    names = list(config[NAME]["DISABLE_AUG_LIST"])
+    first = epochs - int(config[NAME]["NUM_LAST_EPOCHS"])
+
+    def before_epoch(completed: int) -> None:
+        if completed >= first and disable_augmentations(dataset, loader, names):
+            logger.info("disabled the augmentations %s", ", ".join(names))
+
+    return before_epoch
+
+
+def disable_augmentations(dataset: Any, loader: DataLoader, names: list[str]) -> bool:
+    """Take augmentations out of ``dataset``; whether there was anything to take out."""
+    augmentor = dataset.data_augmentor
+    kept = [step for step in augmentor.data_augmentor_queue if _name(step) not in names]
+    if len(kept) == len(augmentor.data_augmentor_queue):
+        return False
+    augmentor.data_augmentor_queue = kept
+    # Persistent workers hold copies of the data set; the next iteration starts new ones.
+    loader._iterator = None
+    return True
+
+
+def _name(step: Any) -> str:
+    """Name of a step: a partial method, or the object that OpenPCDet's gt_sampling builds."""
+    config = step.keywords["config"] if hasattr(step, "keywords") else step.sampler_cfg
+    return config["NAME"]

@@ -1,0 +1,147 @@
+"""Optimiser and learning-rate schedule from the OPTIMIZATION section.
+
+The schedule advances with every optimiser step, never with epochs or wall time, so it is a
+function of the step alone and survives a resume. OpenPCDet's own builder collects leaf modules, so
+that a bare ``nn.Parameter`` beside child modules (a mask token, Swin's position biases) never
+trains; here every parameter that requires a gradient is in the optimiser.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeAlias
+
+from torch import nn
+from torch.optim import AdamW, Optimizer
+from torch.optim.lr_scheduler import LRScheduler, OneCycleLR
+
+from nsmae_plugin.errors import ConfigError
+
+OPTIMIZERS = ("adam_onecycle", "adam_cosineanneal")
+# OpenPCDet's one-cycle ends at LR / DIV_FACTOR / 1e4, its cosine at LR / 1e3.
+ONECYCLE_FINAL_DIV_FACTOR = 1e4
+COSINE_FINAL_RATIO = 1e-3
+WARMUP_START_RATIO = 1 / 3
+
+
+def build_optimizer(model: nn.Module, config: Mapping[str, Any]) -> AdamW:
+    """AdamW over all trainable parameters, weight decay on all of them, as published.
+
+    Args:
+        config: OPTIMIZATION, of which OPTIMIZER, LR, WEIGHT_DECAY and BETAS are read. BETAS default
+            to OpenPCDet's (0.9, 0.99); MOMS of the schedule replaces the first.
+
+    Raises:
+        ConfigError: for an unknown OPTIMIZER, or a model without trainable parameters.
+    """
+    if config["OPTIMIZER"] not in OPTIMIZERS:
+        known = ", ".join(OPTIMIZERS)
+        raise ConfigError(f"unknown OPTIMIZATION.OPTIMIZER {config['OPTIMIZER']!r}; known: {known}")
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    if not parameters:
+        raise ConfigError(f"{type(model).__name__} has no trainable parameter")
+    beta1, beta2 = config.get("BETAS", (0.9, 0.99))
+    return AdamW(
+        parameters, lr=config["LR"], betas=(beta1, beta2), weight_decay=config["WEIGHT_DECAY"]
+    )
+
+
+def build_scheduler(
+    optimizer: Optimizer, config: Mapping[str, Any], total_steps: int, steps_per_epoch: int
+) -> Schedule:
+    """The schedule that OPTIMIZER names, over ``total_steps`` optimiser steps.
+
+    Args:
+        config: OPTIMIZATION, of which LR, MOMS, PCT_START, and DIV_FACTOR (one-cycle) or
+            WARMUP_ITER (cosine) are read.
+        steps_per_epoch: the cosine of OpenPCDet moves once per epoch.
+
+    Raises:
+        ConfigError: for a missing key, or no step to plan.
+    """
+    if total_steps < 1:
+        raise ConfigError(f"a schedule of {total_steps} optimiser steps: NUM_EPOCHS must be >= 1")
+    if config["OPTIMIZER"] == "adam_onecycle":
+        return _one_cycle(optimizer, config, total_steps)
+    return WarmupCosine(
+        optimizer,
+        total_steps=total_steps,
+        steps_per_epoch=steps_per_epoch,
+        warmup_steps=_need(config, "WARMUP_ITER"),
+        moms=_need(config, "MOMS"),
+        pct_start=_need(config, "PCT_START"),
+    )
+
+
+def _one_cycle(optimizer: Optimizer, config: Mapping[str, Any], total_steps: int) -> OneCycleLR:
+    high, low = _need(config, "MOMS")
+    # torch divides by zero when the rise ends exactly at step 0, and spends the only step of a
+    # one-step plan at the final rate: a plan has at least two steps, the rise more than one.
+    planned = max(total_steps, 2)
+    return OneCycleLR(
+        optimizer,
+        max_lr=config["LR"],
+        total_steps=planned,
+        pct_start=max(_need(config, "PCT_START"), 1.001 / planned),
+        base_momentum=low,
+        max_momentum=high,
+        div_factor=_need(config, "DIV_FACTOR"),
+        final_div_factor=ONECYCLE_FINAL_DIV_FACTOR,
+    )
+
+
+def _need(config: Mapping[str, Any], key: str) -> Any:
+    if key not in config:
+        raise ConfigError(f"OPTIMIZER {config['OPTIMIZER']} needs the key OPTIMIZATION.{key}")
+    return config[key]
+
+
+class WarmupCosine(LRScheduler):
+    """OpenPCDet's ``adam_cosineanneal``: linear warm-up by step, then a cosine by epoch.
+
+    The rate rises from LR/3 to LR over ``warmup_steps``, and follows a half cosine from LR to
+    LR/1000 over the epochs. The first beta falls from ``moms[0]`` to ``moms[1]`` over the first
+    ``pct_start`` of all steps and returns over the rest.
+    """
+
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        total_steps: int,
+        steps_per_epoch: int,
+        warmup_steps: int,
+        moms: Sequence[float],
+        pct_start: float,
+    ) -> None:
+        self.total_steps, self.steps_per_epoch = total_steps, steps_per_epoch
+        self.warmup_steps = warmup_steps
+        self.moms = list(moms)
+        self.rise_steps = int(pct_start * total_steps)
+        super().__init__(optimizer)
+
+    def get_lr(self) -> list[float | Any]:
+        """Rates of the current step; sets the first beta as well, as torch's OneCycleLR does."""
+        for group in self.optimizer.param_groups:
+            group["betas"] = (self._momentum(), *group["betas"][1:])
+        return [base * self._ratio() for base in self.base_lrs]
+
+    def _ratio(self) -> float:
+        step = self.last_epoch  # torch's name for the number of calls of step()
+        if step < self.warmup_steps:
+            return WARMUP_START_RATIO + (1 - WARMUP_START_RATIO) * step / self.warmup_steps
+        epochs = math.ceil(self.total_steps / self.steps_per_epoch)
+        return _cosine(1.0, COSINE_FINAL_RATIO, step // self.steps_per_epoch / epochs)
+
+    def _momentum(self) -> float:
+        step, start, end = self.last_epoch, *self.moms
+        if step < self.rise_steps:
+            return _cosine(start, end, step / self.rise_steps)
+        return _cosine(end, start, (step - self.rise_steps) / (self.total_steps - self.rise_steps))
+
+
+Schedule: TypeAlias = OneCycleLR | WarmupCosine
+
+
+def _cosine(start: float, end: float, fraction: float) -> float:
+    return end + (start - end) / 2 * (1 + math.cos(math.pi * fraction))

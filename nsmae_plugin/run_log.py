@@ -1,0 +1,114 @@
+"""What a run writes beside its checkpoints: log file, effective configuration, curves."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from tensorboardX import SummaryWriter
+
+FORMAT = "%(asctime)s  %(levelname)5s  %(message)s"
+
+
+def run_folder(root: Path, config_file: Path, extra_tag: str) -> Path:
+    """``root/<group>/<config>/<extra_tag>``, the group being the folders below ``cfgs``.
+
+    ``cfgs/tiny/lidar.yaml`` -> ``root/tiny/lidar/<extra_tag>``; a file outside any ``cfgs`` has no
+    group.
+    """
+    folders = config_file.parent.parts
+    group: tuple[str, ...] = ()
+    if "cfgs" in folders:
+        last = len(folders) - 1 - folders[::-1].index("cfgs")
+        group = folders[last + 1 :]
+    return root.joinpath(*group, config_file.stem, extra_tag)
+
+
+def create_logger(
+    file: Path | None = None, rank: int = 0, name: str = "nsmae_plugin.run"
+) -> logging.Logger:
+    """Logger to the console and, in rank 0, to ``file``; other ranks only pass warnings on."""
+    logger = logging.getLogger(name)
+    logger.handlers.clear()
+    logger.propagate = False
+    logger.setLevel(logging.INFO if rank == 0 else logging.WARNING)
+    handlers: list[logging.Handler] = [logging.StreamHandler(sys.stdout)]
+    if file is not None and rank == 0:
+        handlers.append(logging.FileHandler(file, encoding="utf-8"))
+    for handler in handlers:
+        handler.setFormatter(logging.Formatter(FORMAT))
+        logger.addHandler(handler)
+    return logger
+
+
+def write_config(config: Mapping[str, Any], path: Path) -> None:
+    """Write the merged configuration as YAML that ``load_config`` reads without any base file."""
+    path.write_text(
+        yaml.safe_dump(_plain(config), sort_keys=False, default_flow_style=None), encoding="utf-8"
+    )
+
+
+def _plain(value: Any) -> Any:
+    """Built-in containers only: yaml would spell EasyDict as a Python object."""
+    if isinstance(value, Mapping):
+        return {key: _plain(one) for key, one in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(one) for one in value]
+    return value
+
+
+class Curves:
+    """TensorBoard scalars, and ``metrics.jsonl`` with one record a line.
+
+    A record is ``{"epoch", "step", "split", ...values}``: epochs and optimiser steps done, split
+    ``train`` (means since the previous record) or ``test``.
+
+    Args:
+        folder: the run's directory; None writes nothing, for the ranks that do not log.
+        step: steps done so far. What a killed run wrote after its last checkpoint is taken out, as
+            the resumed run writes it again.
+    """
+
+    def __init__(self, folder: Path | None, step: int = 0) -> None:
+        self._board: SummaryWriter | None = None
+        if folder is None:
+            return
+        self._board = SummaryWriter(
+            logdir=str(folder / "tensorboard"), purge_step=step + 1 if step else None
+        )
+        self._file = folder / "metrics.jsonl"
+        _drop_records_after(self._file, step)
+
+    def scalars(self, prefix: str, values: Mapping[str, float], step: int) -> None:
+        """Add ``prefix/name`` to TensorBoard for every value."""
+        if self._board is not None:
+            for name, value in values.items():
+                self._board.add_scalar(f"{prefix}/{name}", value, step)
+
+    def record(self, split: str, epoch: int, step: int, values: Mapping[str, float]) -> None:
+        """Append one record to ``metrics.jsonl``."""
+        if self._board is not None:
+            line = json.dumps({"epoch": epoch, "step": step, "split": split, **values})
+            with open(self._file, "a", encoding="utf-8") as file:
+                file.write(line + "\n")
+
+    def close(self) -> None:
+        if self._board is not None:
+            self._board.close()
+
+
+def _drop_records_after(path: Path, step: int) -> None:
+    if not path.exists():
+        return
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    # A killed run may have left half a line, always the last.
+    kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text("".join(kept), encoding="utf-8")
+    os.replace(temporary, path)

@@ -1,0 +1,200 @@
+"""From a configuration and command-line arguments to a session that can train."""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import sys
+from argparse import Namespace
+from datetime import datetime
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.data import DataLoader
+
+from nsmae_plugin import checkpoint, distributed, engine, hooks, host, optim, run_log, transfer
+from nsmae_plugin.checkpoint import Plan, Progress, Run
+from nsmae_plugin.data.loader import EpochSampler, build_dataloader
+from nsmae_plugin.distributed import World
+from nsmae_plugin.errors import ConfigError
+from nsmae_plugin.evaluation.reconstruction import evaluate
+from nsmae_plugin.random_state import FIXED_SEED, seed_everything
+
+AMP_DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def build(
+    args: Namespace, config: Any, world: World
+) -> tuple[engine.Session, DataLoader, EpochSampler]:
+    """Session, loader and sampler for ``engine.train``; resumes or loads weights when asked to.
+
+    Args:
+        args: of ``tools/train.py``.
+        config: as ``load_config`` gives it.
+
+    Raises:
+        ConfigError: for arguments that contradict each other, the configuration or the world.
+        CheckpointError: for a checkpoint that cannot be read or does not fit.
+        DataError: from the data set.
+    """
+    folder = run_log.run_folder(args.output_dir, args.cfg_file, args.extra_tag)
+    (folder / "ckpt").mkdir(parents=True, exist_ok=True)
+    source = checkpoint.to_resume(folder / "ckpt", args.ckpt, args.pretrained_model)
+    content = checkpoint.read(source) if source else {}
+    seed = _choose_seed(args, content)
+    seed_everything(seed, world.rank)
+    logger = _start_log(args, config, world, folder, seed)
+    batch_size = _per_process_batch(args, config, world)
+    load = partial(
+        build_dataloader,
+        config.DATA_CONFIG,
+        config.CLASS_NAMES,
+        batch_size,
+        args.workers,
+        rank=world.rank,
+        world_size=world.size,
+        logger=logger,
+    )
+    dataset, loader, sampler = load(training=True, seed=seed)
+    plan = _make_plan(args, config, world, seed, batch_size, len(loader))
+    model = host.build_network(config.MODEL, len(config.CLASS_NAMES), dataset).to(world.device)
+    if args.pretrained_model:
+        transfer.load_pretrained(model, args.pretrained_model, logger)
+    run = _make_run(args, config, world, plan, model)
+    if source:
+        checkpoint.restore(run, plan, content, source, world.rank)
+        logger.info("RESUMED from %s: %s", source, run.progress)
+    _log_plan(plan, run, logger)
+    session = engine.Session(
+        run=run,
+        plan=plan,
+        options=_make_options(args, config),
+        world=world,
+        keeper=checkpoint.Keeper(folder / "ckpt", args.max_ckpt_save_num),
+        curves=run_log.Curves(folder if world.is_main else None, run.progress.step),
+        logger=logger,
+        config_tag=args.cfg_file.stem,
+        evaluate=_make_evaluation(args, config, world, model, load),
+        on_epoch=hooks.build_hook(config.get("HOOK"), dataset, loader, plan.epochs, logger),
+    )
+    return session, loader, sampler
+
+
+def _choose_seed(args: Namespace, content: dict[str, Any]) -> int:
+    """The seed asked for, else that of the run to resume, else a random one; for all processes."""
+    seed = args.seed if args.seed is not None else FIXED_SEED if args.fix_random_seed else None
+    if seed is None:
+        seed = content.get("plan", {}).get("seed", secrets.randbelow(2**31))
+    else:
+        torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
+    return distributed.from_main(seed)
+
+
+def _start_log(
+    args: Namespace, config: Any, world: World, folder: Path, seed: int
+) -> logging.Logger:
+    name = f"train_{datetime.now():%Y%m%d-%H%M%S}.log"
+    logger = run_log.create_logger(folder / name, world.rank)
+    logger.info("command: %s", " ".join(sys.argv))
+    logger.info("host %s, %d x %s, seed %d", host.NAME, world.size, world.device, seed)
+    logger.info("output in %s", folder)
+    if world.is_main:
+        run_log.write_config(config, folder / f"{args.cfg_file.stem}.yaml")
+    return logger
+
+
+def _per_process_batch(args: Namespace, config: Any, world: World) -> int:
+    if args.batch_size is None:
+        return config.OPTIMIZATION.BATCH_SIZE_PER_GPU
+    if args.batch_size % world.size:
+        raise ConfigError(
+            f"--batch_size {args.batch_size} is no multiple of {world.size} processes"
+        )
+    return args.batch_size // world.size
+
+
+def _make_plan(
+    args: Namespace, config: Any, world: World, seed: int, batch_size: int, batches: int
+) -> Plan:
+    optimization = config.OPTIMIZATION
+    accumulate = args.accumulate_steps or optimization.get("ACCUMULATE_STEPS", 1)
+    epochs = optimization.NUM_EPOCHS if args.epochs is None else args.epochs
+    for name, value in (("ACCUMULATE_STEPS", accumulate), ("NUM_EPOCHS", epochs)):
+        if value < 1:
+            raise ConfigError(f"OPTIMIZATION.{name} must be at least 1, not {value}")
+    return Plan(
+        seed=seed,
+        batch_size=batch_size,
+        accumulate_steps=accumulate,
+        world_size=world.size,
+        epochs=epochs,
+        batches_per_epoch=batches,
+    )
+
+
+def _log_plan(plan: Plan, run: Run, logger: logging.Logger) -> None:
+    steps = engine.steps_per_epoch(plan)
+    logger.info(
+        "effective batch %d = %d per process x %d processes x %d accumulated",
+        plan.batch_size * plan.world_size * plan.accumulate_steps,
+        plan.batch_size,
+        plan.world_size,
+        plan.accumulate_steps,
+    )
+    logger.info("%d epochs x %d steps = %d steps", plan.epochs, steps, plan.epochs * steps)
+    count = sum(one.numel() for group in run.optimizer.param_groups for one in group["params"])
+    logger.info(
+        "%s: %.2f M trained parameters, learning rate now %.3g",
+        type(distributed.bare(run.model)).__name__,
+        count / 1e6,
+        run.optimizer.param_groups[0]["lr"],
+    )
+
+
+def _make_run(args: Namespace, config: Any, world: World, plan: Plan, model: nn.Module) -> Run:
+    steps = engine.steps_per_epoch(plan)
+    optimizer = optim.build_optimizer(model, config.OPTIMIZATION)
+    scaler = torch.amp.GradScaler(
+        world.device.type,
+        init_scale=config.OPTIMIZATION.get("LOSS_SCALE_FP16", 2.0**16),
+        enabled=_amp_dtype(args, config) is torch.float16,
+    )
+    return Run(
+        model=distributed.wrap(model, world, args.sync_bn),
+        optimizer=optimizer,
+        scheduler=optim.build_scheduler(optimizer, config.OPTIMIZATION, plan.epochs * steps, steps),
+        scaler=scaler,
+        progress=Progress(),
+    )
+
+
+def _amp_dtype(args: Namespace, config: Any) -> torch.dtype | None:
+    wanted = args.use_amp or config.OPTIMIZATION.get("USE_AMP", False)
+    return AMP_DTYPES[args.amp_dtype] if wanted else None
+
+
+def _make_options(args: Namespace, config: Any) -> engine.Options:
+    return engine.Options(
+        grad_norm_clip=config.OPTIMIZATION.GRAD_NORM_CLIP,
+        amp_dtype=_amp_dtype(args, config),
+        max_steps=args.max_steps,
+        log_steps=args.logger_iter_interval,
+        save_epochs=args.ckpt_save_interval,
+        save_seconds=args.ckpt_save_time_interval,
+        save_steps=args.ckpt_save_step_interval,
+        eval_epochs=args.eval_interval,
+    )
+
+
+def _make_evaluation(
+    args: Namespace, config: Any, world: World, model: nn.Module, load: Any
+) -> engine.Evaluate | None:
+    """Reconstruction of the test split, with the masks that tools/evaluate_pretrain.py draws."""
+    splits = config.DATA_CONFIG.get("INFO_PATH", {})
+    if type(model).__name__ != "NSMAE" or args.eval_interval == 0 or not splits.get("test"):
+        return None
+    _, loader, _ = load(training=False, seed=0)
+    return partial(evaluate, loader=loader, device=world.device)

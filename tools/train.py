@@ -1,0 +1,98 @@
+"""Train a detector: NS-MAE pre-training, or any other detector of the active host.
+
+Flags, their meaning and the output directory are OpenPCDet's:
+``output/<group>/<config>/<extra_tag>/{ckpt,tensorboard,train_*.log}`` below the current directory.
+A run that is started again goes on from its newest checkpoint.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+import nsmae_plugin  # (before torch: sets the OpenMP policy)
+
+# isort: split
+from nsmae_plugin import distributed, engine
+from nsmae_plugin.config import load_config
+from nsmae_plugin.errors import NSMAEError
+from nsmae_plugin.random_state import FIXED_SEED
+from nsmae_plugin.session import AMP_DTYPES, build
+
+
+def positive(text: str) -> int:
+    """An integer of at least 1, for argparse."""
+    value = int(text)
+    if value < 1:
+        raise ValueError(f"{value} is not positive")
+    return value
+
+
+def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("--cfg_file", type=Path, required=True, help="YAML configuration")
+    add(
+        "--batch_size",
+        type=positive,
+        help="of all processes together; default: the configuration's",
+    )
+    add("--epochs", type=positive, help="default: the configuration's")
+    add("--max_steps", type=positive, help="stop after that many optimiser steps in all")
+    add("--accumulate_steps", type=positive, help="batches per optimiser step")
+    add("--workers", type=int, default=4, help="loader processes per training process")
+    add("--extra_tag", default="default", help="name of this run")
+    add("--output_dir", type=Path, default=Path("output"), help="root of the output directories")
+    add("--ckpt", type=Path, help="checkpoint to resume; default: the newest of this run")
+    add("--pretrained_model", type=Path, help="start from the weights of this checkpoint")
+    add("--launcher", choices=distributed.LAUNCHERS, default="none")
+    add("--tcp_port", type=int, default=18888, help="of rank 0, under slurm")
+    add("--local_rank", type=int, help="accepted for old launchers; torchrun sets LOCAL_RANK")
+    add("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    add("--sync_bn", action="store_true", help="synchronise BatchNorm over processes (CUDA)")
+    add("--fix_random_seed", action="store_true", help=f"the same as --seed {FIXED_SEED}")
+    add("--seed", type=int, help="default: a random one, which the log names")
+    add("--use_amp", action="store_true", help="autocast to --amp_dtype")
+    add("--amp_dtype", choices=tuple(AMP_DTYPES), default="bfloat16")
+    add("--ckpt_save_interval", type=positive, default=1, help="epochs between checkpoints")
+    add("--max_ckpt_save_num", type=positive, default=30, help="epoch checkpoints to keep")
+    add("--ckpt_save_time_interval", type=float, default=300, help="seconds, for latest_model.pth")
+    add("--ckpt_save_step_interval", type=positive, help="optimiser steps, for latest_model.pth")
+    add(
+        "--logger_iter_interval",
+        type=positive,
+        default=50,
+        help="optimiser steps between log lines",
+    )
+    add("--eval_interval", type=int, default=1, help="epochs between evaluations, 0 for none")
+    add("--set", dest="overrides", nargs=argparse.REMAINDER, default=[], help="KEY VALUE ...")
+    return parser.parse_args(arguments)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    args = parse_args(arguments)
+    try:
+        run(args)
+    except NSMAEError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    finally:
+        distributed.stop()
+    return 0
+
+
+def run(args: argparse.Namespace) -> None:
+    """Build everything that the arguments ask for and train."""
+    config = load_config(args.cfg_file, args.overrides)
+    world = distributed.start(args.launcher, args.device, args.tcp_port, args.local_rank)
+    nsmae_plugin.register()
+    session, loader, sampler = build(args, config, world)
+    try:
+        engine.train(session, loader, sampler)
+    finally:
+        session.curves.close()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
