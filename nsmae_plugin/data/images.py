@@ -30,7 +30,8 @@ def load_image(path: Path, token: str) -> Image.Image:
     """
     try:
         with Image.open(path) as image:
-            return image.convert("RGB")
+            image.load()
+            return image if image.mode == "RGB" else image.convert("RGB")
     except FileNotFoundError as error:
         raise DataError(
             f"the image {path} of sample {token} is missing; check DATA_PATH and VERSION, "

@@ -34,21 +34,22 @@ def read_points(path: Path, token: str) -> np.ndarray:
             f"the LiDAR file {path} of sample {token} has {size} bytes, no multiple of {FIELDS} "
             "float32: it is truncated or no nuScenes LiDAR file; fetch it again"
         )
-    points = values.reshape(-1, FIELDS)[:, :4]
-    if not len(points):
+    if not len(values):
         raise DataError(f"the LiDAR file {path} of sample {token} is empty; fetch it again")
-    if not np.isfinite(points).all():
+    points = values.reshape(-1, FIELDS)
+    if not np.isfinite(values).all():
         bad = int((~np.isfinite(points).all(axis=1)).sum())
         raise DataError(
             f"the LiDAR file {path} of sample {token} holds {bad} points with NaN or infinity; "
             "repair the file or remove the sample from the info file"
         )
-    return points
+    return points[:, :4]
 
 
 def remove_ego_points(points: np.ndarray, radius: float = EGO_RADIUS) -> np.ndarray:
     """The points outside the square |x|, |y| < ``radius`` around the sensor."""
-    return points[(np.abs(points[:, :2]) >= radius).any(axis=1)]
+    outside = (np.abs(points[:, 0]) >= radius) | (np.abs(points[:, 1]) >= radius)
+    return points[outside]
 
 
 def read_sweep(root: Path, sweep: Mapping[str, Any], token: str) -> np.ndarray:

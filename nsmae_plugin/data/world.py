@@ -62,11 +62,13 @@ def compose(steps: Sequence[str], drawn: Mapping[str, Any]) -> np.ndarray:
 
 
 def transform_points(points: np.ndarray, matrix: np.ndarray) -> np.ndarray:
-    """Copy of (P, 3+C) points with the coordinates moved by ``matrix`` (4, 4)."""
-    moved = points.copy()
-    moved[:, :3] = points[:, :3] @ matrix[:3, :3].T.astype(points.dtype)
-    moved[:, :3] += matrix[:3, 3].astype(points.dtype)
-    return moved
+    """Copy of finite (P, 3+C) points with the coordinates moved by ``matrix`` (4, 4)."""
+    # One product over all columns: strided slices cost more than the idle multiplications.
+    columns = np.eye(points.shape[1], dtype=points.dtype)
+    columns[:3, :3] = matrix[:3, :3].T
+    offset = np.zeros(points.shape[1], dtype=points.dtype)
+    offset[:3] = matrix[:3, 3]
+    return points @ columns + offset
 
 
 def transform_boxes(boxes: np.ndarray, matrix: np.ndarray) -> np.ndarray:
@@ -75,7 +77,8 @@ def transform_boxes(boxes: np.ndarray, matrix: np.ndarray) -> np.ndarray:
     ``matrix`` turns about z, mirrors along x or y, scales and shifts; the box grows with the scale.
     Headings come out in [-pi, pi]; unknown velocities (NaN) stay NaN.
     """
-    moved = transform_points(boxes, matrix)
+    moved = boxes.copy()
+    moved[:, :3] = transform_points(boxes[:, :3], matrix)
     plane = matrix[:2, :2]
     moved[:, 3:6] = boxes[:, 3:6] * np.cbrt(abs(np.linalg.det(matrix[:3, :3])))
     direction = np.stack([np.cos(boxes[:, 6]), np.sin(boxes[:, 6])], axis=1) @ plane.T
