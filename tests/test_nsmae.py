@@ -294,3 +294,32 @@ def test_data_without_a_modality_of_the_model_is_named():
         model(made_up_batch("lidar"))
     with pytest.raises(ConfigError, match="no voxels"):
         model(made_up_batch("camera"))
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_the_data_set_feeds_every_mode(mode, synthetic_root):
+    nsmae_plugin.register()
+    config = load_config(CONFIGS / MODES[mode])
+    config.DATA_CONFIG.CAMERA_CONFIG.IMAGE.update(
+        FINAL_DIM=[HEIGHT, WIDTH], RESIZE_LIM_TRAIN=[0.7, 0.8], RESIZE_LIM_TEST=[0.7, 0.7]
+    )
+    if mode != "lidar":
+        config.MODEL.VTRANSFORM.update(
+            IMAGE_SIZE=[HEIGHT, WIDTH], FEATURE_SIZE=[HEIGHT // 8, WIDTH // 8]
+        )
+    dataset = host.build_dataset(config.DATA_CONFIG, config.CLASS_NAMES, True, synthetic_root)
+    model = host.build_network(config.MODEL, len(config.CLASS_NAMES), dataset)
+    np.random.seed(0)  # noqa: NPY002 (the data set draws from the global state)
+    batch = host.to_device(dataset.collate_batch([dataset[0], dataset[1]]), "cpu")
+    result, _, _ = model.train()(batch)
+    result["loss"].backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
+    with torch.no_grad():
+        rendered, _ = model.eval()(batch)
+    # Nine of ten voxels and hints are hidden; cells of several show one more often.
+    assert rendered["target_bev_mask"].any()
+    assert 0.3 < rendered["target_bev_hidden"].sum() / rendered["target_bev_mask"].sum() <= 1
+    if mode != "lidar":
+        assert 0.02 < rendered["target_depth_mask"].float().mean() < 0.98
+        assert rendered["target_rgb"].min() > -1e-6
+        assert rendered["target_rgb"].max() < 1 + 1e-6
