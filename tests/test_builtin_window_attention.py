@@ -11,11 +11,11 @@ from nsmae_plugin.host.builtin.modules.window_attention import (
     DropPath,
     ShiftedWindowAttention,
     WindowAttention,
-    merge,
-    partition,
+    plan_windows,
     relative_position_index,
-    shift_mask,
 )
+
+CPU = torch.device("cpu")
 
 
 def make_attention(side: int, shift: int, channels: int = 6, heads: int = 2):
@@ -82,55 +82,62 @@ def test_attention_matches_the_loop_over_image_positions(size, shift):
     torch.testing.assert_close(module(features), expected, atol=1e-10, rtol=0)
 
 
-def test_gradients_are_those_of_finite_differences():
-    module = make_attention(side=2, shift=1, channels=2, heads=1)
-    table = module.w_msa.relative_position_bias_table
+@pytest.mark.parametrize("shift", [0, 1])
+def test_gradients_are_those_of_finite_differences(shift):
+    module = make_attention(side=2, shift=shift, channels=2, heads=1)
+    names, values = zip(*module.named_parameters(), strict=True)
     features = torch.randn(1, 3, 4, 2, dtype=torch.float64, requires_grad=True)
 
-    def attend(features, table_values):
-        return torch.func.functional_call(
-            module, {"w_msa.relative_position_bias_table": table_values}, features
-        )
+    def attend(features, *values):
+        return torch.func.functional_call(module, dict(zip(names, values, strict=True)), features)
 
-    assert torch.autograd.gradcheck(attend, (features, table.detach().requires_grad_()))
+    assert torch.autograd.gradcheck(attend, (features, *values))
 
 
-@pytest.mark.parametrize(("height", "width", "side"), [(4, 6, 2), (7, 14, 7), (3, 3, 3)])
-def test_merging_reverses_partitioning(height, width, side):
-    features = torch.randn(2, height, width, 5)
-    windows = partition(features, side)
-    assert windows.shape == (2, height * width // side**2, side**2, 5)
-    assert torch.equal(merge(windows, side, height, width), features)
+@pytest.mark.parametrize("shift", [0, 1, 2])
+@pytest.mark.parametrize(("height", "width", "side"), [(4, 6, 2), (5, 7, 3), (2, 2, 3)])
+def test_every_token_has_one_place_and_the_other_places_are_padding(height, width, side, shift):
+    plan = plan_windows(height, width, side, min(shift, side - 1), CPU)
+    tokens = torch.arange(height * width)
+    assert torch.equal(plan.forth[plan.back], tokens)
+    rows, columns = (math.ceil(size / side) * side for size in (height, width))
+    assert len(plan.forth) == rows * columns
+    assert torch.equal(
+        torch.cat((plan.back, plan.padding)).sort().values, torch.arange(len(plan.forth))
+    )
 
 
-def test_windows_are_numbered_row_by_row():
-    positions = torch.arange(4 * 6).view(1, 4, 6, 1)
-    windows = partition(positions, 2)[0, :, :, 0].tolist()
-    assert windows[0] == [0, 1, 6, 7]
-    assert windows[1] == [2, 3, 8, 9]
+def test_windows_and_their_tokens_are_numbered_row_by_row():
+    plain = plan_windows(4, 6, 2, 0, CPU)
+    assert plain.mask is None
+    windows = plain.forth.view(-1, 4).tolist()
+    assert windows[:2] == [[0, 1, 6, 7], [2, 3, 8, 9]]
     assert windows[3] == [12, 13, 18, 19]
+    shifted = plan_windows(4, 6, 2, 1, CPU).forth.view(-1, 4).tolist()
+    assert shifted[0] == [7, 8, 13, 14]  # one down and one to the right
+    assert shifted[-1] == [23, 18, 5, 0]  # the four corners of the image
 
 
 @pytest.mark.parametrize(("height", "width", "side", "shift"), [(4, 8, 4, 2), (9, 6, 3, 1)])
 def test_the_mask_blocks_exactly_the_pairs_that_the_shift_brought_together(
     height, width, side, shift
 ):
-    """Two tokens of a window are neighbours if their distance did not change by the shift."""
-    y, x = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
-    original = torch.stack((y, x), dim=-1)[None].roll((-shift, -shift), dims=(1, 2))
-    now = torch.stack((y, x), dim=-1)[None]
-    before, after = (partition(grid, side)[0] for grid in (original, now))
-    distance = [one[:, :, None] - one[:, None, :] for one in (before, after)]
-    neighbours = (distance[0] == distance[1]).all(dim=-1)
-    mask = shift_mask(height, width, side, shift, torch.device("cpu"))
-    assert torch.equal(mask, torch.where(neighbours, 0.0, BLOCKED))
+    """Two tokens are neighbours if they lie as far apart in the image as in their window."""
+    plan = plan_windows(height, width, side, shift, CPU)
+    tokens = plan.forth.view(-1, side * side)
+    in_image = torch.stack((tokens // width, tokens % width), dim=-1)
+    place = torch.arange(side * side)
+    in_window = torch.stack((place // side, place % side), dim=-1)
+    apart = in_image[:, :, None] - in_image[:, None]
+    neighbours = (apart == in_window[:, None] - in_window).all(dim=-1)
+    assert torch.equal(plan.mask, torch.where(neighbours, 0.0, BLOCKED))
 
 
-def test_a_mask_cached_during_inference_serves_training():
+def test_a_plan_made_during_inference_serves_training():
     with torch.inference_mode():
-        mask = shift_mask(10, 15, 5, 2, torch.device("cpu"))
-    assert not mask.is_inference()
-    assert shift_mask(10, 15, 5, 2, torch.device("cpu")) is mask
+        plan = plan_windows(10, 15, 5, 2, CPU)
+    assert not any(tensor.is_inference() for tensor in plan)
+    assert plan_windows(10, 15, 5, 2, CPU) is plan
 
 
 def test_offsets_share_a_row_of_the_bias_table():

@@ -1,10 +1,11 @@
 """Self-attention inside shifted windows (Swin Transformer, arXiv 2103.14030).
 
-Feature maps are channels-last, (B, H, W, C), throughout. Letters: ``s`` tokens along a window's
-side, ``W`` windows per image, ``T = s * s`` tokens per window.
+Letters: a feature map has ``L = H * W`` tokens of C channels, listed row by row; a window has
+``T = side * side`` tokens, and there are ``W`` windows per image.
 """
 
 from functools import lru_cache
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -16,42 +17,86 @@ from nsmae_plugin.errors import ConfigError
 BLOCKED = -100.0
 
 
-def partition(features: torch.Tensor, side: int) -> torch.Tensor:
-    """(B, H, W, C), H and W multiples of ``side`` -> windows (B, W, T, C), row by row."""
-    batch, height, width, channels = features.shape
-    tiles = features.view(batch, height // side, side, width // side, side, channels)
-    return tiles.transpose(2, 3).reshape(batch, -1, side * side, channels)
+class WindowPlan(NamedTuple):
+    """Where each token of a feature map goes when it is padded, shifted and cut into windows."""
 
-
-def merge(windows: torch.Tensor, side: int, height: int, width: int) -> torch.Tensor:
-    """The inverse of :func:`partition`: (B, W, T, C) -> (B, ``height``, ``width``, C)."""
-    batch, channels = windows.shape[0], windows.shape[-1]
-    tiles = windows.view(batch, height // side, width // side, side, side, channels)
-    return tiles.transpose(2, 3).reshape(batch, height, width, channels)
+    forth: torch.Tensor  # (W * T,) the token in each place of the windows; 0 where padding is
+    back: torch.Tensor  # (L,) the place of each token
+    padding: torch.Tensor  # the places that hold padding
+    mask: torch.Tensor | None  # (W, T, T) 0 or BLOCKED, see plan_windows; None without a shift
 
 
 @lru_cache(maxsize=32)
 @torch.inference_mode(False)  # a cached inference tensor could not serve a later training step
-def shift_mask(
+def plan_windows(
     height: int, width: int, side: int, shift: int, device: torch.device
-) -> torch.Tensor:
-    """Which tokens of a window are neighbours in the image, after a cyclic shift.
+) -> WindowPlan:
+    """Cut a feature map into windows after a cyclic shift by ``shift`` tokens up and left.
 
-    The shift by ``shift`` moves the first rows and columns to the end, so windows at the border
-    hold tokens from opposite sides of the image, which must not attend to each other.
+    The map is padded below and on the right to a multiple of ``side``. The shift moves the first
+    rows and columns to the end, so windows at the border hold tokens from opposite sides of the
+    image; the mask blocks pairs of them. The plan is cached and shared: do not modify it.
+    """
+    rows, columns = height + -height % side, width + -width % side
+    y, x = torch.arange(rows, device=device), torch.arange(columns, device=device)
+    token = torch.where((y[:, None] < height) & (x < width), y[:, None] * width + x, -1)
+    forth = _windows(token.roll((-shift, -shift), dims=(0, 1)), side).flatten()
+    places = (forth >= 0).nonzero()[:, 0]
+    back = torch.empty_like(places)
+    back[forth[places]] = places
+    mask = None
+    if shift:
+        region = [
+            (position >= length - side).int() + (position >= length - shift).int()
+            for position, length in ((y, rows), (x, columns))
+        ]
+        regions = _windows(3 * region[0][:, None] + region[1], side)
+        mask = (regions[:, :, None] != regions[:, None, :]) * BLOCKED
+    return WindowPlan(forth.clamp(min=0), back, (forth < 0).nonzero()[:, 0], mask)
 
-    Returns:
-        (W, T, T) float, 0 for neighbours and :data:`BLOCKED` for the others. Shared: do not modify.
+
+def _windows(grid: torch.Tensor, side: int) -> torch.Tensor:
+    """(rows, columns), multiples of ``side`` -> (W, T), windows and tokens row by row."""
+    rows, columns = grid.shape
+    tiles = grid.view(rows // side, side, columns // side, side)
+    return tiles.transpose(1, 2).reshape(-1, side * side)
+
+
+class _ToWindows(torch.autograd.Function):
+    """(B, L, C) tokens -> (B, W * T, C) places, ``padding`` (C,) where there is no token.
+
+    One copy for padding, shift and partition; tokens move one to one, so the gradient is a copy
+    too, where that of a general gather would be an accumulation.
     """
 
-    def region(length: int) -> torch.Tensor:
-        position = torch.arange(length, device=device)
-        return (position >= length - side).int() + (position >= length - shift).int()
+    @staticmethod
+    def forward(ctx: Any, tokens: torch.Tensor, padding: torch.Tensor, plan: WindowPlan) -> Any:
+        ctx.plan = plan
+        places = tokens.index_select(1, plan.forth)
+        places[:, plan.padding] = padding
+        return places
 
-    regions = 3 * region(height)[:, None] + region(width)
-    per_window = partition(regions[None, :, :, None], side)[0, :, :, 0]  # (W, T)
-    blocked = per_window[:, :, None] != per_window[:, None, :]
-    return blocked.float() * BLOCKED
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> Any:
+        (gradient,), plan = gradients, ctx.plan
+        to_padding = gradient.index_select(1, plan.padding).sum(dim=(0, 1))
+        return gradient.index_select(1, plan.back), to_padding, None
+
+
+class _FromWindows(torch.autograd.Function):
+    """(B, W * T, C) places -> (B, L, C) tokens; what lies in the padding is dropped."""
+
+    @staticmethod
+    def forward(ctx: Any, places: torch.Tensor, plan: WindowPlan) -> Any:
+        ctx.plan = plan
+        return places.index_select(1, plan.back)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> Any:
+        (gradient,), plan = gradients, ctx.plan
+        to_places = gradient.index_select(1, plan.forth)
+        to_places[:, plan.padding] = 0.0
+        return to_places, None
 
 
 def relative_position_index(side: int) -> torch.Tensor:
@@ -85,35 +130,44 @@ class WindowAttention(nn.Module):
         self.proj = nn.Linear(channels, channels)
         self.proj_drop = nn.Dropout(output_drop)
 
-    def forward(self, windows: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
-        """Attend within each window.
+    def forward(self, tokens: torch.Tensor, plan: WindowPlan) -> torch.Tensor:
+        """(B, L, C) -> (B, L, C).
 
-        Args:
-            windows: (B, W, T, C).
-            mask: (W, T, T) added to the logits, or None.
-
-        Returns:
-            (B, W, T, C).
+        Padding takes part in the attention as tokens of zeros, whose query, key and value are the
+        bias of ``qkv``; so the linear layers see the real tokens alone.
         """
-        batch, count, tokens, channels = windows.shape
-        qkv = self.qkv(windows).view(batch, count, tokens, 3, self.heads, channels // self.heads)
-        query, key, value = qkv.permute(3, 0, 1, 4, 2, 5).unbind(0)  # (B, W, heads, T, C / heads)
+        qkv = self.qkv(tokens)
+        places = _ToWindows.apply(qkv, self.qkv.bias.to(qkv.dtype), plan)
+        attended = self._attend(places, plan.mask)
+        return self.proj_drop(self.proj(_FromWindows.apply(attended, plan)))
+
+    def _attend(self, places: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+        """(B, W * T, 3 * C) queries, keys and values -> (B, W * T, C)."""
+        batch, tokens = places.shape[0], self.relative_position_index.shape[0]
+        size = places.shape[2] // (3 * self.heads)
+        parts = places.view(batch, -1, tokens, 3, self.heads, size)
+        parts = parts.permute(3, 0, 1, 4, 2, 5).contiguous()  # (3, B, W, heads, T, size)
+        # Fused kernels take four dimensions. The bias depends on the head and, with a mask, on the
+        # window: fold the windows into the batch, or into the heads.
+        folded = parts.flatten(1, 2) if mask is None else parts.flatten(2, 3)
+        query, key, value = folded.unbind(0)
         attended = F.scaled_dot_product_attention(
             query,
             key,
             value,
-            attn_mask=self._bias(mask).to(query.dtype),
+            attn_mask=self._bias(mask).to(folded.dtype),
             dropout_p=self.attention_drop if self.training else 0.0,
         )
-        attended = attended.transpose(2, 3).reshape(batch, count, tokens, channels)
-        return self.proj_drop(self.proj(attended))
+        return attended.view(parts.shape[1:]).transpose(2, 3).reshape(batch, places.shape[1], -1)
 
     def _bias(self, mask: torch.Tensor | None) -> torch.Tensor:
-        """What is added to the logits: (heads, T, T), or (W, heads, T, T) with a mask."""
+        """What is added to the logits: (1, heads, T, T), or (1, W * heads, T, T) with a mask."""
         tokens = self.relative_position_index.shape[0]
         rows = self.relative_position_bias_table[self.relative_position_index.flatten()]
-        bias = rows.T.reshape(self.heads, tokens, tokens)
-        return bias if mask is None else bias + mask[:, None].to(bias.dtype)
+        bias = rows.T.reshape(1, self.heads, tokens, tokens)
+        if mask is None:
+            return bias
+        return (bias + mask[:, None].to(bias.dtype)).flatten(0, 1)[None]
 
 
 class DropPath(nn.Module):
@@ -151,15 +205,7 @@ class ShiftedWindowAttention(nn.Module):
         self.drop = DropPath(path_drop)
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
-        """(B, H, W, C) -> (B, H, W, C). Padding tokens take part, as zeros before ``qkv``."""
+        """(B, H, W, C) -> (B, H, W, C)."""
         height, width = features.shape[1:3]
-        side, shift, mask = self.side, self.shift, None
-        padded = F.pad(features, (0, 0, 0, -width % side, 0, -height % side))
-        padded_size = (padded.shape[1], padded.shape[2])
-        if shift:
-            padded = padded.roll((-shift, -shift), dims=(1, 2))
-            mask = shift_mask(*padded_size, side, shift, features.device)
-        attended = merge(self.w_msa(partition(padded, side), mask), side, *padded_size)
-        if shift:
-            attended = attended.roll((shift, shift), dims=(1, 2))
-        return self.drop(attended[:, :height, :width])
+        plan = plan_windows(height, width, self.side, self.shift, features.device)
+        return self.drop(self.w_msa(features.flatten(1, 2), plan).view(features.shape))
