@@ -4,11 +4,13 @@ import json
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
-from nsmae_plugin.benchmark import frustum
-from nsmae_plugin.benchmark.inputs import ring_of_cameras
+from nsmae_plugin import host
+from nsmae_plugin.benchmark import frustum, parity, step
+from nsmae_plugin.benchmark.inputs import made_up_batch, ring_of_cameras, scan
 from nsmae_plugin.benchmark.measure import (
     MeasurementError,
     compare,
@@ -16,12 +18,16 @@ from nsmae_plugin.benchmark.measure import (
     measure_calls,
     run_isolated,
 )
+from nsmae_plugin.benchmark.parity import without_dropout
+from nsmae_plugin.config import load_config
 from nsmae_plugin.geometry import image_from_lidar
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tools"))
 import benchmark
 
 TINY = frustum.SIZES["tiny"]
+CPU = torch.device("cpu")
+CONFIGS = Path(__file__).resolve().parents[1] / "cfgs" / "tiny"
 
 
 def test_both_formulations_give_the_same_values_and_gradients(device):
@@ -34,7 +40,7 @@ def test_both_formulations_give_the_same_values_and_gradients(device):
 def test_a_formulation_that_errs_is_noticed(monkeypatch):
     real = frustum.pool_frustum
     monkeypatch.setattr(frustum, "pool_frustum", lambda *args: real(*args) * 1.001)
-    differences = frustum.largest_differences(TINY, 1, torch.device("cpu"))
+    differences = frustum.largest_differences(TINY, 1, CPU)
     assert differences["bev"] == pytest.approx(1e-3, rel=0.1)
     assert differences["rgb"] < 1e-13
 
@@ -61,13 +67,13 @@ def test_the_ring_of_cameras_sees_all_around():
 def test_peak_memory_is_that_of_the_tensors_held_at_once():
     """Ten tensors of 64 MiB in turn, two at a time; half a tensor of slack for the allocator."""
 
-    def step():
+    def allocate():
         for _ in range(5):
             one = torch.ones(16 << 20)
             two = one + 1
             del one, two
 
-    result = measure_calls(step, torch.device("cpu"), repeats=2)
+    result = measure_calls(allocate, CPU, repeats=2)
     assert len(result["seconds"]) == 2
     if not result["mib"]:
         pytest.skip("no /proc on this system")
@@ -106,7 +112,7 @@ def test_the_command_compares_the_formulations_at_tiny_size(tmp_path, capsys, mo
     options = ["--size", "tiny", "--rounds", "1", "--repeats", "2", "--json", str(path)]
     monkeypatch.setattr(sys, "argv", ["benchmark.py", "frustum", *options])
     assert benchmark.main() == 0
-    report = json.loads(path.read_text())
+    report = json.loads(path.read_text())["batch 1"]
     assert report["seconds_ratio"] > 0
     assert max(report["differences"].values()) < 1e-13
     assert "factorised" in capsys.readouterr().out
@@ -117,3 +123,97 @@ def test_without_cuda_the_command_says_so(capsys, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["benchmark.py", "frustum", "--device", "cuda"])
     assert benchmark.main() == 1
     assert "no CUDA device" in capsys.readouterr().err
+
+
+def tiny_config(mode="nsmae_pretrain"):
+    """The tiny configuration with one sweep and half the image."""
+    changes = ["DATA_CONFIG.MAX_SWEEPS", "1", "DATA_CONFIG.CAMERA_CONFIG.IMAGE.FINAL_DIM"]
+    config = load_config(CONFIGS / f"{mode}.yaml", [*changes, "[64, 112]"])
+    if "VTRANSFORM" in config.MODEL:
+        config.MODEL.VTRANSFORM.update(IMAGE_SIZE=[64, 112], FEATURE_SIZE=[8, 14])
+    return config
+
+
+def test_the_materialised_model_trains_like_the_factorised_one():
+    """float32 sums in another order: 1e-4 of each gradient's norm, and of nothing tiny."""
+    config = without_dropout(tiny_config())
+    gradients = []
+    for variant in step.VARIANTS:
+        model = step.build_model(config, variant)
+        result, _, _ = model(host.to_device(made_up_batch(config, batch=2, cameras=3), CPU))
+        result["loss"].backward()
+        gradients.append({name: p.grad for name, p in model.named_parameters()})
+    whole = torch.cat([gradient.flatten() for gradient in gradients[0].values()]).norm()
+    for name, expected in gradients[0].items():
+        difference = (gradients[1][name] - expected).norm()
+        assert difference < 1e-4 * expected.norm() + 1e-6 * whole, name
+
+
+def test_made_up_batches_have_the_ratios_and_sizes_of_the_configuration():
+    config = tiny_config()
+    batch = made_up_batch(config, batch=2, cameras=4)
+    assert batch["camera_imgs"].shape == (2, 4, 3, 64, 112)
+    assert batch["image_patch_mask"].mean() == 0.5
+    assert batch["depth_hint_mask"].mean() == pytest.approx(0.9, abs=1e-4)
+    visible, hidden = len(batch["voxels"]), len(batch["hidden_voxel_coords"])
+    assert hidden / (visible + hidden) == pytest.approx(0.9, abs=1e-3)
+    assert set(batch["points"][:, 0]) == {0.0, 1.0}
+    assert (batch["voxel_coords"][:, 1:] < [40, 512, 512]).all()
+
+
+def test_a_scan_has_about_the_returns_of_a_sweep_and_stays_in_range():
+    extent = [-54.0, -54.0, -5.0, 54.0, 54.0, 3.0]
+    cloud = scan(2, extent, np.random.default_rng(0))
+    assert 2 * 20_000 < len(cloud) <= 2 * 34_688
+    assert (cloud[:, :3] >= extent[:3]).all()
+    assert (cloud[:, :3] < extent[3:]).all()
+
+
+@pytest.mark.parametrize("mode", ["nsmae_pretrain", "nsmae_pretrain_lidar"])
+def test_the_stages_beside_the_network_are_those_of_the_configuration(mode):
+    config = tiny_config(mode)
+    model = step.build_model(config)
+    batch = host.to_device(made_up_batch(config, batch=1), CPU)
+    stages = step.stage_seconds(model, batch, repeats=1)
+    expected = {"masks", "targets"}
+    if mode == "nsmae_pretrain":
+        expected |= {"depth maps", "geometry"}
+    assert set(stages) == expected
+    assert all(seconds > 0 for seconds in stages.values())
+
+
+def test_the_command_measures_a_whole_step(tmp_path, capsys, monkeypatch):
+    path = tmp_path / "report.json"
+    arguments = ["step", "--cfg_file", str(CONFIGS / "nsmae_pretrain.yaml"), "--rounds", "1"]
+    arguments += ["--repeats", "1", "--json", str(path), "--set", "DATA_CONFIG.MAX_SWEEPS", "1"]
+    monkeypatch.setattr(sys, "argv", ["benchmark.py", *arguments])
+    assert benchmark.main() == 0
+    report = json.loads(path.read_text())["batch 1"]
+    assert report["parameters"] > 1e6
+    assert report["seconds_ratio"] > 0
+    assert "% of the step" in capsys.readouterr().out
+
+
+def test_variants_that_start_differently_are_refused():
+    details = {"factorised": {"first_step": {"loss": 3.0}}, "materialised": {"first_step": {}}}
+    benchmark._check_first_steps(details)
+    details["materialised"]["first_step"]["loss"] = 3.1
+    with pytest.raises(MeasurementError, match="loss of the first step"):
+        benchmark._check_first_steps(details)
+
+
+def test_a_device_computes_what_the_cpu_computes(device):
+    differences = parity.operation_differences(device, "tiny")
+    assert max(differences.values()) <= parity.OPERATION_TOLERANCE, differences
+    steps = parity.step_differences(tiny_config(), device)
+    assert "vtransform gradient" in steps
+    assert max(steps.values()) <= parity.STEP_TOLERANCE, steps
+
+
+def test_parity_that_is_broken_is_named(capsys, monkeypatch):
+    monkeypatch.setattr(parity, "step_differences", lambda *_: {"loss_rgb": float("nan")})
+    arguments = ["parity", "--device", "cpu", "--size", "tiny"]
+    config = ["--cfg_file", str(CONFIGS / "nsmae_pretrain.yaml")]
+    monkeypatch.setattr(sys, "argv", ["benchmark.py", *arguments, *config])
+    assert benchmark.main() == 1
+    assert "disagree on: loss_rgb" in capsys.readouterr().err

@@ -8,12 +8,14 @@ values.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch.nn import functional as F
 
-from nsmae_plugin.models.compositing import BACKGROUND
+from nsmae_plugin.models.compositing import BACKGROUND, bin_centres
+from nsmae_plugin.models.render_heads import PerspectiveRenderHead
+from nsmae_plugin.models.view_transform import FactorizedDepthLSSTransform
 
 
 def lift(depth: torch.Tensor, context: torch.Tensor) -> torch.Tensor:
@@ -77,3 +79,40 @@ def render_materialised(
     rgb = (weights.unsqueeze(2) * colour).sum(1) + BACKGROUND * passed[:, -1:]
     distance = (weights * centres.view(1, -1, 1, 1)).sum(1) + passed[:, -1] * edges[-1]
     return rgb, distance, weights.sum(1)
+
+
+class MaterialisedDepthLSSTransform(FactorizedDepthLSSTransform):
+    """The view transform with the lifted tensor, which it also hands on as ``frustum``."""
+
+    def pool(self, batch_dict: dict[str, Any]) -> torch.Tensor:
+        depth = batch_dict["depth_logits"].softmax(1)
+        frustum = lift(depth, batch_dict["depth_context"])
+        batch_dict["frustum"], batch_dict["frustum_depth"] = frustum, depth
+        with torch.no_grad():
+            num_cells = len(batch_dict["lidar_aug_matrix"]) * self.grid.num_cells
+            plan = materialised_plan(self.cells(batch_dict), depth.shape, num_cells)
+        return pool_frustum(frustum, plan)
+
+
+class MaterialisedRenderHead(PerspectiveRenderHead):
+    """The render head on ``frustum``."""
+
+    def forward(self, batch_dict: dict[str, Any]) -> dict[str, Any]:
+        with torch.autocast(batch_dict["frustum"].device.type, enabled=False):
+            rendered = render_materialised(
+                batch_dict.pop("frustum"),
+                batch_dict.pop("frustum_depth"),
+                self.projection.weight,
+                bin_centres(self.edges),
+                self.edges,
+                self.density_bias,
+            )
+        for name, value in zip(("rgb", "depth", "opacity"), rendered, strict=True):
+            batch_dict[f"rendered_{name}"] = value.unflatten(0, (batch_dict["batch_size"], -1))
+        return batch_dict
+
+
+def materialise(model: Any) -> None:
+    """Exchange the two modules of an NSMAE, in place; weights and everything else stay."""
+    model.vtransform.__class__ = MaterialisedDepthLSSTransform
+    model.perspective_head.__class__ = MaterialisedRenderHead

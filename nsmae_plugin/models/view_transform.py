@@ -88,13 +88,17 @@ class FactorizedDepthLSSTransform(nn.Module):
         mixed = mixed.to(torch.promote_types(mixed.dtype, torch.float32))
         logits, context = mixed.split((self.num_bins, self.out_channels), dim=1)
         batch_dict["depth_logits"], batch_dict["depth_context"] = logits, context
-        plan = self.plan(batch_dict)
-        pooled = bev_pool(to_rows(logits).softmax(1), to_rows(context), plan)
         x_cells, y_cells, z_cells = self.grid.size
+        rows = self.pool(batch_dict)
         # Rows are channels-last maps already; they are (x, y) until the convolutions are through.
-        bev = pooled.view(-1, x_cells, y_cells, z_cells * self.out_channels).permute(0, 3, 1, 2)
+        bev = rows.view(-1, x_cells, y_cells, z_cells * self.out_channels).permute(0, 3, 1, 2)
         batch_dict["spatial_features_img"] = self.downsample(bev).permute(0, 1, 3, 2)
         return batch_dict
+
+    def pool(self, batch_dict: dict[str, Any]) -> torch.Tensor:
+        """(B * X * Y * Z, OUT_CHANNEL): the sum of what the frustum holds in each cell."""
+        depth = to_rows(batch_dict["depth_logits"]).softmax(1)
+        return bev_pool(depth, to_rows(batch_dict["depth_context"]), self.plan(batch_dict))
 
     @torch.no_grad()
     def depth_hints(self, batch_dict: Mapping[str, Any]) -> torch.Tensor:
@@ -120,11 +124,14 @@ class FactorizedDepthLSSTransform(nn.Module):
         matrices = tuple(batch_dict[key] for key in GEOMETRY_KEYS)
         if self._cached is not None and _same(self._cached[0], matrices):
             return self._cached[1]
-        rays, origins = frustum_rays(self.pixels, *matrices)
-        cells = frustum_cells(rays, origins, self.depths, self.grid, self.rounding)
-        plan = build_plan(cells, len(matrices[0]) * self.grid.num_cells)
+        plan = build_plan(self.cells(batch_dict), len(matrices[0]) * self.grid.num_cells)
         self._cached = (tuple(matrix.clone() for matrix in matrices), plan)
         return plan
+
+    def cells(self, batch_dict: Mapping[str, Any]) -> torch.Tensor:
+        """(P, D) int32 cell of every frustum point of the batch, -1 outside the grid."""
+        rays, origins = frustum_rays(self.pixels, *(batch_dict[key] for key in GEOMETRY_KEYS))
+        return frustum_cells(rays, origins, self.depths, self.grid, self.rounding)
 
     def _check_features(self, features: torch.Tensor, batch_dict: Mapping[str, Any]) -> None:
         if tuple(features.shape[-2:]) != self.feature_size:
