@@ -142,7 +142,8 @@ def test_imgaug_treats_every_camera_by_itself_and_writes_down_what_it_did():
 
 
 def test_nothing_is_done_to_the_sample_that_was_given():
-    given, untouched = sample(), sample()
+    mask = {"gt_boxes_mask": np.array([True])}
+    given, untouched = sample() | mask, sample() | mask
     configs = [AUGMENTORS[name] for name in ("flip", "rotation", "scaling", "translation")]
     augmentor(*configs).forward(given)
     np.testing.assert_equal(given, untouched)

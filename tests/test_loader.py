@@ -11,7 +11,13 @@ import torch
 from tiny_frames import AUGMENTORS, CLASSES, configuration, write_frames
 
 from nsmae_plugin import host
-from nsmae_plugin.data.loader import Draw, EpochSampler, build_dataloader, seeded
+from nsmae_plugin.data.loader import (
+    Draw,
+    EpochSampler,
+    SeededDataset,
+    build_dataloader,
+    seeded,
+)
 from nsmae_plugin.data.nuscenes_dataset import MultiModalNuScenesDataset
 from nsmae_plugin.errors import ConfigError
 
@@ -108,6 +114,20 @@ def test_seeding_reaches_all_generators_and_is_undone_after_an_error():
     assert draw_all() == expected
     with seeded(2, 1):
         assert not set(draw_all()) & set(first)
+
+
+class RandomNumbers:
+    def __getitem__(self, index):
+        return draw_all()
+
+
+def test_seed_epoch_index_and_repeat_decide_what_a_sample_draws():
+    def numbers(seed, *draw):
+        return SeededDataset(RandomNumbers(), seed)[Draw(*draw)]
+
+    others = [(1, 0, 0, 0), (0, 1, 0, 0), (0, 0, 1, 0), (0, 0, 0, 1)]
+    assert len({numbers(*one) for one in [(0, 0, 0, 0), *others]}) == 5
+    assert numbers(*others[1]) == numbers(*others[1])
 
 
 def test_two_processes_partition_the_epoch():

@@ -5,6 +5,7 @@ looks along x. Every point's intensity is its number, so that it can be found ag
 """
 
 import copy
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -12,10 +13,11 @@ from easydict import EasyDict
 from PIL import Image
 
 from nsmae_plugin import host
-from nsmae_plugin.data.infos import write_infos
+from nsmae_plugin.data.infos import read_infos, write_infos
 from nsmae_plugin.data.masking import PROCESSORS
 from nsmae_plugin.data.nuscenes_dataset import MultiModalNuScenesDataset
 
+VERSION = "v1.0-mini"
 WIDTH, HEIGHT, FOCAL = 160, 96, 80.0
 SWEEPS = 3
 POINTS = 400
@@ -38,7 +40,7 @@ AUGMENTORS = {
 
 CONFIG = {
     "DATASET": "MultiModalNuScenesDataset",
-    "VERSION": "v1.0-mini",
+    "VERSION": VERSION,
     "MAX_SWEEPS": SWEEPS,
     "PRED_VELOCITY": True,
     "SET_NAN_VELOCITY_TO_ZEROS": True,
@@ -140,7 +142,7 @@ def write_frame(root: Path, number: int, cameras: int, rng: np.random.Generator)
 
 def write_frames(root: Path, frames: int = 2, cameras: int = 3) -> list[dict]:
     """Write ``root/v1.0-mini`` with an info file ``infos.pkl``; returns the infos."""
-    folder = root / "v1.0-mini"
+    folder = root / VERSION
     folder.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(frames * 10 + cameras)
     infos = [write_frame(folder, number, cameras, rng) for number in range(frames)]
@@ -150,7 +152,7 @@ def write_frames(root: Path, frames: int = 2, cameras: int = 3) -> list[dict]:
 
 def draw_dot(root: Path, info: dict, channel: str, pixel: np.ndarray) -> np.ndarray:
     """White square of DOT whole pixels nearest to ``pixel`` (u, v); returns its centre."""
-    path = root / "v1.0-mini" / info["cams"][channel]["data_path"]
+    path = root / VERSION / info["cams"][channel]["data_path"]
     image = np.zeros((HEIGHT, WIDTH, 3), np.uint8)
     left, top = np.round(pixel - DOT / 2).astype(int)
     image[top : top + DOT, left : left + DOT] = 255
@@ -174,3 +176,23 @@ def configuration(root: Path, augmentors=(), without=(), **changes) -> EasyDict:
 def dataset(root: Path, training=True, **options) -> MultiModalNuScenesDataset:
     """The data set over the frames below ``root``."""
     return MultiModalNuScenesDataset(configuration(root, **options), CLASSES, training=training)
+
+
+def link_database(source: Path, target: Path) -> Path:
+    """A database of one's own below ``target``: links to the sensor files, copies of the tables."""
+    (target / VERSION).mkdir()
+    for folder in ("samples", "sweeps", "maps"):
+        if (source / VERSION / folder).exists():
+            (target / VERSION / folder).symlink_to(source / VERSION / folder)
+    tables = Path(VERSION, VERSION)
+    shutil.copytree(source / tables, target / tables)
+    return target
+
+
+def all_infos(root: Path) -> list[dict]:
+    """The infos of a database with three sweeps, training split first."""
+    return [
+        info
+        for split in ("train", "val")
+        for info in read_infos(root / VERSION / f"nuscenes_infos_3sweeps_{split}.pkl")
+    ]

@@ -1,0 +1,69 @@
+"""Info files are interchangeable with OpenPCDet's, both ways."""
+
+import logging
+
+import numpy as np
+import pytest
+from tiny_frames import CLASSES, VERSION, all_infos, configuration, link_database
+
+from nsmae_plugin.data.nuscenes_dataset import MultiModalNuScenesDataset
+
+pytestmark = pytest.mark.openpcdet
+
+
+def assert_identical(ours, theirs, where="infos"):
+    """The same types, keys in the same order, and values; floats to 1e-9 (sums in other order)."""
+    assert type(ours) is type(theirs), where
+    if isinstance(ours, dict):
+        assert list(ours) == list(theirs), where
+        for key in ours:
+            assert_identical(ours[key], theirs[key], f"{where}.{key}")
+    elif isinstance(ours, list):
+        assert len(ours) == len(theirs), where
+        for position, (one, other) in enumerate(zip(ours, theirs, strict=True)):
+            assert_identical(one, other, f"{where}[{position}]")
+    elif isinstance(ours, np.ndarray):
+        assert (ours.dtype, ours.shape) == (theirs.dtype, theirs.shape), where
+        if ours.dtype.kind == "f":
+            np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-9, err_msg=where)
+        else:
+            assert np.array_equal(ours, theirs), where
+    elif isinstance(ours, float):
+        assert ours == pytest.approx(theirs, abs=1e-9), where
+    else:
+        assert ours == theirs, where
+
+
+@pytest.fixture(scope="module")
+def pcdet_root(openpcdet_root, synthetic_root, tmp_path_factory):
+    """The synthetic world with the info files that OpenPCDet itself makes."""
+    from nsmae_plugin.host import openpcdet
+
+    assert openpcdet.NAME == "openpcdet"
+    from pcdet.datasets.nuscenes.nuscenes_dataset import create_nuscenes_info
+
+    root = link_database(synthetic_root, tmp_path_factory.mktemp("pcdet"))
+    create_nuscenes_info(VERSION, root, root, max_sweeps=3, with_cam=True)
+    return root
+
+
+def test_info_files_are_those_of_openpcdet(synthetic_root, pcdet_root):
+    ours, theirs = all_infos(synthetic_root), all_infos(pcdet_root)
+    assert len(ours) == 9
+    assert_identical(ours, theirs)
+
+
+def test_each_dataset_reads_the_others_info_file(synthetic_root, pcdet_root):
+    from pcdet.datasets.nuscenes.nuscenes_dataset import NuScenesDataset
+
+    names = {
+        "train": ["nuscenes_infos_3sweeps_train.pkl"],
+        "test": ["nuscenes_infos_3sweeps_val.pkl"],
+    }
+    masks = ("mask_image_patches", "mask_voxels", "mask_depth_hints")
+    ours = configuration(pcdet_root, INFO_PATH=names, USE_LABELS=True, without=masks)
+    theirs = configuration(synthetic_root, INFO_PATH=names, without=masks)
+    sample = MultiModalNuScenesDataset(ours, CLASSES)[0]
+    logger = logging.getLogger(__name__)
+    other = NuScenesDataset(theirs, CLASSES, True, root_path=synthetic_root, logger=logger)[0]
+    assert sample["metadata"] == other["metadata"]
