@@ -45,6 +45,11 @@ class Motion:
     speed: Speed = STANDING
     turn: float = 0.0
 
+    def is_on_road(self, seconds: float) -> bool:
+        """Whether the object is between the ends of its road; beyond them it does not exist."""
+        s = self.start + self.direction * self.speed.travel(seconds)
+        return 0.0 <= s <= self.road.length
+
     def pose(self, seconds: float) -> tuple[float, float, float]:
         """(x, y, yaw) in the global frame."""
         s = self.start + self.direction * self.speed.travel(seconds)

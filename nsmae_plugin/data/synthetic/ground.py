@@ -113,6 +113,8 @@ def _paint_dashes(painter: _Painter, road, start: float, stop: float, d: float) 
 
 def _paint_crossing(painter: _Painter, layout: Layout, crossing) -> None:
     road = layout.road(crossing.road)
+    edge = crossing.half_width - 0.2  # the kerb
+    painter.strip(road.strip(crossing.start, crossing.stop, -edge, edge), ASPHALT)
     for d in np.arange(-crossing.half_width + 0.3, crossing.half_width - STRIPE, 2 * STRIPE):
         painter.strip(road.strip(crossing.start, crossing.stop, d, d + STRIPE), WHITE)
     for polygon in crossing.stop_lines:
@@ -122,6 +124,6 @@ def _paint_crossing(painter: _Painter, layout: Layout, crossing) -> None:
 def _paint_car_park(painter: _Painter, layout: Layout, start: float, sign: int) -> None:
     length, depth = roads.CAR_PARK
     inner = layout.half_width + roads.WALKWAY
-    for s in np.arange(start, start + length + 0.1, 2.8):
+    for s in np.arange(start, start + length + 0.1, roads.CAR_PARK_PITCH):
         line = layout.main.pose(np.full(2, s), sign * (inner + depth - np.array([5.2, 0.0])))
         painter.line(line[:, :2], 0.12, WHITE)

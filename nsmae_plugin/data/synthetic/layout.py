@@ -21,7 +21,8 @@ STOP_LINE = 0.5
 JUNCTION_MARGIN = CROSSING_GAP + CROSSING_WIDTH + 1.0 + STOP_LINE
 ROAD_BEHIND = 110.0
 ROAD_AHEAD = 130.0
-CAR_PARK = (28.0, 16.0)
+CAR_PARK = (30.0, 16.0)
+CAR_PARK_PITCH = 3.0
 BLOCK_MARGIN = 120.0
 
 
@@ -149,7 +150,7 @@ class Layout:
         return lanes
 
     def _add_crossings(self, generator: np.random.Generator) -> None:
-        self.crossings = []
+        self.crossings: list[Crossing] = []
         for name in ("main", "cross"):
             low, high = self.junction_span(name, CROSSING_GAP)
             for start in (low - CROSSING_WIDTH, high):
@@ -229,7 +230,7 @@ def _random_pieces(generator: np.random.Generator, length: float) -> list[Piece]
     kind = generator.choice(["straight", "bend", "s"], p=[0.25, 0.5, 0.25])
     if kind == "straight":
         return [Piece(length, 0.0)]
-    curvature = float(generator.choice([-1, 1]) / generator.uniform(90.0, 220.0))
+    curvature = float(generator.choice([-1, 1]) / generator.uniform(130.0, 260.0))
     lead = ROAD_BEHIND - 20.0 + float(generator.uniform(0.0, 15.0))
     arc = 40.0 + (length - ROAD_BEHIND - ROAD_AHEAD) * (1.0 if kind == "bend" else 0.5)
     arc = min(arc, 1.2 / abs(curvature))

@@ -6,7 +6,6 @@ from nsmae_plugin.data.synthetic.raycast import NOTHING, Hits, cast
 from nsmae_plugin.data.synthetic.rig import LidarRays
 from nsmae_plugin.data.synthetic.stage import Stage
 
-REACH = 90.0
 # Range noise in metres: standard deviation and bound; the bound keeps returns inside their boxes.
 NOISE, NOISE_BOUND = 0.008, 0.02
 # Share of the pulses that do not come back.
@@ -34,15 +33,14 @@ def sweep(
         (P, 5) float32 [x, y, z, intensity 0-255, ring] in the LiDAR frame, and the hits.
     """
     bodies = stage.bodies(seconds)
-    hits = cast(rays, rotation, origin, bodies, REACH)
+    hits = cast(rays, rotation, origin, bodies)
     returned = (hits.box != NOTHING) & (generator.random(hits.box.shape) > LOSS)
     distance, box = hits.distance[returned], hits.box[returned]
-    along = rays.directions[returned]
-    world = along @ rotation.T.astype(np.float32)
-    samples = stage.surface.sample(world, distance, origin, box, bodies)
+    world = hits.directions[:, returned].T
+    samples = stage.surface.sample(world * distance[:, None], origin, box, bodies)
     noise = np.clip(generator.normal(0, NOISE, len(distance)), -NOISE_BOUND, NOISE_BOUND)
     points = np.empty((len(distance), 5), np.float32)
-    points[:, :3] = along * (distance + noise)[:, None]
+    points[:, :3] = (rays.directions[:, returned] * (distance + noise)).T
     points[:, 3] = _intensity(samples.albedo, samples.normal, world)
     points[:, 4] = np.nonzero(returned)[0]
     return points, hits

@@ -52,6 +52,11 @@ class Lighting:
         facing = np.clip(normal @ self.sun, 0, None) * ~shadow
         return self.ambient + facing[:, None] * self.sun_colour
 
+    def haze(self, colour: np.ndarray, distance: np.ndarray) -> np.ndarray:
+        """(n, 3) colours as they look through ``distance`` (n,) metres of air."""
+        clear = np.exp(-((distance / self.fog) ** 2))[:, None]
+        return colour * clear + self.horizon * (1 - clear)
+
     def sky(self, rays: np.ndarray) -> np.ndarray:
         """(n, 3) colours in directions (n, 3), global axes."""
         up = rays[:, 2] / np.linalg.norm(rays, axis=1)

@@ -40,7 +40,7 @@ class WorldOptions:
     version: str = "v1.0-mini"
     scenes: int = 10
     keyframes: int = 8
-    sweeps: int = 4
+    sweeps: int = 3
     cameras: int = 6
     image_size: tuple[int, int] = (256, 448)
     azimuths: int = 400

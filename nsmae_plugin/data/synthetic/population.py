@@ -20,6 +20,8 @@ from nsmae_plugin.data.synthetic.layout import Layout
 from nsmae_plugin.data.synthetic.shapes import LOOKS
 
 EGO_LENGTH = 4.8
+# Metres ahead of and behind the ego vehicle's path that are populated.
+VIEW = 70.0
 DRIVING = ("car", "truck", "bus", "trailer", "construction_vehicle", "motorcycle")
 PARKED = ("truck", "bus", "trailer", "construction_vehicle", "car")
 AT_KERB = ("pedestrian", "motorcycle", "bicycle")
@@ -101,7 +103,10 @@ class Population:
     def _drive(self, lane: Motion, free: tuple[float, float], kinds: list[str]) -> None:
         """Queue vehicles ahead of and behind the free stretch, the wanted kinds first."""
         queue = {1: list(kinds[::2]), -1: list(kinds[1::2])}
-        for side, edge, reach in ((1, free[1], 80.0), (-1, free[0], 70.0)):
+        # Oncoming traffic meets the ego vehicle from as far away as both will have driven.
+        travel = self.layout.travel
+        ahead = VIEW + (2.5 * travel if lane.direction == -1 else travel)
+        for side, edge, reach in ((1, free[1], ahead), (-1, free[0], VIEW + travel)):
             s = edge + side * float(self.generator.uniform(1, 5))
             while abs(s - edge) < reach:
                 wanted = queue[side].pop(0) if queue[side] else None
@@ -146,7 +151,7 @@ class Population:
             speed = Speed(float(self.generator.uniform(2.5, 5.0)))
             d = -self.layout.side * direction * edge
             s = self.ego.start + self.generator.uniform(-20, 8)
-            for _ in range(3):
+            while s < self.ego.start + self.layout.travel + 20:
                 self.add("bicycle", Motion(self.layout.main, s, d, direction, speed))
                 s += self.generator.uniform(8, 25)
 
@@ -178,7 +183,7 @@ class Population:
         for side in (1, -1):
             queue = list(kinds[::2] if side == 1 else kinds[1::2])
             s = self._middle + side * 0.8
-            while abs(s - self._middle) < 90:
+            while abs(s - self._middle) < VIEW + self.layout.travel / 2:
                 kind = queue[0] if queue else self._choose(PARKED_MIX)
                 size = random_size(LOOKS[kind], self.generator)
                 middle = s + side * size[0] / 2
@@ -186,7 +191,7 @@ class Population:
                     self.add(kind, Motion(self.layout.main, middle, d, facing), size)
                     skip = 0.0 if queue or self.generator.random() < 0.6 else 8.0
                     queue = queue[1:]
-                    s += side * (size[0] + skip + self.generator.uniform(0.8, 2.0))
+                    s += side * (size[0] + skip + self.generator.uniform(1.2, 2.4))
                 else:
                     s += side * 1.0
 
@@ -207,7 +212,7 @@ class Population:
                 d = sign * (self.layout.half_width + roads.WALKWAY - inward)
                 speed = float(self.generator.uniform(0.9, 1.6))
                 s = self.ego.start + self.generator.uniform(-15, 5)
-                for _ in range(4):
+                while s < self.ego.start + self.layout.travel + 20:
                     self._walk(s, d, direction, speed)
                     s += self.generator.uniform(2.5, 18)
             self._stand_at_kerb(sign, [(low, high), *self._driveways(sign)])
@@ -217,8 +222,8 @@ class Population:
 
     def _stand_at_kerb(self, sign: int, blocked: list[tuple[float, float]]) -> None:
         queue = list(self.generator.permutation(AT_KERB))
-        s = self._middle - 18.0
-        while s < self._middle + 45.0:
+        s = self.ego.start - 5.0
+        while s < self.ego.start + self.layout.travel + 35.0:
             kind = queue.pop() if queue else self._choose(KERB_MIX)
             if _is_free(s, 1.3, blocked):
                 d = sign * (self.layout.half_width + float(self.generator.uniform(1.0, 1.3)))
@@ -232,7 +237,7 @@ class Population:
         length, depth = roads.CAR_PARK
         for start, sign in self.layout.car_parks:
             d = sign * (self.layout.half_width + roads.WALKWAY + depth - 2.7)
-            for s in np.arange(start + 1.4, start + length - 1.3, 2.8):
+            for s in np.arange(start + 1.5, start + length, roads.CAR_PARK_PITCH):
                 if self.generator.random() < 0.6:
                     turn = float(self.generator.choice([-1, 1]) * np.pi / 2)
                     size = np.minimum(random_size(LOOKS["car"], self.generator), (4.9, 2.0, 2.0))

@@ -12,15 +12,20 @@ from typing import Protocol
 import numpy as np
 
 GROUND, NOTHING = -1, -2
-# Metres (or ray parameters) closer than this are the sensor's own mounting.
+# Hits closer than this, in units of the ray directions, would be the sensor's own mounting.
 NEAR = 0.5
+_SIGNS = np.array([(x, y, z) for x in (-1, 1) for y in (-1, 1) for z in (-1, 1)], np.float32)
 Window = tuple[slice, slice]
 
 
 class RayGrid(Protocol):
-    """A sensor: directions of its rays and where a convex body appears among them."""
+    """A sensor: directions of its rays, their reach, and where a body appears among them.
 
-    directions: np.ndarray  # (rows, columns, 3) float32 in the sensor frame
+    ``directions`` is (3, rows, columns) float32 in the sensor frame; ``reach`` is in units of them.
+    """
+
+    directions: np.ndarray
+    reach: float
 
     def windows(self, corners: np.ndarray) -> Iterable[Window]:
         """Parts of the grid that hold every ray that can meet the hull of (n, 3) corners."""
@@ -46,53 +51,49 @@ class Bodies:
 class Hits:
     """Where the rays of a grid end.
 
-    ``distance`` (rows, columns) in units of the ray directions, inf for the sky; ``box`` the number
-    of the box that was hit, or GROUND, or NOTHING; ``covered`` and ``visible`` (objects,) count
-    each object's rays with and without everything else out of the way.
+    ``directions`` (3, rows, columns) along the axes of the world; ``distance`` (rows, columns) in
+    units of them, inf for the sky; ``box`` the number of the box that was hit, or GROUND, or
+    NOTHING; ``covered`` and ``visible`` (objects,) count each object's rays with and without
+    everything else out of the way.
     """
 
+    directions: np.ndarray
     distance: np.ndarray
     box: np.ndarray
     covered: np.ndarray
     visible: np.ndarray
 
 
-def cast(
-    grid: RayGrid, rotation: np.ndarray, origin: np.ndarray, bodies: Bodies, reach: float
-) -> Hits:
+def cast(grid: RayGrid, rotation: np.ndarray, origin: np.ndarray, bodies: Bodies) -> Hits:
     """Nearest hit of every ray.
 
     Args:
         grid: the sensor.
         rotation, origin: (3, 3) and (3,), sensor frame to global frame.
         bodies: the boxes at the time of the exposure.
-        reach: rays end here, in units of the ray directions.
     """
-    directions = grid.directions @ rotation.T.astype(np.float32)
-    distance = _ground_distance(directions[..., 2], origin[2], reach)
+    directions = np.einsum("ij,jrc->irc", rotation.astype(np.float32), grid.directions)
+    distance = _ground_distance(directions[2], origin[2], grid.reach)
     box = np.where(np.isfinite(distance), GROUND, NOTHING).astype(np.int16)
-    centres = (bodies.centre - origin).astype(np.float32)
     number = len(bodies.groups) - 1
     covered = np.zeros(number, np.int64)
-    for index in range(number):
-        members = range(bodies.groups[index], bodies.groups[index + 1])
-        corners = np.concatenate(
-            [_corners(centres[i], bodies.half[i], bodies.yaw[i]) for i in members]
-        )
-        for window in grid.windows(corners @ rotation):
-            rays = directions[window]
-            if rays.size == 0:
-                continue
-            near, which = _cast_object(rays, members, centres, bodies)
-            covered[index] += np.count_nonzero(which >= 0)
-            closer = near < distance[window]
-            distance[window][closer] = near[closer]
-            box[window][closer] = which[closer]
+    boxes = _Boxes(bodies, origin)
+    in_sensor_frame = boxes.corners() @ rotation
+    # Rays parallel to a face divide by zero, with the right infinities as results.
+    with np.errstate(divide="ignore", invalid="ignore"):
+        for index in range(number):
+            members = range(bodies.groups[index], bodies.groups[index + 1])
+            corners = in_sensor_frame[members.start : members.stop].reshape(-1, 3)
+            for window in grid.windows(corners):
+                near, which = boxes.hit([plane[window] for plane in directions], members)
+                near[near > grid.reach] = np.inf
+                covered[index] += np.count_nonzero(np.isfinite(near))
+                closer = near < distance[window]
+                distance[window][closer] = near[closer]
+                box[window][closer] = which[closer]
     owners = np.repeat(np.arange(number), np.diff(bodies.groups))
-    distance[distance > reach] = np.inf
-    box[~np.isfinite(distance)] = NOTHING
     visible = np.bincount(owners[box[box >= 0]], minlength=number)
-    return Hits(distance, box, covered, visible)
+    return Hits(directions, distance, box, covered, visible)
 
 
 def _ground_distance(down: np.ndarray, height: float, reach: float) -> np.ndarray:
@@ -101,39 +102,46 @@ def _ground_distance(down: np.ndarray, height: float, reach: float) -> np.ndarra
     return np.where((distance > 0) & (distance < reach), distance, np.inf).astype(np.float32)
 
 
-def _corners(centre: np.ndarray, half: np.ndarray, yaw: float) -> np.ndarray:
-    """(8, 3) corners of a box."""
-    signs = np.array([(x, y, z) for x in (-1, 1) for y in (-1, 1) for z in (-1, 1)], np.float32)
-    local = signs * half
-    c, s = np.cos(yaw), np.sin(yaw)
-    turn = np.array([[c, s, 0], [-s, c, 0], [0, 0, 1]])
-    return local @ turn + centre
+class _Boxes:
+    """The boxes of some bodies as seen from a sensor at ``origin``."""
 
+    def __init__(self, bodies: Bodies, origin: np.ndarray) -> None:
+        self._centre = (bodies.centre - origin).astype(np.float32)
+        self._half = bodies.half.astype(np.float32)
+        self._cos = np.cos(bodies.yaw).astype(np.float32)
+        self._sin = np.sin(bodies.yaw).astype(np.float32)
+        x, y, z = self._centre.T
+        turned = (x * self._cos + y * self._sin, y * self._cos - x * self._sin, z)
+        # Each box in its own axes.
+        self._low = np.stack(turned, axis=1) - self._half
+        self._high = np.stack(turned, axis=1) + self._half
 
-def _cast_object(rays, members, centres, bodies) -> tuple[np.ndarray, np.ndarray]:
-    """Nearest distance and box number over the boxes of one object; inf and -2 where missed."""
-    best = np.full(rays.shape[:-1], np.inf, np.float32)
-    which = np.full(rays.shape[:-1], NOTHING, np.int16)
-    for i in members:
-        near = _slab(rays, centres[i], bodies.half[i], bodies.yaw[i])
-        closer = near < best
-        best[closer] = near[closer]
-        which[closer] = i
-    return best, which
+    def corners(self) -> np.ndarray:
+        """(boxes, 8, 3) relative to the origin, along the axes of the world."""
+        x, y, z = np.moveaxis(_SIGNS * self._half[:, None], -1, 0)
+        c, s = self._cos[:, None], self._sin[:, None]
+        return np.stack([x * c - y * s, x * s + y * c, z], axis=-1) + self._centre[:, None]
 
+    def hit(self, rays: list[np.ndarray], members: range) -> tuple[np.ndarray, np.ndarray]:
+        """Nearest distance to some boxes and the number of the box; inf and NOTHING for a miss."""
+        best = np.full(rays[0].shape, np.inf, np.float32)
+        which = np.full(rays[0].shape, NOTHING, np.int16)
+        for i in members:
+            near = self._slab(rays, i)
+            closer = near < best
+            best[closer] = near[closer]
+            which[closer] = i
+        return best, which
 
-def _slab(rays: np.ndarray, centre: np.ndarray, half: np.ndarray, yaw: float) -> np.ndarray:
-    """Distance along each ray to a box turned by ``yaw``; inf for a miss (slab method)."""
-    c, s = np.float32(np.cos(yaw)), np.float32(np.sin(yaw))
-    half = half.astype(np.float32)
-    axes = (rays[..., 0] * c + rays[..., 1] * s, rays[..., 1] * c - rays[..., 0] * s, rays[..., 2])
-    middles = (centre[0] * c + centre[1] * s, centre[1] * c - centre[0] * s, centre[2])
-    enter, leave = np.float32(-np.inf), np.float32(np.inf)
-    for axis, middle, extent in zip(axes, middles, half, strict=True):
-        # A ray along the slab gives infinities of equal sign outside it, of both signs inside.
-        with np.errstate(divide="ignore", invalid="ignore"):
+    def _slab(self, rays: list[np.ndarray], i: int) -> np.ndarray:
+        """Distance along each ray to box ``i``; inf for a miss (slab method)."""
+        x, y, z = rays
+        c, s = self._cos[i], self._sin[i]
+        enter, leave = np.float32(-np.inf), np.float32(np.inf)
+        axes = (x * c + y * s, y * c - x * s, z)
+        for axis, low, high in zip(axes, self._low[i], self._high[i], strict=True):
             inverse = 1 / axis
-            first, second = (middle - extent) * inverse, (middle + extent) * inverse
-        enter = np.fmax(enter, np.fmin(first, second))
-        leave = np.fmin(leave, np.fmax(first, second))
-    return np.where((enter <= leave) & (enter > NEAR), enter, np.float32(np.inf))
+            first, second = low * inverse, high * inverse
+            enter = np.fmax(enter, np.fmin(first, second))
+            leave = np.fmin(leave, np.fmax(first, second))
+        return np.where((enter <= leave) & (enter > NEAR), enter, np.float32(np.inf))

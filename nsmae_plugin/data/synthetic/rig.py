@@ -5,6 +5,7 @@ y forward, z up. Camera frame: x right, y down, z along the optical axis; pixel 
 covers [i, i + 1) x [j, j + 1).
 """
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -64,6 +65,8 @@ class LidarRays:
     Column 0 looks backwards; columns go clockwise.
     """
 
+    reach = 90.0
+
     def __init__(self, azimuths: int) -> None:
         self._step = 2 * np.pi / azimuths
         # Angle from the y axis towards the x axis of the LiDAR frame: clockwise from ahead.
@@ -75,12 +78,14 @@ class LidarRays:
                 np.cos(elevation) * np.cos(angle),
                 np.sin(elevation),
             ),
-            axis=-1,
+            axis=0,
         ).astype(np.float32)
 
     def windows(self, corners: np.ndarray) -> list[Window]:
         rows = self._rows(corners)
-        columns = self.directions.shape[1]
+        if rows.start >= rows.stop or np.hypot(*corners[:, :2].T).min() > self.reach:
+            return []
+        columns = self.directions.shape[2]
         angles = np.arctan2(corners[:, 0], corners[:, 1])
         middle = np.arctan2(*corners[:, :2].mean(0))
         spread = (angles - middle + np.pi) % (2 * np.pi) - np.pi
@@ -109,11 +114,14 @@ class LidarRays:
 class CameraRays:
     """A ray through the middle of each pixel; directions have z = 1, so distances are depths."""
 
+    reach = 400.0
+
     def __init__(self, camera: Camera) -> None:
         height, width = camera.size
         columns, rows = np.meshgrid(np.arange(width) + 0.5, np.arange(height) + 0.5)
-        pixels = np.stack([columns, rows, np.ones_like(rows)], axis=-1)
-        self.directions = (pixels @ np.linalg.inv(camera.intrinsic).T).astype(np.float32)
+        pixels = np.stack([columns, rows, np.ones_like(rows)])
+        unproject = np.linalg.inv(camera.intrinsic)
+        self.directions = np.einsum("ij,jrc->irc", unproject, pixels).astype(np.float32)
         self._intrinsic = camera.intrinsic
 
     def windows(self, corners: np.ndarray) -> list[Window]:
@@ -126,7 +134,7 @@ class CameraRays:
         cut = seen[:, None] + share[..., None] * (hidden[None] - seen[:, None])
         points = np.concatenate([seen, cut.reshape(-1, 3)]) @ self._intrinsic.T
         pixels = points[:, :2] / points[:, 2:]
-        height, width = self.directions.shape[:2]
+        height, width = self.directions.shape[1:]
         low = np.clip(np.floor(pixels.min(0) - 0.5), 0, (width, height)).astype(int)
         high = np.clip(np.ceil(pixels.max(0) + 0.5), 0, (width, height)).astype(int)
         if (low >= high).any():
@@ -146,8 +154,9 @@ def make_cameras(number: int, size: tuple[int, int]) -> list[Camera]:
     for index in range(len(named), number):
         # Steps of the golden angle never repeat a direction and spread evenly.
         yaw = (27.5 + 137.508 * (index - len(_NUSCENES_CAMERAS)) + 180) % 360 - 180
-        place = (1.0 + 0.5 * np.cos(np.deg2rad(yaw)), 0.5 * np.sin(np.deg2rad(yaw)), 1.55)
-        named.append((f"CAM_EXTRA_{index + 1}", yaw, tuple(map(float, place)), 0.79))
+        angle = math.radians(yaw)
+        place = (1.0 + 0.5 * math.cos(angle), 0.5 * math.sin(angle), 1.55)
+        named.append((f"CAM_EXTRA_{index + 1}", yaw, place, 0.79))
     return [_make_camera(*entry, size) for entry in named]
 
 

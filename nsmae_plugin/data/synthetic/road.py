@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 # Pieces of smaller curvature (1/m) are straight: a radius of 100 km.
 STRAIGHT = 1e-5
@@ -38,7 +39,7 @@ class Centreline:
     def length(self) -> float:
         return float(self.breaks[-1])
 
-    def pose(self, s: np.ndarray | float, d: np.ndarray | float = 0.0) -> np.ndarray:
+    def pose(self, s: ArrayLike, d: ArrayLike = 0.0) -> np.ndarray:
         """(x, y, yaw) at arc length ``s`` and offset ``d``; broadcasts, (..., 3)."""
         s, d = np.broadcast_arrays(np.asarray(s, float), np.asarray(d, float))
         index = np.clip(np.searchsorted(self.breaks, s, side="right") - 1, 0, len(self.pieces))

@@ -51,13 +51,15 @@ def make_scenery(
     layout: Layout, actors: list[Actor], generator: np.random.Generator
 ) -> list[Block]:
     """Buildings along both roads and at their ends, trees and lamp posts along the kerbs."""
-    taken = [layout.drivable, *layout.walkways]
-    buildings = []
+    streets = prep(unary_union([layout.drivable, *layout.walkways]))
+    buildings: list[Block] = []
+    taken: list[Polygon] = []
     for road, half in ((layout.main, layout.half_width), (layout.cross, roads.CROSS_HALF_WIDTH)):
         row = _building_row(road, half + roads.WALKWAY, generator)
         for building in (*row, *_end_buildings(road, generator)):
             footprint = building.footprint()
-            if not prep(unary_union(taken)).intersects(footprint):
+            blocked = streets.intersects(footprint) or any(map(footprint.intersects, taken))
+            if not blocked:
                 buildings.append(building)
                 taken.append(footprint.buffer(0.5))
     return buildings + _kerb_row(layout, actors, generator)
@@ -83,7 +85,7 @@ def _building_row(road: Centreline, inner: float, generator: np.random.Generator
 def _end_buildings(road: Centreline, generator: np.random.Generator) -> list[Block]:
     """A house across each end of a road, so that streets do not lead into nothing."""
     ends = []
-    for s in (-9.0, road.length + 9.0):
+    for s in (-14.0, road.length + 14.0):
         x, y, yaw = road.pose(s)
         ends.append(_building((x, y), (12.0, 50.0, generator.uniform(8, 25)), yaw, generator))
     return ends
@@ -117,7 +119,8 @@ def _kerb_row(layout: Layout, actors: list[Actor], generator: np.random.Generato
 
 
 def _tree(x: float, y: float, yaw: float, generator: np.random.Generator) -> list[Block]:
-    trunk = float(generator.uniform(2.4, 3.2))
+    # Crowns begin above the tallest vehicle: none may reach into the box of one.
+    trunk = float(generator.uniform(4.0, 4.6))
     crown = generator.uniform((1.8, 1.8, 1.6), (3.2, 3.2, 3.2))
     leaves = np.array(LEAVES[generator.integers(len(LEAVES))]) * generator.uniform(0.8, 1.2)
     top = (float(crown[0]), float(crown[1]), float(crown[2]))

@@ -1,5 +1,6 @@
 """One scene in memory: streets, actors, scenery and light, and where they are at a time."""
 
+from dataclasses import replace
 from functools import cached_property
 
 import numpy as np
@@ -17,6 +18,8 @@ from nsmae_plugin.data.synthetic.surface import Surface
 
 # Actors' boxes float this high, so that noisy returns from the road stay below them.
 GROUND_CLEARANCE = 0.02
+# Height in metres of boxes that nobody can see.
+OUT_OF_THE_WORLD = -1e4
 # Mean over a scene, in metres per second: bounds the length of its road.
 MAXIMUM_SPEED = 11.0
 # Amplitudes (radians) and periods (seconds) of the ego vehicle's pitching and rolling.
@@ -71,39 +74,39 @@ class Stage:
 
     def bodies(self, seconds: float) -> Bodies:
         """All boxes; the actors are the first objects, in the order of :attr:`actors`."""
-        centres, yaws = [], []
-        for actor, (local, _) in zip(self.actors, self._actor_parts, strict=True):
-            centre, yaw = self.actor_box(actor, seconds)
-            c, s = np.cos(yaw), np.sin(yaw)
-            centres.append(local @ np.array([[c, s, 0], [-s, c, 0], [0, 0, 1]]) + centre)
-            yaws += [yaw] * len(local)
-        things = self.scenery
+        centre, yaw = self._standing.centre.copy(), self._standing.yaw.copy()
+        for index, actor in enumerate(self.actors):
+            members = slice(*self._standing.groups[index : index + 2])
+            if not actor.motion.is_on_road(seconds):
+                centre[members, 2] = OUT_OF_THE_WORLD
+            elif actor.moving:
+                centre[members], yaw[members] = self._parts_at(actor, seconds)
+        return replace(self._standing, centre=centre, yaw=yaw)
+
+    def _parts_at(self, actor: Actor, seconds: float) -> tuple[np.ndarray, float]:
+        """Centres (parts, 3) of an actor's boxes and their common yaw, global frame."""
+        centre, yaw = self.actor_box(actor, seconds)
+        c, s = np.cos(yaw), np.sin(yaw)
+        local, _ = actor.part_boxes()
+        return local @ np.array([[c, s, 0], [-s, c, 0], [0, 0, 1]]) + centre, yaw
+
+    @cached_property
+    def _standing(self) -> Bodies:
+        """All boxes at time 0."""
+        actors, things = self.actors, self.scenery
+        parts = [self._parts_at(actor, 0.0) for actor in actors]
+        counts = [len(actor.parts) for actor in actors] + [1] * len(things)
+        yaws = [np.full(len(centres), yaw) for centres, yaw in parts]
+        halves = [actor.part_boxes()[1] for actor in actors]
+        textures = [part.texture for actor in actors for part in actor.parts]
         return Bodies(
-            centre=np.concatenate([*centres, [block.centre for block in things]]),
-            yaw=np.array(yaws + [block.yaw for block in things]),
-            **self._fixed,
+            centre=np.concatenate([c for c, _ in parts] + [[b.centre for b in things]]),
+            half=np.concatenate([*halves, [np.array(b.size) / 2 for b in things]]),
+            yaw=np.concatenate([*yaws, [b.yaw for b in things]]),
+            colour=np.concatenate([*(a.colours for a in actors), [b.colour for b in things]]),
+            texture=np.array(textures + [b.texture for b in things]),
+            groups=np.concatenate([[0], np.cumsum(counts)]),
         )
-
-    @cached_property
-    def _actor_parts(self) -> list[tuple[np.ndarray, np.ndarray]]:
-        return [actor.part_boxes() for actor in self.actors]
-
-    @cached_property
-    def _fixed(self) -> dict[str, np.ndarray]:
-        """The columns of :class:`Bodies` that do not depend on time."""
-        things = self.scenery
-        counts = [len(actor.parts) for actor in self.actors] + [1] * len(things)
-        textures = [part.texture for actor in self.actors for part in actor.parts]
-        return {
-            "half": np.concatenate(
-                [*(half for _, half in self._actor_parts), [np.array(b.size) / 2 for b in things]]
-            ),
-            "colour": np.concatenate(
-                [*(actor.colours for actor in self.actors), [block.colour for block in things]]
-            ),
-            "texture": np.array(textures + [block.texture for block in things]),
-            "groups": np.concatenate([[0], np.cumsum(counts)]),
-        }
 
     @cached_property
     def shadows(self) -> Shadows:
@@ -115,7 +118,11 @@ class Stage:
 
     def moving_blocks(self, seconds: float) -> list[Block]:
         """The boxes of the actors that move, as casters of shadow."""
-        return [self._as_block(actor, seconds) for actor in self.actors if actor.moving]
+        return [
+            self._as_block(actor, seconds)
+            for actor in self.actors
+            if actor.moving and actor.motion.is_on_road(seconds)
+        ]
 
     def _as_block(self, actor: Actor, seconds: float) -> Block:
         centre, yaw = self.actor_box(actor, seconds)

@@ -52,23 +52,16 @@ class Surface:
         self.ground_colours = np.clip(colours * tint, 0, 1).astype(np.float32)
 
     def sample(
-        self,
-        rays: np.ndarray,
-        distance: np.ndarray,
-        origin: np.ndarray,
-        box: np.ndarray,
-        bodies: Bodies,
+        self, points: np.ndarray, origin: np.ndarray, box: np.ndarray, bodies: Bodies
     ) -> Samples:
-        """Look up the points where rays end.
+        """Look up points of the surface.
 
         Args:
-            rays: (n, 3) directions, global axes.
-            distance: (n,) in units of the directions, finite.
+            points: (n, 3) relative to the sensor, axes of the world, metres.
             origin: (3,) position of the sensor, global frame.
             box: (n,) box numbers or GROUND.
             bodies: the boxes.
         """
-        points = rays * distance[:, None]
         albedo = np.empty(points.shape, np.float32)
         normal = np.zeros(points.shape, np.float32)
         on_ground = box == GROUND
