@@ -145,8 +145,9 @@ def test_nothing_is_done_to_the_sample_that_was_given():
     mask = {"gt_boxes_mask": np.array([True])}
     given, untouched = sample() | mask, sample() | mask
     configs = [AUGMENTORS[name] for name in ("flip", "rotation", "scaling", "translation")]
-    augmentor(*configs).forward(given)
-    np.testing.assert_equal(given, untouched)
+    for steps in (configs, []):
+        augmentor(*steps).forward(given)
+        np.testing.assert_equal(given, untouched)
 
 
 def test_boxes_are_optional_and_masked_boxes_are_dropped():

@@ -113,6 +113,22 @@ def test_sweeps_go_back_in_time_and_repeat_at_the_start_of_a_scene(synthetic_roo
             assert info["sweeps"][0]["transform_matrix"] is None or lags[0] > 0
 
 
+def test_boxes_that_no_sensor_hit_are_left_out(tool, database):
+    def empty_first(annotations):
+        annotations[0] |= {"num_lidar_pts": 0, "num_radar_pts": 0}
+        annotations[1] |= {"num_lidar_pts": 0, "num_radar_pts": 1}
+        return annotations
+
+    edit(database, "sample_annotation", empty_first)
+    table = json.loads((database / TABLES / "sample_annotation.json").read_text())
+    infos = [
+        info for path in tool.create_infos(database, VERSION, 1, True) for info in read_infos(path)
+    ]
+    tokens = {token for info in infos for token in info["gt_boxes_token"]}
+    assert table[0]["token"] not in tokens
+    assert table[1]["token"] in tokens
+
+
 def test_workers_give_the_same_files(tool, database):
     paths = tool.create_infos(database, VERSION, 2, with_cam=True)
     alone = [read_infos(path) for path in paths]
