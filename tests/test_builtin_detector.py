@@ -60,6 +60,21 @@ def test_a_dense_head_gets_the_width_of_the_bev_map():
     assert detector.dense_head.arguments["input_channels"] == 3
 
 
+def test_the_image_backbone_is_initialised(monkeypatch):
+    calls = []
+
+    class Backbone(nn.Module):
+        def __init__(self, model_cfg):
+            super().__init__()
+
+        def init_weights(self):
+            calls.append(self)
+
+    monkeypatch.setitem(REGISTRIES["image_backbone"], "Backbone", Backbone)
+    detector = Detector({"IMAGE_BACKBONE": {"NAME": "Backbone"}})
+    assert calls == [detector.image_backbone]
+
+
 def test_the_order_is_openpcdets():
     slots = Detector({}).module_topology
     assert slots == ["vfe", "backbone_3d", "map_to_bev_module", "image_backbone", "neck"] + [
