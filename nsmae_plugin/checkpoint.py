@@ -10,7 +10,6 @@ between the parts of a run), ``config_tag`` and ``host``. It can be read with ``
 from __future__ import annotations
 
 import os
-import pickle
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -33,17 +32,6 @@ _EPOCH_NAME = re.compile(r"checkpoint_epoch_(\d+)\.pth")
 _RESUME_KEYS = ("optimizer_state", "scheduler_state", "scaler_state", "random_states", "plan")
 # OpenPCDet's optimiser leaves NumPy scalars in its state; they are plain numbers, and harmless.
 _SAFE_GLOBALS: list[Any] = [np.float64(0).__reduce__()[0], np.dtype, type(np.dtype(np.float64))]
-_READ_ERRORS = (
-    OSError,
-    RuntimeError,
-    EOFError,
-    ValueError,
-    KeyError,
-    AttributeError,
-    IndexError,
-    TypeError,
-    pickle.UnpicklingError,
-)
 
 
 @dataclass(frozen=True)
@@ -148,7 +136,7 @@ def read(path: Path | str) -> dict[str, Any]:
     try:
         with torch.serialization.safe_globals(_SAFE_GLOBALS):
             content = torch.load(path, map_location="cpu", weights_only=True)
-    except _READ_ERRORS as error:
+    except Exception as error:  # what unpickling garbage raises has no common base class
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise CheckpointError(
             f"cannot read the checkpoint {path}, it may be truncated ({reason}); move it away to "

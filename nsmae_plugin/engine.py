@@ -10,7 +10,6 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field
@@ -27,7 +26,7 @@ from nsmae_plugin import checkpoint, distributed, host, random_state
 from nsmae_plugin.checkpoint import Keeper, Plan, Run
 from nsmae_plugin.distributed import World
 from nsmae_plugin.errors import NonFiniteError
-from nsmae_plugin.run_log import Curves
+from nsmae_plugin.run_log import Curves, Meter, Pace
 
 Batch = dict[str, Any]
 Evaluate = Callable[[nn.Module], dict[str, float]]
@@ -118,6 +117,8 @@ def train(session: Session, loader: Iterable[Batch], sampler: Any) -> None:
             message names the samples, the term and the last good checkpoint.
     """
     progress, plan = session.run.progress, session.plan
+    if progress.epoch >= plan.epochs or session.stopped:
+        session.logger.info("nothing left to train: step %d is the last", progress.step)
     distributed.bare(session.run.model).steps_per_epoch = steps_per_epoch(plan)
     with logging_redirect_tqdm([session.logger]):
         while progress.epoch < plan.epochs and not session.stopped:
@@ -158,7 +159,7 @@ def train_one_epoch(session: Session, loader: Iterable[Batch]) -> None:
     """Train to the end of the current epoch, or to the step limit."""
     run, plan, options = session.run, session.plan, session.options
     run.model.train()
-    meter = Meter()
+    meter, pace = Meter(), Pace()
     bar = tqdm(
         total=steps_per_epoch(plan),
         initial=run.progress.batch_in_epoch // plan.accumulate_steps,
@@ -169,20 +170,21 @@ def train_one_epoch(session: Session, loader: Iterable[Batch]) -> None:
     )
     left = plan.batches_per_epoch - run.progress.batch_in_epoch
     with bar:
-        for group in _groups(loader, plan.accumulate_steps, left):
+        for group in _groups(pace.waiting(loader), plan.accumulate_steps, left):
             terms = train_step(run, group, options, session.world.device)
             run.progress.batch_in_epoch += len(group)
             meter.add(terms)
+            pace.step()
             bar.update()
             bar.set_postfix({name: f"{value:.4g}" for name, value in terms.items()})
             session.curves.scalars("train", terms, run.progress.step)
             if run.progress.step % options.log_steps == 0:
-                _log_training(session, meter)
+                _log_training(session, meter, pace)
             if session.stopped or run.progress.batch_in_epoch == plan.batches_per_epoch:
                 break
             if session.save_is_due():
                 session.save(session.keeper.save_latest)
-    _log_training(session, meter)
+    _log_training(session, meter, pace)
 
 
 def _groups(loader: Iterable[Batch], size: int, left: int) -> Iterator[list[Batch]]:
@@ -247,51 +249,42 @@ def _raise_together(problem: str | None, batches: Iterable[Batch]) -> None:
 def _update(run: Run, batches: list[Batch], options: Options) -> float:
     """Clip the gradients and step optimiser and schedule; returns the norm before clipping."""
     run.scaler.unscale_(run.optimizer)
-    norm = nn.utils.clip_grad_norm_(run.model.parameters(), options.grad_norm_clip).item()
+    gradients = {
+        name: parameter.grad
+        for name, parameter in distributed.bare(run.model).named_parameters()
+        if parameter.grad is not None
+    }
+    norms = torch.stack([torch.linalg.vector_norm(one) for one in gradients.values()])
+    norm = torch.linalg.vector_norm(norms).item()
+    finite = math.isfinite(norm)
     # Overflows are how the float16 scaler finds its scale (it skips the step), down to a point.
     excused = run.scaler.is_enabled() and run.scaler.get_scale() > LEAST_LOSS_SCALE
-    finite = math.isfinite(norm) or excused
-    _raise_together(None if finite else _bad_gradients(run.model), batches)
+    _raise_together(None if finite or excused else _bad_gradients(gradients, norms), batches)
+    # Not clip_grad_norm_, which would spread one bad gradient over all before it can be named.
+    if finite and norm > options.grad_norm_clip:
+        for gradient in gradients.values():
+            gradient.mul_(options.grad_norm_clip / norm)
     run.scaler.step(run.optimizer)
     run.scaler.update()
-    if run.progress.step + 1 < run.scheduler.total_steps:  # the schedule ends at its last step
+    if finite and run.scheduler.last_epoch + 1 < run.scheduler.total_steps:
         run.scheduler.step()
     return norm
 
 
-def _bad_gradients(model: nn.Module) -> str:
-    bad = [
-        name
-        for name, parameter in distributed.bare(model).named_parameters()
-        if parameter.grad is not None and not parameter.grad.isfinite().all()
-    ]
+def _bad_gradients(gradients: Mapping[str, Tensor], norms: Tensor) -> str:
+    finite = norms.isfinite().tolist()
+    bad = [name for name, good in zip(gradients, finite, strict=True) if not good]
     shown = ", ".join(bad[:PARAMETERS_NAMED])
     return f"the gradient is not finite in {len(bad)} parameters ({shown})"
 
 
-class Meter:
-    """Means of named numbers."""
-
-    def __init__(self) -> None:
-        self._values: dict[str, list[float]] = defaultdict(list)
-
-    def add(self, values: Mapping[str, float]) -> None:
-        for name, value in values.items():
-            self._values[name].append(value)
-
-    def take(self) -> dict[str, float]:
-        """Means since the last call, which empties the meter."""
-        means = {name: sum(values) / len(values) for name, values in self._values.items()}
-        self._values.clear()
-        return means
-
-
-def _log_training(session: Session, meter: Meter) -> None:
+def _log_training(session: Session, meter: Meter, pace: Pace) -> None:
     values = meter.take()
     if values:
         progress, total = session.run.progress, session.plan.epochs * steps_per_epoch(session.plan)
         session.curves.record("train", progress.epoch, progress.step, values)
-        session.logger.info("step %d/%d: %s", progress.step, total, _words(values))
+        words = f"{_words(values)}  {pace.report(total - progress.step)}"
+        session.logger.info("step %d/%d: %s", progress.step, total, words)
 
 
 def _words(values: Mapping[str, float]) -> str:

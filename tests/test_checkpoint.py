@@ -1,0 +1,218 @@
+"""Checkpoints are written whole, read safely, kept in number, and refused when they do not fit."""
+
+import os
+import random
+import re
+
+import numpy as np
+import pytest
+import torch
+from easydict import EasyDict
+from torch import nn
+from toys import CONFIG, ToyDetector, batch
+
+from nsmae_plugin import checkpoint, engine
+from nsmae_plugin.checkpoint import Keeper, Plan, Progress, Run
+from nsmae_plugin.errors import CheckpointError, ConfigError
+from nsmae_plugin.optim import build_optimizer, build_scheduler
+from nsmae_plugin.random_state import seed_everything
+
+PLAN = Plan(seed=1, batch_size=2, accumulate_steps=1, world_size=1, epochs=3, batches_per_epoch=5)
+OPTIONS = engine.Options(grad_norm_clip=35)
+CPU = torch.device("cpu")
+
+
+def new_run(model=None, optimizer_name="adam_onecycle"):
+    config = EasyDict(CONFIG["OPTIMIZATION"], OPTIMIZER=optimizer_name, WARMUP_ITER=2)
+    model = model or ToyDetector()
+    optimizer = build_optimizer(model, config)
+    scheduler = build_scheduler(optimizer, config, 15, 5)
+    return Run(model, optimizer, scheduler, torch.amp.GradScaler("cpu", enabled=False), Progress())
+
+
+def advance(run, steps):
+    run.model.train()
+    for step in range(steps):
+        engine.train_step(run, [batch(step, step + 1)], OPTIONS, CPU)
+    run.progress.batch_in_epoch += steps
+
+
+def saved(run, path, plan=PLAN):
+    checkpoint.write(checkpoint.capture(run, plan, "toy", "builtin"), path)
+    return path
+
+
+@pytest.mark.parametrize("optimizer_name", ["adam_onecycle", "adam_cosineanneal"])
+def test_a_restored_run_takes_the_same_steps_to_the_last_bit(tmp_path, optimizer_name):
+    seed_everything(3)
+    run = new_run(optimizer_name=optimizer_name)
+    advance(run, 3)
+    path = saved(run, tmp_path / "a.pth")
+    advance(run, 4)  # dropout draws from the generators that were saved
+
+    other = new_run(optimizer_name=optimizer_name)
+    seed_everything(99)
+    checkpoint.restore(other, PLAN, checkpoint.read(path), path)
+    assert other.progress == Progress(epoch=0, batch_in_epoch=3, step=3)
+    advance(other, 4)
+    for name, value in run.model.state_dict().items():
+        assert torch.equal(value, other.model.state_dict()[name]), name
+    assert int(other.model.global_step) == 7
+
+
+def test_restoring_brings_back_every_generator(tmp_path):
+    seed_everything(3)
+    run = new_run()
+    path = saved(run, tmp_path / "a.pth")
+    drawn = random.random(), np.random.rand(), np.random.randn(), torch.rand(1)  # noqa: NPY002
+    seed_everything(4)
+    checkpoint.restore(run, PLAN, checkpoint.read(path), path)
+    again = random.random(), np.random.rand(), np.random.randn(), torch.rand(1)  # noqa: NPY002
+    assert drawn == again
+
+
+def test_the_layout_is_openpcdets_and_needs_no_unpickling_of_objects(tmp_path):
+    run = new_run()
+    advance(run, 2)
+    path = saved(run, tmp_path / "a.pth")
+    content = torch.load(path, weights_only=True)
+    assert {"epoch", "it", "model_state", "optimizer_state", "version"} <= content.keys()
+    assert (content["epoch"], content["it"], content["batch_in_epoch"]) == (0, 2, 2)
+    assert (content["config_tag"], content["host"]) == ("toy", "builtin")
+    assert content["model_state"].keys() == run.model.state_dict().keys()
+
+
+def test_numpy_scalars_of_openpcdets_optimizer_are_read(tmp_path):
+    path = tmp_path / "stock.pth"
+    torch.save({"model_state": {"a.b": torch.ones(1)}, "optimizer_state": np.float64(0.5)}, path)
+    assert checkpoint.read(path)["optimizer_state"] == 0.5
+
+
+def test_a_file_that_would_execute_code_is_refused(tmp_path):
+    class Trap:
+        def __reduce__(self):
+            return (os.mkdir, (str(tmp_path / "trapped"),))
+
+    path = tmp_path / "trap.pth"
+    torch.save({"model_state": {}, "optimizer_state": Trap()}, path)
+    with pytest.raises(CheckpointError, match=re.escape(str(path))):
+        checkpoint.read(path)
+    assert not (tmp_path / "trapped").exists()
+
+
+@pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 0.99])
+@pytest.mark.parametrize("zipped", [True, False])
+def test_truncated_files_are_an_error(tmp_path, share, zipped):
+    path = tmp_path / "a.pth"
+    content = checkpoint.capture(new_run(), PLAN, "toy", "builtin")
+    torch.save(content, path, _use_new_zipfile_serialization=zipped)
+    path.write_bytes(path.read_bytes()[: int(path.stat().st_size * share)])
+    with pytest.raises(CheckpointError, match=r"cannot read the checkpoint .*truncated"):
+        checkpoint.read(path)
+
+
+def test_foreign_and_missing_files_are_an_error(tmp_path):
+    path = tmp_path / "a.pth"
+    with pytest.raises(CheckpointError, match="there is no checkpoint"):
+        checkpoint.read(path)
+    torch.save([1, 2], path)
+    with pytest.raises(CheckpointError, match="holds no 'model_state'"):
+        checkpoint.read(path)
+    path.write_text("not a checkpoint", encoding="utf-8")
+    with pytest.raises(CheckpointError, match="cannot read"):
+        checkpoint.read(path)
+
+
+def test_a_write_that_dies_leaves_the_old_file(tmp_path, monkeypatch):
+    path = saved(new_run(), tmp_path / "a.pth")
+    before = path.read_bytes()
+
+    def dies(content, file):
+        file.write(b"half a checkpoint")
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(torch, "save", dies)
+    with pytest.raises(OSError, match="No space"):
+        saved(new_run(), path)
+    assert path.read_bytes() == before
+    assert checkpoint.latest(tmp_path) == path  # what was left behind is no checkpoint
+
+
+def test_only_the_newest_epochs_are_kept(tmp_path):
+    keeper = Keeper(tmp_path, max_kept=2)
+    for epoch in (1, 2, 9, 10, 11):  # 9 comes before 10, not after it as its name would
+        keeper.save_epoch({"epoch": epoch, "model_state": {}})
+    keeper.save_latest({"epoch": 11, "model_state": {}})
+    names = sorted(path.name for path in tmp_path.glob("*.pth"))
+    assert names == ["checkpoint_epoch_10.pth", "checkpoint_epoch_11.pth", "latest_model.pth"]
+    with pytest.raises(ConfigError, match="max_ckpt_save_num"):
+        Keeper(tmp_path, max_kept=0)
+
+
+def test_a_run_goes_on_from_its_newest_checkpoint_unless_told_otherwise(tmp_path):
+    keeper = Keeper(tmp_path, max_kept=5)
+    assert checkpoint.to_resume(tmp_path, None, None) is None
+    old = keeper.save_epoch({"epoch": 1, "model_state": {}})
+    new = keeper.save_latest({"epoch": 1, "model_state": {}})
+    os.utime(old, ns=(10, 10))
+    assert checkpoint.to_resume(tmp_path, None, None) == new
+    assert checkpoint.to_resume(tmp_path, old, None) == old
+    os.utime(new, ns=(5, 5))
+    assert checkpoint.to_resume(tmp_path, None, None) == old
+    assert checkpoint.find(tmp_path) == old
+    with pytest.raises(CheckpointError, match="no checkpoint at"):
+        checkpoint.to_resume(tmp_path, tmp_path / "absent.pth", None)
+
+
+def test_pretrained_weights_and_earlier_checkpoints_exclude_each_other(tmp_path):
+    weights = tmp_path / "weights.pth"
+    assert checkpoint.to_resume(tmp_path, None, weights) is None
+    with pytest.raises(ConfigError, match="give one"):
+        checkpoint.to_resume(tmp_path, weights, weights)
+    Keeper(tmp_path, max_kept=5).save_epoch({"epoch": 1, "model_state": {}})
+    with pytest.raises(ConfigError, match=r"checkpoint_epoch_1\.pth.*--extra_tag"):
+        checkpoint.to_resume(tmp_path, None, weights)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("epochs", 4), ("batch_size", 1), ("world_size", 2), ("seed", 2)]
+)
+def test_a_run_planned_differently_is_not_resumed(tmp_path, name, value):
+    run = new_run()
+    path = saved(run, tmp_path / "a.pth")
+    plan = Plan(**{**vars(PLAN), name: value})
+    with pytest.raises(CheckpointError, match=f"{name} {getattr(PLAN, name)} -> {value}"):
+        checkpoint.restore(run, plan, checkpoint.read(path), path)
+
+
+def test_weights_alone_are_not_resumed(tmp_path):
+    path = tmp_path / "stock.pth"
+    checkpoint.write({"model_state": {}, "version": "pcdet+0.6", "optimizer_state": {}}, path)
+    with pytest.raises(CheckpointError, match=r"no scheduler_state.*pcdet\+0.6.*--pretrained_mod"):
+        checkpoint.restore(new_run(), PLAN, checkpoint.read(path), path)
+
+
+def test_another_architecture_is_named_by_its_first_differences(tmp_path):
+    path = saved(new_run(), tmp_path / "a.pth")
+    other = ToyDetector()
+    other.head = nn.Linear(8, 2)
+    with pytest.raises(
+        CheckpointError, match=r"head.weight has shape \(1, 8\), the model \(2, 8\)"
+    ):
+        checkpoint.load_model(other, path)
+    other = ToyDetector()
+    other.extra = nn.Linear(1, 1)
+    with pytest.raises(CheckpointError, match=r"2 differences, first: extra.weight is missing"):
+        checkpoint.load_model(other, tmp_path)
+    del other.extra, other.head
+    with pytest.raises(CheckpointError, match=r"head.weight is not in the model"):
+        checkpoint.load_model(other, path)
+
+
+def test_load_model_returns_what_the_checkpoint_says(tmp_path):
+    run = new_run()
+    advance(run, 1)
+    saved(run, tmp_path / "a.pth")
+    other = ToyDetector()
+    assert checkpoint.load_model(other, tmp_path)["it"] == 1
+    assert torch.equal(other.head.weight, run.model.head.weight)

@@ -1,0 +1,197 @@
+"""Two gloo processes learn what one learns from the joint batch, and fail together."""
+
+import os
+import socket
+import traceback
+
+import pytest
+import torch
+import torch.multiprocessing as mp
+from easydict import EasyDict
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+from toys import CONFIG, ToyDetector, batch
+
+from nsmae_plugin import checkpoint, distributed, engine
+from nsmae_plugin.checkpoint import Plan, Progress, Run
+from nsmae_plugin.errors import ConfigError, NonFiniteError
+from nsmae_plugin.optim import build_optimizer, build_scheduler
+
+LAUNCHER_VARIABLES = (
+    *("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"),
+    *("SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID"),
+)
+OPTIONS = engine.Options(grad_norm_clip=0.5)
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(autouse=True)
+def no_launcher(monkeypatch):
+    for name in LAUNCHER_VARIABLES:
+        # Set first, so that what the code under test writes is undone as well.
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
+
+
+def free_port():
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return one.getsockname()[1]
+
+
+def new_run(wrap=lambda model: model, model=None):
+    torch.manual_seed(0)
+    model = model or ToyDetector(dropout=0.0)  # no BatchNorm, a mean over samples: exact
+    config = EasyDict(CONFIG["OPTIMIZATION"])
+    optimizer = build_optimizer(model, config)
+    scheduler = build_scheduler(optimizer, config, 10, 5)
+    scaler = torch.amp.GradScaler("cpu", enabled=False)
+    return Run(wrap(model), optimizer, scheduler, scaler, Progress())
+
+
+def in_one_of_two_processes(rank, port, folder):
+    """What each process finds goes to a file: failures of children are hard to read."""
+    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE="2")
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+    try:
+        found = look_around(distributed.start("pytorch", "cpu"))
+    except Exception:
+        found = {"error": traceback.format_exc()}
+    torch.save(found, folder / f"{rank}.pt")
+    distributed.stop()
+
+
+def look_around(world):
+    found = {"world": (world.rank, world.size), "main": world.is_main}
+    found["any"] = distributed.any_process(world.rank == 1, False)
+    found["gather"] = distributed.gather(f"from {world.rank}")
+    found["from_main"] = distributed.from_main(f"from {world.rank}")
+
+    run = new_run(lambda model: distributed.wrap(model, world))
+    found["wrapped"] = isinstance(run.model, DistributedDataParallel)
+    for name, parts in (("plain", [(1, 3), (2, 4)]), ("accumulated", [(5, 7), (6, 8)])):
+        # Dealt in turn, as the sampler does: rank 0 has 1, 2 and rank 1 has 3, 4.
+        indices = [one[world.rank] for one in parts]
+        batches = [batch(*indices)] if name == "plain" else [batch(one) for one in indices]
+        engine.train_step(run, batches, OPTIONS, CPU)
+        found[name] = [one.grad.clone() for one in run.model.parameters()]
+    found["weights"] = distributed.bare(run.model).state_dict()
+
+    content = checkpoint.capture(run, Plan(0, 2, 1, 2, 1, 5), "toy", "builtin")
+    found["random_states"] = [one["torch"] for one in content["random_states"]]
+
+    bad = batch(9)
+    if world.rank == 1:
+        bad["y"][:] = float("inf")
+    try:
+        engine.train_step(run, [bad], OPTIONS, CPU)
+    except NonFiniteError as error:
+        found["message"] = str(error)
+    return found
+
+
+@pytest.fixture(scope="module")
+def both(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("processes")
+    mp.spawn(in_one_of_two_processes, args=(free_port(), folder), nprocs=2)
+    found = [torch.load(folder / f"{rank}.pt", weights_only=False) for rank in (0, 1)]
+    for one in found:
+        assert "error" not in one, one["error"]
+    return found
+
+
+def test_processes_know_their_place_and_agree(both):
+    assert [one["world"] for one in both] == [(0, 2), (1, 2)]
+    assert [one["main"] for one in both] == [True, False]
+    for one in both:
+        assert one["any"] == (True, False)
+        assert one["gather"] == ["from 0", "from 1"]
+        assert one["from_main"] == "from 0"
+        assert one["wrapped"]
+
+
+def test_averaged_gradients_equal_those_of_the_joint_batch(both):
+    run = new_run()
+    for name, indices in (("plain", (1, 2, 3, 4)), ("accumulated", (5, 6, 7, 8))):
+        engine.train_step(run, [batch(*indices)], OPTIONS, CPU)
+        for rank in (0, 1):
+            for mine, parameter in zip(both[rank][name], run.model.parameters(), strict=True):
+                # Sums of float32 in another order, clipped to a norm of 0.5.
+                torch.testing.assert_close(mine, parameter.grad, rtol=1e-4, atol=1e-6)
+
+
+def test_both_processes_hold_the_same_weights_and_count_steps_once(both):
+    for name, value in both[0]["weights"].items():
+        assert torch.equal(value, both[1]["weights"][name]), name
+    assert int(both[0]["weights"]["global_step"]) == 2
+
+
+def test_a_checkpoint_holds_the_random_states_of_all_processes(both):
+    for one in both:
+        assert len(one["random_states"]) == 2
+
+
+def test_a_non_finite_loss_in_one_process_stops_both_and_names_the_samples(both):
+    for one in both:
+        assert one["message"] == (
+            "the loss is not finite: loss=inf, loss_fit=inf for the samples frame9"
+        )
+
+
+def test_a_single_process_needs_no_process_group():
+    world = distributed.start("none", "cpu")
+    model = nn.Linear(1, 1)
+    assert (world.rank, world.size, world.is_main) == (0, 1, True)
+    assert distributed.wrap(model, world) is distributed.bare(model) is model
+    assert distributed.any_process(True, False) == (True, False)
+    assert distributed.gather(3) == [3]
+    assert distributed.from_main(3) == 3
+    distributed.stop()
+
+
+def test_slurm_variables_make_a_world(monkeypatch):
+    for name, value in (("PROCID", "0"), ("NTASKS", "1"), ("LOCALID", "0")):
+        monkeypatch.setenv(f"SLURM_{name}", value)
+    with pytest.raises(ConfigError, match="set MASTER_ADDR"):
+        distributed.start("slurm", "cpu", free_port())
+    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+    try:
+        world = distributed.start("slurm", "cpu", free_port())
+        assert (world.rank, world.size) == (0, 1)
+    finally:
+        distributed.stop()
+
+
+def test_launching_mistakes_are_named(monkeypatch):
+    with pytest.raises(ConfigError, match=r"needs RANK, .*torchrun --nproc_per_node"):
+        distributed.start("pytorch", "cpu")
+    with pytest.raises(ConfigError, match=r"needs SLURM_PROCID.*srun"):
+        distributed.start("slurm", "cpu")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ConfigError, match="torchrun started 2 processes, but --launcher is none"):
+        distributed.start("none", "cpu")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+def test_cuda_that_is_absent_is_an_error():
+    with pytest.raises(ConfigError, match="no CUDA device"):
+        distributed.start("none", "cuda")
+
+
+def test_synchronised_batchnorm_needs_cuda():
+    with pytest.raises(ConfigError, match="--sync_bn"):
+        distributed.wrap(nn.BatchNorm1d(2), distributed.World(0, 1, CPU), sync_batch_norm=True)
+
+
+def test_threads_are_shared_among_the_processes_unless_the_user_decides(monkeypatch):
+    before = torch.get_num_threads()
+    try:
+        monkeypatch.setenv("OMP_NUM_THREADS", "7")
+        distributed.start("none", "cpu")
+        assert torch.get_num_threads() == before
+        monkeypatch.delenv("OMP_NUM_THREADS")
+        monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1, 2})
+        distributed.start("none", "cpu")
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)

@@ -1,0 +1,134 @@
+"""The optimiser trains every parameter; the schedules have the values of OpenPCDet's formulas."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+from toys import ToyDetector, batch
+
+from nsmae_plugin.errors import ConfigError
+from nsmae_plugin.optim import build_optimizer, build_scheduler
+
+ONE_CYCLE = {
+    "OPTIMIZER": "adam_onecycle",
+    "LR": 1e-3,
+    "WEIGHT_DECAY": 0.01,
+    "MOMS": [0.95, 0.85],
+    "PCT_START": 0.4,
+    "DIV_FACTOR": 10,
+}
+COSINE = {
+    "OPTIMIZER": "adam_cosineanneal",
+    "LR": 1e-4,
+    "WEIGHT_DECAY": 0.01,
+    "BETAS": [0.9, 0.999],
+    "MOMS": [0.9, 0.8052631],
+    "PCT_START": 0.4,
+    "WARMUP_ITER": 5,
+}
+
+
+def walk(config, total_steps, steps_per_epoch=1):
+    """Rate and first beta that every step of a whole plan is taken with."""
+    optimizer = build_optimizer(nn.Linear(2, 2), config)
+    scheduler = build_scheduler(optimizer, config, total_steps, steps_per_epoch)
+    rates, betas = [], []
+    for step in range(total_steps):
+        rates.append(optimizer.param_groups[0]["lr"])
+        betas.append(optimizer.param_groups[0]["betas"][0])
+        optimizer.step()
+        if step + 1 < total_steps:
+            scheduler.step()
+    return rates, betas
+
+
+def test_a_bare_parameter_beside_child_modules_trains():
+    model = ToyDetector(dropout=0.0)
+    optimizer = build_optimizer(model, ONE_CYCLE)
+    data = {key: torch.from_numpy(batch(1, 2)[key]) for key in ("x", "y")}
+    model(data)[0]["loss"].backward()
+    before = {name: value.detach().clone() for name, value in model.named_parameters()}
+    optimizer.step()
+    assert "token" in before
+    for name, value in model.named_parameters():
+        assert not torch.equal(value, before[name]), name
+
+
+def test_weight_decay_and_betas_come_from_the_configuration_and_frozen_parameters_stay_out():
+    model = nn.Linear(2, 2)
+    model.bias.requires_grad_(False)
+    optimizer = build_optimizer(model, {**COSINE, "WEIGHT_DECAY": 0.3})
+    (group,) = optimizer.param_groups
+    assert isinstance(optimizer, torch.optim.AdamW)
+    assert (group["weight_decay"], group["betas"]) == (0.3, (0.9, 0.999))
+    assert [id(one) for one in group["params"]] == [id(model.weight)]
+
+
+def test_one_cycle_rises_from_lr_over_div_factor_peaks_and_ends_at_a_ten_thousandth_of_it():
+    rates, betas = walk(ONE_CYCLE, 100)
+    assert rates[0] == pytest.approx(1e-4)
+    assert max(rates) == pytest.approx(1e-3)
+    assert rates.index(max(rates)) == 39  # the 40th of 100 steps
+    assert rates[-1] == pytest.approx(1e-8)
+    assert (betas[0], min(betas), betas[-1]) == pytest.approx((0.95, 0.85, 0.95))
+    # Half way up (39/2 is between steps 19 and 20) a cosine is at the mean of its ends.
+    assert (rates[19] + rates[20]) / 2 == pytest.approx(5.5e-4, rel=1e-6)
+
+
+@pytest.mark.parametrize("total_steps", [1, 2, 3, 5, 10])
+@pytest.mark.parametrize("pct_start", [0.0, 0.1, 0.2, 0.4, 1.0])
+def test_one_cycle_works_for_any_number_of_steps(total_steps, pct_start):
+    # torch's own divides by zero when pct_start * total_steps is 1.
+    rates, _ = walk({**ONE_CYCLE, "PCT_START": pct_start}, total_steps)
+    assert rates[0] == pytest.approx(1e-4)
+    assert all(1e-9 < rate <= 1e-3 * (1 + 1e-12) for rate in rates)
+
+
+def test_cosine_warms_up_by_step_and_falls_by_epoch():
+    rates, betas = walk(COSINE, total_steps=40, steps_per_epoch=10)
+    assert rates[0] == pytest.approx(1e-4 / 3)
+    assert rates[3] == pytest.approx(1e-4 * (1 - (1 - 3 / 5) * (1 - 1 / 3)))
+    assert rates[5:10] == [pytest.approx(1e-4)] * 5
+    for epoch in (1, 2, 3):
+        expected = 1e-7 + (1e-4 - 1e-7) / 2 * (1 + math.cos(math.pi * epoch / 4))
+        assert rates[10 * epoch : 10 * epoch + 10] == [pytest.approx(expected)] * 10
+    assert betas[0] == pytest.approx(0.9)
+    assert betas[16] == pytest.approx(0.8052631)  # the end of the first 40 %
+    assert betas[28] == pytest.approx((0.9 + 0.8052631) / 2)  # half way back
+
+
+@pytest.mark.parametrize("config", [ONE_CYCLE, COSINE])
+def test_a_schedule_restored_in_the_middle_goes_on_as_if_never_stopped(config):
+    def build():
+        optimizer = build_optimizer(nn.Linear(2, 2), config)
+        return optimizer, build_scheduler(optimizer, config, 20, 5)
+
+    optimizer, scheduler = build()
+    for _ in range(7):
+        optimizer.step()
+        scheduler.step()
+    other_optimizer, other_scheduler = build()
+    other_optimizer.load_state_dict(optimizer.state_dict())
+    other_scheduler.load_state_dict(scheduler.state_dict())
+    for _ in range(12):
+        for one, schedule in ((optimizer, scheduler), (other_optimizer, other_scheduler)):
+            one.step()
+            schedule.step()
+        group, other = optimizer.param_groups[0], other_optimizer.param_groups[0]
+        assert (group["lr"], group["betas"]) == (other["lr"], other["betas"])
+
+
+def test_unknown_optimizers_missing_keys_and_empty_plans_are_named():
+    model = nn.Linear(2, 2)
+    with pytest.raises(ConfigError, match=r"OPTIMIZER 'sgdd'; known: adam_onecycle"):
+        build_optimizer(model, {**ONE_CYCLE, "OPTIMIZER": "sgdd"})
+    with pytest.raises(ConfigError, match="no trainable parameter"):
+        build_optimizer(nn.ReLU(), ONE_CYCLE)
+    optimizer = build_optimizer(model, ONE_CYCLE)
+    for config, key in ((ONE_CYCLE, "DIV_FACTOR"), (COSINE, "WARMUP_ITER"), (COSINE, "MOMS")):
+        partial = {name: value for name, value in config.items() if name != key}
+        with pytest.raises(ConfigError, match=f"OPTIMIZATION.{key}"):
+            build_scheduler(optimizer, partial, 10, 5)
+    with pytest.raises(ConfigError, match="0 optimiser steps"):
+        build_scheduler(optimizer, ONE_CYCLE, 0, 5)

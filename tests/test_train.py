@@ -1,0 +1,201 @@
+"""tools/train.py: OpenPCDet's flags and folders, and a run that can be killed at any moment."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+import torch
+import toys
+
+from nsmae_plugin import checkpoint
+
+OPENPCDET_FLAGS = (
+    *("cfg_file", "batch_size", "epochs", "workers", "extra_tag", "ckpt", "pretrained_model"),
+    *("launcher", "tcp_port", "sync_bn", "fix_random_seed", "ckpt_save_interval", "local_rank"),
+    *("max_ckpt_save_num", "logger_iter_interval", "ckpt_save_time_interval", "use_amp", "set"),
+)
+
+
+@pytest.fixture
+def workspace(tmp_path, monkeypatch):
+    """An empty working directory with ``cfgs/group/toy.yaml``."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("WORLD_SIZE", "RANK", "LOCAL_RANK", "TOY_KILL_AT", "TOY_NAN_AT"):
+        monkeypatch.delenv(name, raising=False)
+    toys.write_config(tmp_path)
+    return tmp_path
+
+
+def arguments(tag, *more):
+    return ["--cfg_file", "cfgs/group/toy.yaml", "--workers", "0", "--extra_tag", tag, *more]
+
+
+def train(tag, *more):
+    return toys.train(*arguments(tag, *more))
+
+
+def start_process(workspace, *words, **environment):
+    """Run toys.py in a process of its own; returns its exit status."""
+    command = [sys.executable, *words]
+    return subprocess.run(
+        command, cwd=workspace, env={**os.environ, "OMP_NUM_THREADS": "1", **environment}
+    ).returncode
+
+
+def folder(workspace, tag):
+    return workspace / "output/group/toy" / tag
+
+
+def last_content(workspace, tag):
+    return checkpoint.read(checkpoint.find(folder(workspace, tag) / "ckpt"))
+
+
+def records(workspace, tag):
+    text = (folder(workspace, tag) / "metrics.jsonl").read_text(encoding="utf-8")
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def assert_same(one, other):
+    """The same weights, optimiser state and schedule to the last bit."""
+    assert (one["epoch"], one["it"]) == (other["epoch"], other["it"])
+    for name, value in one["model_state"].items():
+        assert torch.equal(value, other["model_state"][name]), name
+    for key, state in one["optimizer_state"]["state"].items():
+        for name, value in state.items():
+            assert torch.equal(value, other["optimizer_state"]["state"][key][name]), (key, name)
+    assert one["scheduler_state"] == other["scheduler_state"]
+
+
+def test_the_folder_is_laid_out_as_openpcdets(workspace):
+    assert train("a", "--seed", "1", "--max_ckpt_save_num", "2") == 0
+    names = {path.name for path in folder(workspace, "a").iterdir()}
+    assert {"ckpt", "tensorboard", "metrics.jsonl", "toy.yaml"} <= names
+    assert len([name for name in names if name.startswith("train_")]) == 1
+    kept = sorted(path.name for path in (folder(workspace, "a") / "ckpt").iterdir())
+    assert kept == ["checkpoint_epoch_2.pth", "checkpoint_epoch_3.pth"]
+    assert [one["step"] for one in records(workspace, "a")] == [5, 10, 15]
+
+
+@pytest.mark.parametrize("flag", OPENPCDET_FLAGS)
+def test_openpcdets_flags_are_there(flag, capsys):
+    with pytest.raises(SystemExit):
+        toys.train("--help")
+    assert f"--{flag} " in capsys.readouterr().out.replace("]", " ")
+
+
+def test_a_killed_run_resumes_to_the_weights_of_an_uninterrupted_one(workspace):
+    script = str(toys.REPOSITORY / "tests/toys.py")
+    options = ("--seed", "1", "--ckpt_save_step_interval", "3")
+    assert train("whole", *options) == 0
+    status = start_process(workspace, script, *arguments("killed", *options), TOY_KILL_AT="8")
+    assert status == -signal.SIGKILL
+    content = last_content(workspace, "killed")
+    assert (content["it"], content["batch_in_epoch"]) == (6, 1)  # in the middle of epoch 2
+    # Without a seed, and with another number of workers: both follow from the checkpoint.
+    assert toys.train(*arguments("killed")[:2], "--workers", "1", "--extra_tag", "killed") == 0
+    assert_same(last_content(workspace, "killed"), last_content(workspace, "whole"))
+    whole, killed = records(workspace, "whole"), records(workspace, "killed")
+    assert [one["step"] for one in killed] == [one["step"] for one in whole]
+    assert killed[-1] == whole[-1]
+
+
+def test_two_processes_stopped_and_resumed_end_as_if_never_stopped(workspace):
+    words = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
+    script = str(toys.REPOSITORY / "tests/toys.py")
+    options = ("--launcher", "pytorch", "--device", "cpu", "--batch_size", "4", "--seed", "1")
+    runs = (
+        *arguments("whole", *options),
+        "THEN",
+        *arguments("stopped", *options, "--max_steps", "4"),
+        "THEN",
+        *arguments("stopped", *options),
+    )
+    assert start_process(workspace, *words, script, *runs) == 0
+    # 10 samples for 2 processes with 2 each: 3 batches an epoch, so 4 steps end within epoch 2.
+    content = checkpoint.read(folder(workspace, "stopped") / "ckpt/latest_model.pth")
+    assert (content["it"], content["epoch"], content["batch_in_epoch"]) == (4, 1, 1)
+    assert content["plan"]["world_size"] == len(content["random_states"]) == 2
+    assert_same(last_content(workspace, "stopped"), last_content(workspace, "whole"))
+
+
+def test_an_unreadable_checkpoint_is_an_error_and_nothing_starts_again(workspace, capsys):
+    assert train("a", "--seed", "1", "--max_steps", "7") == 0
+    path = checkpoint.find(folder(workspace, "a") / "ckpt")
+    path.write_bytes(path.read_bytes()[:1000])
+    before = records(workspace, "a")
+    assert train("a") == 1
+    message = capsys.readouterr().err
+    assert "error: cannot read the checkpoint" in message
+    assert path.name in message
+    assert path.stat().st_size == 1000
+    assert records(workspace, "a") == before
+
+
+def test_a_changed_plan_is_an_error(workspace, capsys):
+    assert train("a", "--seed", "1", "--max_steps", "7") == 0
+    assert train("a", "--epochs", "5") == 1
+    assert "epochs 3 -> 5" in capsys.readouterr().err
+
+
+def test_a_finished_run_says_so(workspace, capsys):
+    assert train("a", "--seed", "1") == 0
+    before = last_content(workspace, "a")
+    assert train("a") == 0
+    output = capsys.readouterr().out
+    assert "RESUMED from" in output
+    assert "nothing left to train" in output
+    assert_same(last_content(workspace, "a"), before)
+
+
+def test_pretrained_weights_start_a_run_and_never_change_an_earlier_one(workspace, capsys):
+    assert train("a", "--seed", "1") == 0
+    weights = folder(workspace, "a") / "ckpt"
+    assert train("a", "--pretrained_model", str(weights)) == 1
+    assert "another --extra_tag" in capsys.readouterr().err
+    assert train("b", "--seed", "2", "--pretrained_model", str(weights), "--max_steps", "1") == 0
+    loaded = last_content(workspace, "b")["model_state"]
+    trained = last_content(workspace, "a")["model_state"]
+    assert (loaded["head.weight"] - trained["head.weight"]).abs().max() < 0.01  # one small step
+    assert int(loaded["global_step"]) == 1
+
+
+def test_a_non_finite_loss_ends_with_a_message(workspace, capsys, monkeypatch):
+    monkeypatch.setenv("TOY_NAN_AT", "6")
+    assert train("a", "--seed", "1") == 1
+    message = capsys.readouterr().err
+    assert "loss_fit=nan for the samples frame" in message
+    assert "checkpoint_epoch_1.pth" in message
+
+
+def test_the_seed_decides_the_run(workspace):
+    for tag, seed in (("a", "1"), ("b", "1"), ("c", "2")):
+        assert train(tag, "--seed", seed, "--max_steps", "3") == 0
+    same = last_content(workspace, "a")["model_state"]["head.weight"]
+    assert torch.equal(same, last_content(workspace, "b")["model_state"]["head.weight"])
+    assert not torch.equal(same, last_content(workspace, "c")["model_state"]["head.weight"])
+    assert train("d", "--fix_random_seed", "--max_steps", "1") == 0
+    assert last_content(workspace, "d")["plan"]["seed"] == 666
+
+
+def test_options_reach_the_run(workspace, capsys):
+    options = ("--batch_size", "1", "--accumulate_steps", "4", "--epochs", "2", "--use_amp")
+    assert train("a", *options, "--seed", "1", "--set", "OPTIMIZATION.LR", "0.5") == 0
+    output = capsys.readouterr().out
+    assert "effective batch 4 = 1 per process x 1 processes x 4 accumulated" in output
+    assert "2 epochs x 3 steps = 6 steps" in output
+    assert "learning rate now 0.05" in output
+    content = last_content(workspace, "a")
+    assert content["plan"]["accumulate_steps"] == 4
+    assert "LR: 0.5" in (folder(workspace, "a") / "toy.yaml").read_text(encoding="utf-8")
+
+
+def test_bad_arguments_are_named(workspace, capsys):
+    assert train("a", "--set", "OPTIMIZATION.LRR", "1") == 1
+    assert "did you mean LR" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        train("a", "--epochs", "0")
+    assert "--epochs" in capsys.readouterr().err
+    assert train("a", "--set", "OPTIMIZATION.ACCUMULATE_STEPS", "0", "--seed", "1") == 1
