@@ -12,16 +12,8 @@ from torch import nn
 
 from nsmae_plugin.errors import HostError
 
-CONTRACT = (
-    "NAME",
-    "DatasetTemplate",
-    "Detector3DTemplate",
-    "build_dataset",
-    "build_network",
-    "lookup",
-    "register",
-    "to_device",
-)
+CONTRACT = {"NAME", "DatasetTemplate", "Detector3DTemplate", "build_dataset", "build_network"}
+CONTRACT |= {"lookup", "register", "to_device"}
 CLASS_SLOTS = ("detector", "dataset", "vfe", "backbone_3d", "map_to_bev", "image_backbone")
 CLASS_SLOTS += ("neck", "vtransform", "fuser", "backbone_2d", "dense_head")
 STEP_SLOTS = ("augmentor", "processor")
@@ -141,7 +133,7 @@ def detector(host, dataset):
 
 def test_the_contract_is_there(host):
     assert host.NAME in ("builtin", "openpcdet")
-    assert set(CONTRACT) <= set(host.__all__)
+    assert CONTRACT <= set(host.__all__)
     assert all(hasattr(host, name) for name in CONTRACT)
 
 
