@@ -25,18 +25,22 @@ class MeasurementError(NSMAEError):
 
 
 def measure_calls(
-    step: Callable[[], Any], device: torch.device, repeats: int
+    step: Callable[[], Any], device: torch.device, repeats: int, first_calls: int = 1
 ) -> dict[str, list[float]]:
-    """Run ``step`` once for its peak memory, then ``repeats`` times for its duration.
+    """Run ``step`` a first time for its peak memory, then ``repeats`` times for its duration.
 
-    The memory is that above what is held before the call: resident pages on a CPU, allocated
-    bytes on a GPU. The first call also warms up.
+    The memory is that above what is held before: resident pages on a CPU, allocated bytes on a
+    GPU. The first calls also warm up.
+
+    Args:
+        first_calls: two when the first leaves something behind, as the moments of an optimiser.
 
     Returns:
         ``seconds`` of every timed call; ``mib``, one value, or none where it cannot be read.
     """
     before = _reset_peak(device)
-    step()
+    for _ in range(first_calls):
+        step()
     peak = _peak(device)
     seconds = []
     for _ in range(repeats):

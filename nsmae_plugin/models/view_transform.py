@@ -124,6 +124,7 @@ class FactorizedDepthLSSTransform(nn.Module):
         matrices = tuple(batch_dict[key] for key in GEOMETRY_KEYS)
         if self._cached is not None and _same(self._cached[0], matrices):
             return self._cached[1]
+        self._cached = None  # two plans need not be held at once
         plan = build_plan(self.cells(batch_dict), len(matrices[0]) * self.grid.num_cells)
         self._cached = (tuple(matrix.clone() for matrix in matrices), plan)
         return plan
