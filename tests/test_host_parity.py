@@ -1,7 +1,8 @@
 """The built-in modules against OpenPCDet's own: names, shapes, outputs and gradients.
 
 Both get the same weights and the same input. The bound of 1e-4, relative to the largest value, is
-about a hundred times the rounding of float32 in these networks; the deviations seen are below 1e-5.
+fifty times the largest deviation seen (2e-6), but for the gradients of biases that a batch norm
+cancels: their exact value is zero, and 1e-5 of rounding was seen.
 """
 
 from types import SimpleNamespace
@@ -20,7 +21,7 @@ from nsmae_plugin.models.view_transform import STOCK_GRID_KEYS
 pytestmark = pytest.mark.openpcdet
 
 BOUND = 1e-4
-SMALL = 0.1  # what a normalisation cancels in a gradient leaves rounding errors of larger values
+SMALL = 0.5  # below it the bound is absolute, for the gradients that cancel
 
 SLOTS = [
     "vfe",
