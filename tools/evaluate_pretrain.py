@@ -3,6 +3,7 @@
 import argparse
 import json
 import sys
+from contextlib import redirect_stdout
 from pathlib import Path
 
 import nsmae_plugin  # noqa: F401  (before torch: sets the OpenMP policy)
@@ -30,7 +31,9 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--batch_size", type=int, help="default: the configuration's, per GPU")
     parser.add_argument("--workers", type=int, default=0)
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
-    parser.add_argument("--seed", type=int, default=0, help="of the masks and of an untrained network")
+    parser.add_argument(
+        "--seed", type=int, default=0, help="of the masks and of an untrained network"
+    )
     parser.add_argument("--set", dest="overrides", nargs=argparse.REMAINDER, default=[], help=KEYS)
     return parser.parse_args(arguments)
 
@@ -55,7 +58,9 @@ def run(args: argparse.Namespace) -> dict[str, dict[str, float]]:
 def main(arguments: list[str] | None = None) -> int:
     args = parse_arguments(arguments)
     try:
-        results = run(args)
+        # OpenPCDet prints while it builds a network, which would spoil the JSON.
+        with redirect_stdout(sys.stderr):
+            results = run(args)
     except NSMAEError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+from contextlib import redirect_stdout
 from pathlib import Path
 
 import nsmae_plugin  # noqa: F401  (before torch: sets the OpenMP policy)
@@ -29,7 +30,9 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     which.add_argument("--token", help="nuScenes token of the sample")
     parser.add_argument("--output_dir", type=Path, default=Path("output/pictures"))
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
-    parser.add_argument("--seed", type=int, default=0, help="of the masks and of an untrained network")
+    parser.add_argument(
+        "--seed", type=int, default=0, help="of the masks and of an untrained network"
+    )
     parser.add_argument("--set", dest="overrides", nargs=argparse.REMAINDER, default=[], help=KEYS)
     return parser.parse_args(arguments)
 
@@ -49,12 +52,15 @@ def run(args: argparse.Namespace) -> list[Path]:
 
 
 def main(arguments: list[str] | None = None) -> int:
+    args = parse_arguments(arguments)
     try:
-        for path in run(parse_arguments(arguments)):
-            print(path)
+        # OpenPCDet prints while it builds a network; what is printed here are the paths alone.
+        with redirect_stdout(sys.stderr):
+            paths = run(args)
     except NSMAEError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    print(*paths, sep="\n")
     return 0
 
 
