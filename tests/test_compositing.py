@@ -96,13 +96,13 @@ def test_gradients_match_finite_differences():
     assert torch.autograd.gradcheck(outputs, (density.requires_grad_(), colour.requires_grad_()))
 
 
-@pytest.mark.parametrize("thickness", [1e-7, 1.0, 40.0])
+@pytest.mark.parametrize("thickness", [1e-7, 1.0, 5.0, 40.0])
 def test_float32_keeps_relative_accuracy_in_thin_and_in_opaque_rays(device, thickness):
-    # At 40 per bin, the sixth bin is reached by exp(-200) of the light, below float32's range;
-    # the second by exp(-40), where a difference of prefix sums would have lost all digits.
+    # At 40 per bin, the sixth bin is reached by exp(-200) of the light, below float32's range.
+    # At 5, the fourth by 3e-7 of it, where a difference of prefix sums has no digit left.
     edges = torch.linspace(1, 7, 7, dtype=torch.float64, device=device)
     base = thickness * torch.linspace(0.9, 1.1, 6, dtype=torch.float64, device=device)
-    upstream = torch.tensor([0.0, 3, 1, 4, 1, 5], dtype=torch.float64, device=device)
+    upstream = torch.tensor([2.0, 3, 1, 4, 1, 5], dtype=torch.float64, device=device)
     results = {}
     for dtype in (torch.float64, torch.float32):
         density = base.to(dtype, copy=True).requires_grad_()

@@ -148,6 +148,7 @@ def test_bev_depth_is_that_of_the_topmost_voxel():
             [0, -0.01, 0.5, 0.0],
             [0, 2.5, 0.5, -1.01],
             [0, 2.5, 0.5, math.nan],
+            [1, 9.0, 9.0, 9.0],
         ]
     )
     depth, valid = bev_target(points, 2, COLUMNS)
