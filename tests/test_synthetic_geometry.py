@@ -42,6 +42,8 @@ def random_bodies(generator, number=60):
     angle, radius = generator.uniform(-np.pi, np.pi, total), generator.uniform(4, 60, total)
     centre = np.stack([radius * np.cos(angle), radius * np.sin(angle)], axis=1)
     half = generator.uniform(0.1, 2.0, (total, 3))
+    # Long walls, of which a part is beside or behind the sensor.
+    half[::9, 0] = generator.uniform(8.0, 20.0, len(half[::9]))
     return Bodies(
         centre=np.column_stack([centre, half[:, 2] + generator.uniform(0, 2, total)]),
         half=half,
@@ -222,6 +224,24 @@ def test_nothing_ever_overlaps():
             assert not clashes
 
 
+@pytest.mark.parametrize("seconds", [0.0, 2.5])
+def test_what_the_sensors_see_of_an_actor_is_inside_its_box_at_that_time(stage, seconds):
+    bodies = stage.bodies(seconds)
+    moved = 0
+    for index, actor in enumerate(stage.actors):
+        if not actor.motion.is_on_road(seconds):
+            continue
+        (x, y, z), yaw = stage.actor_box(actor, seconds)
+        c, s = np.cos(yaw), np.sin(yaw)
+        members = slice(*bodies.groups[index : index + 2])
+        local = (bodies.centre[members] - (x, y, z)) @ np.array([[c, -s, 0], [s, c, 0], [0, 0, 1]])
+        assert (np.abs(local) + bodies.half[members] <= actor.size / 2 - NOISE_BOUND).all()
+        np.testing.assert_allclose(bodies.yaw[members], yaw)
+        start, _ = stage.actor_box(actor, 0.0)
+        moved += np.hypot(x - start[0], y - start[1]) > 1.0
+    assert (moved > 10) == (seconds > 0)
+
+
 def test_parts_stay_inside_their_object():
     for name, look in LOOKS.items():
         for part in look.parts:
@@ -234,7 +254,8 @@ def test_a_quarter_turn_ends_where_it_should():
     line = Centreline((0.0, 0.0, 0.0), [Piece(5 * np.pi, 0.1), Piece(5.0, 0.0)])
     np.testing.assert_allclose(line.pose(5 * np.pi), (10, 10, np.pi / 2), atol=1e-12)
     np.testing.assert_allclose(line.pose(line.length), (10, 15, np.pi / 2), atol=1e-12)
-    # Two metres to the left of the end, and four metres before the start.
+    # Two metres to the left of start and end, and four metres before the start.
+    np.testing.assert_allclose(line.pose(0.0, 2.0), (0, 2, 0), atol=1e-12)
     np.testing.assert_allclose(line.pose(line.length, 2.0)[:2], (8, 15), atol=1e-12)
     np.testing.assert_allclose(line.pose(-4.0), (-4, 0, 0), atol=1e-12)
 

@@ -37,13 +37,13 @@ def write_world(
 
     Raises:
         ConfigError: when the options cannot be met.
-        DataError: when ``out/<version>`` holds data that this generator did not write.
+        DataError: when ``out/<version>`` holds data that this generator did not write, or ``out``
+            cannot be written to.
     """
     target = Path(out) / options.version
     _check_target(target)
     places = plan(options)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    partial_folder = Path(tempfile.mkdtemp(prefix=f".{options.version}.partial-", dir=out))
+    partial_folder = _make_partial_folder(target)
     try:
         world = partial_folder / "world"
         _write_files(world, options, places, workers, show_progress)
@@ -53,6 +53,17 @@ def write_world(
     finally:
         shutil.rmtree(partial_folder, ignore_errors=True)
     return target
+
+
+def _make_partial_folder(target: Path) -> Path:
+    """A fresh folder beside the target, so that the finished world can be renamed into place."""
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        return Path(tempfile.mkdtemp(prefix=f".{target.name}.partial-", dir=target.parent))
+    except OSError as error:
+        raise DataError(
+            f"cannot write under {target.parent} ({error.strerror}): choose another --out"
+        ) from error
 
 
 def _check_target(target: Path) -> None:
