@@ -61,7 +61,7 @@ class Session:
     """What a process trains, and how it logs, saves and evaluates.
 
     Attributes:
-        evaluate: metrics of the model on held-out data.
+        evaluate: metrics of the model on held-out data; says itself what they were.
         on_epoch: called with the number of completed epochs before every epoch.
     """
 
@@ -152,7 +152,6 @@ def _finish_epoch(session: Session) -> None:
             values = session.evaluate(distributed.bare(session.run.model))
         session.curves.scalars("test", values, progress.step)
         session.curves.record("test", progress.epoch, progress.step, values)
-        session.logger.info("epoch %d, test: %s", progress.epoch, _words(values))
 
 
 def train_one_epoch(session: Session, loader: Iterable[Batch]) -> None:

@@ -6,6 +6,7 @@ import logging
 import secrets
 import sys
 from argparse import Namespace
+from collections.abc import Callable
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -21,6 +22,7 @@ from nsmae_plugin.data.loader import EpochSampler, build_dataloader
 from nsmae_plugin.distributed import World
 from nsmae_plugin.errors import ConfigError
 from nsmae_plugin.evaluation.reconstruction import evaluate
+from nsmae_plugin.evaluation.report import format_table
 from nsmae_plugin.random_state import FIXED_SEED, seed_everything
 
 AMP_DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -77,7 +79,7 @@ def build(
         curves=run_log.Curves(folder if world.is_main else None, run.progress.step),
         logger=logger,
         config_tag=args.cfg_file.stem,
-        evaluate=_make_evaluation(args, config, world, model, load),
+        evaluate=_make_evaluation(args, config, world, model, load, logger),
         on_epoch=hooks.build_hook(config.get("HOOK"), dataset, loader, plan.epochs, logger),
     )
     return session, loader, sampler
@@ -190,11 +192,22 @@ def _make_options(args: Namespace, config: Any) -> engine.Options:
 
 
 def _make_evaluation(
-    args: Namespace, config: Any, world: World, model: nn.Module, load: Any
+    args: Namespace,
+    config: Any,
+    world: World,
+    model: nn.Module,
+    load: Callable[..., Any],
+    logger: logging.Logger,
 ) -> engine.Evaluate | None:
     """Reconstruction of the test split, with the masks that tools/evaluate_pretrain.py draws."""
     splits = config.DATA_CONFIG.get("INFO_PATH", {})
     if type(model).__name__ != "NSMAE" or args.eval_interval == 0 or not splits.get("test"):
         return None
     _, loader, _ = load(training=False, seed=0)
-    return partial(evaluate, loader=loader, device=world.device)
+
+    def evaluate_and_tell(model: nn.Module) -> dict[str, float]:
+        metrics = evaluate(model, loader, world.device)
+        logger.info("reconstruction of the test split\n%s", format_table({"network": metrics}))
+        return metrics
+
+    return evaluate_and_tell

@@ -1,7 +1,6 @@
 """Two gloo processes learn what one learns from the joint batch, and fail together."""
 
 import os
-import socket
 import traceback
 
 import pytest
@@ -10,7 +9,7 @@ import torch.multiprocessing as mp
 from easydict import EasyDict
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
-from toys import CONFIG, ToyDetector, batch
+from toys import CONFIG, ToyDetector, batch, free_port
 
 from nsmae_plugin import checkpoint, distributed, engine
 from nsmae_plugin.checkpoint import Plan, Progress, Run
@@ -31,12 +30,6 @@ def no_launcher(monkeypatch):
         # Set first, so that what the code under test writes is undone as well.
         monkeypatch.setenv(name, "")
         monkeypatch.delenv(name)
-
-
-def free_port():
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return one.getsockname()[1]
 
 
 def new_run(wrap=lambda model: model, model=None):

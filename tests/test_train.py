@@ -102,18 +102,21 @@ def test_a_killed_run_resumes_to_the_weights_of_an_uninterrupted_one(workspace):
     assert killed[-1] == whole[-1]
 
 
+def in_one_of_two_processes(rank, ports, runs):
+    for port, words in zip(ports, runs, strict=True):
+        os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE="2")
+        os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+        assert toys.train(*words) == 0
+
+
 def test_two_processes_stopped_and_resumed_end_as_if_never_stopped(workspace):
-    words = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
-    script = str(toys.REPOSITORY / "tests/toys.py")
     options = ("--launcher", "pytorch", "--device", "cpu", "--batch_size", "4", "--seed", "1")
-    runs = (
-        *arguments("whole", *options),
-        "THEN",
-        *arguments("stopped", *options, "--max_steps", "4"),
-        "THEN",
-        *arguments("stopped", *options),
-    )
-    assert start_process(workspace, *words, script, *runs) == 0
+    torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
+    script = str(toys.REPOSITORY / "tests/toys.py")
+    assert start_process(workspace, *torchrun, script, *arguments("whole", *options)) == 0
+    runs = [arguments("stopped", *options, "--max_steps", "4"), arguments("stopped", *options)]
+    ports = [toys.free_port(), toys.free_port()]
+    torch.multiprocessing.spawn(in_one_of_two_processes, args=(ports, runs), nprocs=2)
     # 10 samples for 2 processes with 2 each: 3 batches an epoch, so 4 steps end within epoch 2.
     content = checkpoint.read(folder(workspace, "stopped") / "ckpt/latest_model.pth")
     assert (content["it"], content["epoch"], content["batch_in_epoch"]) == (4, 1, 1)
@@ -199,3 +202,36 @@ def test_bad_arguments_are_named(workspace, capsys):
         train("a", "--epochs", "0")
     assert "--epochs" in capsys.readouterr().err
     assert train("a", "--set", "OPTIMIZATION.ACCUMULATE_STEPS", "0", "--seed", "1") == 1
+
+
+def test_pretraining_on_the_synthetic_world_resumes_exactly_and_is_evaluated(
+    tmp_path, monkeypatch, synthetic_root
+):
+    """The tiny recipe as its README command starts it, on whichever host is active."""
+    monkeypatch.chdir(tmp_path)
+
+    def pretrain(tag, *more):
+        recipe = toys.REPOSITORY / "cfgs/tiny/nsmae_pretrain.yaml"
+        options = ("--cfg_file", recipe, "--extra_tag", tag, "--workers", "0", "--seed", "1")
+        data = ("--epochs", "1", *more, "--set", "DATA_CONFIG.DATA_PATH", str(synthetic_root))
+        return toys.train(*options, *data, register_toys=False)
+
+    def content(tag):
+        return checkpoint.read(
+            checkpoint.find(tmp_path / "output/tiny/nsmae_pretrain" / tag / "ckpt")
+        )
+
+    assert pretrain("whole") == 0
+    assert pretrain("parts", "--max_steps", "2") == 0
+    assert content("parts")["batch_in_epoch"] == 2
+    assert pretrain("parts") == 0
+    assert content("whole")["it"] == 3  # 6 samples in pairs
+    assert_same(content("parts"), content("whole"))
+
+    lines = (tmp_path / "output/tiny/nsmae_pretrain/whole/metrics.jsonl").read_text(
+        encoding="utf-8"
+    )
+    training, test = map(json.loads, lines.splitlines())
+    assert {"loss", "loss_rgb", "loss_depth", "loss_bev_depth", "weighted_rgb"} <= training.keys()
+    assert (test["split"], test["step"], test["samples"]) == ("test", 3, 3)
+    assert {"rgb_psnr_masked", "depth_mae_hidden", "bev_depth_mae_hidden"} <= test.keys()

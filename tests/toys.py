@@ -1,14 +1,14 @@
 """A detector and a data set that train in milliseconds, through the tools as users start them.
 
-``python tests/toys.py <arguments of tools/train.py>`` trains them; several runs are separated by
-``THEN``. The environment sets traps: ``TOY_KILL_AT`` kills the process with SIGKILL in the forward
-pass of that step, ``TOY_NAN_AT`` makes the loss term ``loss_fit`` NaN there.
+``python tests/toys.py <arguments of tools/train.py>`` trains them. The environment sets traps:
+``TOY_KILL_AT`` kills the process with SIGKILL in the forward pass of that step, ``TOY_NAN_AT``
+makes the loss term ``loss_fit`` NaN there.
 """
 
 import os
 import signal
+import socket
 import sys
-from itertools import groupby
 from pathlib import Path
 
 import nsmae_plugin
@@ -126,14 +126,23 @@ def batch(*indices):
     return dataset.collate_batch(samples)
 
 
-def train(*arguments):
-    """Run tools/train.py with the toys; returns its exit status."""
+def free_port():
+    """A TCP port of this machine that nobody listens on."""
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return one.getsockname()[1]
+
+
+def train(*arguments, register_toys=True):
+    """Run tools/train.py; returns its exit status."""
     sys.path.insert(0, str(REPOSITORY / "tools"))
     try:
         import train as tool
     finally:
         sys.path.pop(0)
-    original, nsmae_plugin.register = nsmae_plugin.register, register
+    original = nsmae_plugin.register
+    if register_toys:
+        nsmae_plugin.register = register
     try:
         return tool.main([str(one) for one in arguments])
     finally:
@@ -141,7 +150,4 @@ def train(*arguments):
 
 
 if __name__ == "__main__":
-    status = 0
-    for is_then, words in groupby(sys.argv[1:], key="THEN".__eq__):
-        status = status or (0 if is_then else train(*words))
-    sys.exit(status)
+    sys.exit(train(*sys.argv[1:]))
