@@ -191,12 +191,14 @@ def test_lidar_intensity_follows_the_brightness_of_the_ground(stage):
 def test_pictures_of_two_scenes_differ_in_light_and_colour():
     options = WorldOptions()
     camera = make_cameras(1, (32, 56))[0]
-    pictures = []
+    pictures, skies = [], set()
     for place in plan(options)[:4]:
         scene = build_stage(options, place)
+        skies.add(tuple(scene.lighting.zenith))
         picture, _ = take_picture(scene, CameraRays(camera), *placed(scene, camera, 0.0), 0.0)
         pictures.append(picture.astype(float))
         assert picture.std() > 20
+    assert len(skies) == 3  # a clear, an overcast and a late day
     for i in range(4):
         for j in range(i):
             assert np.abs(pictures[i] - pictures[j]).mean() > 15
