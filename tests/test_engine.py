@@ -222,6 +222,7 @@ def test_a_float16_overflow_skips_the_step_and_lowers_the_scale(tmp_path, device
     terms = engine.train_step(run, [BATCHES[0]], session.options, device)
     assert torch.equal(model.token, before)
     assert run.scaler.get_scale() == 2.0**39
+    assert run.scheduler.last_epoch == 0  # the schedule counts updates
     assert "grad_norm" not in terms
     assert all(math.isfinite(value) for value in terms.values())
     content = checkpoint.capture(run, session.plan, "toy", "builtin")
