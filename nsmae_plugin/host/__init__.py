@@ -12,6 +12,7 @@ An OpenPCDet that is found but broken raises :class:`~nsmae_plugin.errors.HostEr
 replaced silently.
 """
 
+import importlib
 import importlib.util
 import logging
 import os
@@ -35,10 +36,7 @@ def _choose() -> str:
     return choice
 
 
-if _choose() == "openpcdet":
-    from nsmae_plugin.host import openpcdet as _active
-else:
-    from nsmae_plugin.host import builtin as _active
+_active = importlib.import_module(f"nsmae_plugin.host.{_choose()}")
 
 NAME = _active.NAME
 Detector3DTemplate = _active.Detector3DTemplate
