@@ -133,8 +133,11 @@ def read(path: Path | str) -> dict[str, Any]:
     path = Path(path)
     if not path.is_file():
         raise CheckpointError(f"there is no checkpoint {path}")
+    # Leaving the context takes its types off torch's list, also those that stood there before.
+    allowed = torch.serialization.get_safe_globals()
+    missing = [kind for kind in _SAFE_GLOBALS if kind not in allowed]
     try:
-        with torch.serialization.safe_globals(_SAFE_GLOBALS):
+        with torch.serialization.safe_globals(missing):
             content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # what unpickling garbage raises has no common base class
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__

@@ -88,6 +88,15 @@ def test_numpy_scalars_of_openpcdets_optimizer_are_read(tmp_path):
     assert checkpoint.read(path)["optimizer_state"] == 0.5
 
 
+def test_reading_leaves_the_types_that_torch_admits_as_they_were(tmp_path):
+    path = tmp_path / "stock.pth"
+    torch.save({"model_state": {}}, path)
+    with torch.serialization.safe_globals([np.dtype]):
+        before = set(torch.serialization.get_safe_globals())
+        checkpoint.read(path)
+        assert set(torch.serialization.get_safe_globals()) == before
+
+
 def test_a_file_that_would_execute_code_is_refused(tmp_path):
     class Trap:
         def __reduce__(self):
