@@ -57,7 +57,7 @@ def test_a_misspelt_key_names_itself_its_place_and_the_right_spelling(tmp_path):
         ("FEATURE_SIZE: [16, 28]", "FEATURE_SIZE: [16]", r"FEATURE_SIZE must be a list of 2"),
         ("NUM_BINS: 41", "NUM_BINS: many", r"NUM_BINS must be an integer, not 'many'"),
         ("NUM_BINS: 41", "NUM_BINS: true", r"NUM_BINS must be an integer, not True"),
-        ("LR: 0.002", "LR: 2e-3", r"OPTIMIZATION\.LR must be an integer or a float, not '2e-3'"),
+        ("LR: 0.001", "LR: 1e-3", r"OPTIMIZATION\.LR must be an integer or a float, not '1e-3'"),
         ("    NAME: NSMAE\n", "    NAM: NSMAE\n", r"MODEL must be a section with a NAME"),
         ("MODEL:", "MODLE:", r"unknown key MODLE \(did you mean MODEL\?\)"),
     ],
