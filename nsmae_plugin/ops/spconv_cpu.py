@@ -1,5 +1,6 @@
 """What spconv 2.3 needs to train and infer on tensors in CPU memory."""
 
+import warnings
 from functools import wraps
 from typing import Any
 
@@ -17,12 +18,14 @@ def apply() -> None:
       bias is added afterwards.
     * A CUDA build of spconv picks the implicit-GEMM algorithm when a layer is built, which asserts
       on CPU tensors; they take the native algorithm, for which the weights have the same layout.
+    * ``SparseConvTensor.dense`` indexes with a list, on which torch comments at every step.
     """
     from spconv.pytorch import conv, ops
 
     if hasattr(ops, _APPLIED):
         return
     setattr(ops, _APPLIED, True)
+    warnings.filterwarnings("ignore", "Using a non-tuple sequence", UserWarning, "spconv")
     if not torch.cuda.is_available():
         ops.get_current_stream = lambda: 0
     conv.SparseConvolution._conv_forward = _cpu_aware(conv.SparseConvolution._conv_forward)
