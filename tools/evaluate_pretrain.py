@@ -4,7 +4,6 @@ import argparse
 import json
 import sys
 from contextlib import redirect_stdout
-from pathlib import Path
 
 import nsmae_plugin  # noqa: F401  (before torch: sets the OpenMP policy)
 
@@ -14,27 +13,18 @@ from tqdm import tqdm
 from nsmae_plugin import distributed
 from nsmae_plugin.config import load_config
 from nsmae_plugin.errors import NSMAEError
-from nsmae_plugin.evaluation.prepare import SPLITS, prepare
+from nsmae_plugin.evaluation.prepare import add_trial_arguments, prepare
 from nsmae_plugin.evaluation.reconstruction import evaluate
 from nsmae_plugin.evaluation.report import format_table
-
-KEYS = "KEY VALUE ...: overrides of the configuration, last on the command line"
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--cfg_file", type=Path, required=True)
-    parser.add_argument("--ckpt", type=Path, help="file or folder (default: an untrained network)")
-    parser.add_argument("--split", choices=SPLITS, default="test")
+    add_trial_arguments(parser)
     parser.add_argument("--untrained", action="store_true", help="add an untrained network")
     parser.add_argument("--json", action="store_true", help="print all metrics as JSON instead")
     parser.add_argument("--batch_size", type=int, help="default: the configuration's, per GPU")
     parser.add_argument("--workers", type=int, default=0)
-    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
-    parser.add_argument(
-        "--seed", type=int, default=0, help="of the masks and of an untrained network"
-    )
-    parser.add_argument("--set", dest="overrides", nargs=argparse.REMAINDER, default=[], help=KEYS)
     return parser.parse_args(arguments)
 
 

@@ -13,27 +13,18 @@ import torch
 from nsmae_plugin import distributed, host
 from nsmae_plugin.config import load_config
 from nsmae_plugin.errors import NSMAEError
-from nsmae_plugin.evaluation.prepare import SPLITS, prepare
+from nsmae_plugin.evaluation.prepare import add_trial_arguments, prepare
 from nsmae_plugin.visualization.reconstruction import save_pictures
 from nsmae_plugin.visualization.sample import extract_sample
-
-KEYS = "KEY VALUE ...: overrides of the configuration, last on the command line"
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--cfg_file", type=Path, required=True)
-    parser.add_argument("--ckpt", type=Path, help="file or folder (default: an untrained network)")
-    parser.add_argument("--split", choices=SPLITS, default="test")
+    add_trial_arguments(parser)
     which = parser.add_mutually_exclusive_group()
     which.add_argument("--index", type=int, default=0, help="position in the split (default: 0)")
     which.add_argument("--token", help="nuScenes token of the sample")
     parser.add_argument("--output_dir", type=Path, default=Path("output/pictures"))
-    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
-    parser.add_argument(
-        "--seed", type=int, default=0, help="of the masks and of an untrained network"
-    )
-    parser.add_argument("--set", dest="overrides", nargs=argparse.REMAINDER, default=[], help=KEYS)
     return parser.parse_args(arguments)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import copy
 import logging
 from dataclasses import dataclass
@@ -18,6 +19,23 @@ from nsmae_plugin.data.loader import Draw, build_dataloader
 from nsmae_plugin.errors import DataError
 
 SPLITS = ("train", "test")
+
+
+def add_trial_arguments(parser: argparse.ArgumentParser) -> None:
+    """The flags of every tool that tries a network: which network, which data, where."""
+    add = parser.add_argument
+    add("--cfg_file", type=Path, required=True)
+    add("--ckpt", type=Path, help="file or folder (default: an untrained network)")
+    add("--split", choices=SPLITS, default="test")
+    add("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    add("--seed", type=int, default=0, help="of the masks and of an untrained network")
+    add(
+        "--set",
+        dest="overrides",
+        nargs=argparse.REMAINDER,
+        default=[],
+        help="KEY VALUE ...: overrides of the configuration, last on the command line",
+    )
 
 
 @dataclass(frozen=True)

@@ -8,13 +8,12 @@ Raises:
     HostError: OpenPCDet is absent or cannot be imported; the message names the remedy.
 """
 
-import logging
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 from torch import nn
-from torch.utils.data import Dataset
 
+from nsmae_plugin.host import build
 from nsmae_plugin.host.openpcdet.loading import load
 
 #: What was found and what was put in its place.
@@ -40,28 +39,7 @@ __all__ = [
 ]
 
 NAME = "openpcdet"
-
-
-def build_dataset(
-    dataset_cfg: Any,
-    class_names: list[str],
-    training: bool,
-    root_path: Path | str | None = None,
-    logger: logging.Logger | None = None,
-) -> Dataset:
-    """Build the dataset that ``dataset_cfg.DATASET`` names.
-
-    Args:
-        root_path: directory that holds the versions; None takes ``dataset_cfg.DATA_PATH``.
-        logger: OpenPCDet's datasets log while they load, so None becomes this module's logger.
-    """
-    return lookup("dataset", dataset_cfg.DATASET)(
-        dataset_cfg=dataset_cfg,
-        class_names=class_names,
-        training=training,
-        root_path=None if root_path is None else Path(root_path),
-        logger=logger or logging.getLogger(__name__),
-    )
+build_dataset = partial(build.build_dataset, lookup)
 
 
 def build_network(model_cfg: Any, num_class: int, dataset: Any) -> nn.Module:
