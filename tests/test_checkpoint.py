@@ -11,11 +11,11 @@ from easydict import EasyDict
 from torch import nn
 from toys import CONFIG, ToyDetector, batch
 
-from nsmae_plugin import checkpoint, engine
-from nsmae_plugin.checkpoint import Keeper, Plan, Progress, Run
 from nsmae_plugin.errors import CheckpointError, ConfigError
-from nsmae_plugin.optim import build_optimizer, build_scheduler
-from nsmae_plugin.random_state import seed_everything
+from nsmae_plugin.training import checkpoint, engine
+from nsmae_plugin.training.checkpoint import Keeper, Plan, Progress, Run
+from nsmae_plugin.training.optim import build_optimizer, build_scheduler
+from nsmae_plugin.training.random_state import seed_everything
 
 PLAN = Plan(seed=1, batch_size=2, accumulate_steps=1, world_size=1, epochs=3, batches_per_epoch=5)
 OPTIONS = engine.Options(grad_norm_clip=35)

@@ -11,10 +11,10 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from toys import CONFIG, ToyDetector, batch, free_port
 
-from nsmae_plugin import checkpoint, distributed, engine
-from nsmae_plugin.checkpoint import Plan, Progress, Run
 from nsmae_plugin.errors import ConfigError, NonFiniteError
-from nsmae_plugin.optim import build_optimizer, build_scheduler
+from nsmae_plugin.training import checkpoint, distributed, engine
+from nsmae_plugin.training.checkpoint import Plan, Progress, Run
+from nsmae_plugin.training.optim import build_optimizer, build_scheduler
 
 LAUNCHER_VARIABLES = (
     *("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"),

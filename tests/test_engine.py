@@ -10,12 +10,12 @@ import torch
 from easydict import EasyDict
 from toys import CONFIG, ToyDetector, batch
 
-from nsmae_plugin import checkpoint, engine, run_log
-from nsmae_plugin.checkpoint import Keeper, Plan, Progress, Run
-from nsmae_plugin.distributed import World
 from nsmae_plugin.errors import NonFiniteError
-from nsmae_plugin.optim import build_optimizer, build_scheduler
-from nsmae_plugin.random_state import seed_everything
+from nsmae_plugin.training import checkpoint, engine, run_log
+from nsmae_plugin.training.checkpoint import Keeper, Plan, Progress, Run
+from nsmae_plugin.training.distributed import World
+from nsmae_plugin.training.optim import build_optimizer, build_scheduler
+from nsmae_plugin.training.random_state import seed_everything
 
 BATCHES = [batch(2 * k, 2 * k + 1) for k in range(5)]
 

@@ -8,7 +8,7 @@ from torch import nn
 from toys import ToyDetector, batch
 
 from nsmae_plugin.errors import ConfigError
-from nsmae_plugin.optim import build_optimizer, build_scheduler
+from nsmae_plugin.training.optim import build_optimizer, build_scheduler
 
 ONE_CYCLE = {
     "OPTIMIZER": "adam_onecycle",

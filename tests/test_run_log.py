@@ -8,8 +8,8 @@ import pytest
 from easydict import EasyDict
 
 from nsmae_plugin import config as configuration
-from nsmae_plugin import run_log
-from nsmae_plugin.run_log import Curves, Meter, Pace
+from nsmae_plugin.training import run_log
+from nsmae_plugin.training.run_log import Curves, Meter, Pace
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 

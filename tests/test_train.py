@@ -10,7 +10,7 @@ import pytest
 import torch
 import toys
 
-from nsmae_plugin import checkpoint
+from nsmae_plugin.training import checkpoint
 
 OPENPCDET_FLAGS = (
     *("cfg_file", "batch_size", "epochs", "workers", "extra_tag", "ckpt", "pretrained_model"),

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from nsmae_plugin import transfer
 from nsmae_plugin.errors import CheckpointError
+from nsmae_plugin.training import transfer
 
 LOGGER = logging.getLogger("transfer")
 

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 import torch
 
-from nsmae_plugin import checkpoint, host
+from nsmae_plugin import host
 from nsmae_plugin.config import load_config
 from nsmae_plugin.evaluation.prepare import prepare
 from nsmae_plugin.evaluation.reconstruction import evaluate
+from nsmae_plugin.training import checkpoint
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tools"))
 

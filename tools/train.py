@@ -12,11 +12,11 @@ from pathlib import Path
 import nsmae_plugin  # (before torch: sets the OpenMP policy)
 
 # isort: split
-from nsmae_plugin import distributed, engine
 from nsmae_plugin.config import load_config
 from nsmae_plugin.errors import NSMAEError
-from nsmae_plugin.random_state import FIXED_SEED
-from nsmae_plugin.session import AMP_DTYPES, build
+from nsmae_plugin.training import distributed, engine
+from nsmae_plugin.training.random_state import FIXED_SEED
+from nsmae_plugin.training.session import AMP_DTYPES, build
 
 
 def positive(text: str) -> int:

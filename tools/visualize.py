@@ -10,10 +10,11 @@ import nsmae_plugin  # noqa: F401  (before torch: sets the OpenMP policy)
 # isort: split
 import torch
 
-from nsmae_plugin import distributed, host
+from nsmae_plugin import host
 from nsmae_plugin.config import load_config
 from nsmae_plugin.errors import NSMAEError
 from nsmae_plugin.evaluation.prepare import add_trial_arguments, prepare
+from nsmae_plugin.training import distributed
 from nsmae_plugin.visualization.reconstruction import save_pictures
 from nsmae_plugin.visualization.sample import extract_sample
 

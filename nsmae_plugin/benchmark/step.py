@@ -20,16 +20,17 @@ import numpy as np
 import torch
 from torch.amp import GradScaler
 
-from nsmae_plugin import engine, host
+from nsmae_plugin import host
 from nsmae_plugin.benchmark.inputs import made_up_batch, made_up_dataset
 from nsmae_plugin.benchmark.materialised import materialise
 from nsmae_plugin.benchmark.measure import measure_calls
-from nsmae_plugin.checkpoint import Progress, Run
 from nsmae_plugin.config import load_config
 from nsmae_plugin.data.masking import hidden_subset, image_patch_mask
 from nsmae_plugin.models.bev_pool import build_plan
 from nsmae_plugin.models.targets import build_targets
-from nsmae_plugin.optim import build_optimizer, build_scheduler
+from nsmae_plugin.training import engine
+from nsmae_plugin.training.checkpoint import Progress, Run
+from nsmae_plugin.training.optim import build_optimizer, build_scheduler
 
 VARIANTS = ("factorised", "materialised")
 TOTAL_STEPS = 1000  # of the learning-rate schedule

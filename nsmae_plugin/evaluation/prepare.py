@@ -14,9 +14,10 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 import nsmae_plugin
-from nsmae_plugin import checkpoint, host
+from nsmae_plugin import host
 from nsmae_plugin.data.loader import Draw, build_dataloader
 from nsmae_plugin.errors import DataError
+from nsmae_plugin.training import checkpoint
 
 SPLITS = ("train", "test")
 

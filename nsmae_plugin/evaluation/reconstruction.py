@@ -16,9 +16,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nsmae_plugin import distributed, host
+from nsmae_plugin import host
 from nsmae_plugin.errors import DataError, NonFiniteError
 from nsmae_plugin.evaluation.sums import ColourSums, DepthSums, MeanSums
+from nsmae_plugin.training import distributed
 
 _DEPTH_VIEWS = {"depth": "target_depth", "bev_depth": "target_bev"}
 

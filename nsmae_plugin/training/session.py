@@ -16,14 +16,15 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
-from nsmae_plugin import checkpoint, distributed, engine, hooks, host, optim, run_log, transfer
-from nsmae_plugin.checkpoint import Plan, Progress, Run
+from nsmae_plugin import host
 from nsmae_plugin.data.loader import EpochSampler, build_dataloader
-from nsmae_plugin.distributed import World
 from nsmae_plugin.errors import ConfigError
 from nsmae_plugin.evaluation.reconstruction import evaluate
 from nsmae_plugin.evaluation.report import format_table
-from nsmae_plugin.random_state import FIXED_SEED, seed_everything
+from nsmae_plugin.training import checkpoint, distributed, engine, hooks, optim, run_log, transfer
+from nsmae_plugin.training.checkpoint import Plan, Progress, Run
+from nsmae_plugin.training.distributed import World
+from nsmae_plugin.training.random_state import FIXED_SEED, seed_everything
 
 AMP_DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 

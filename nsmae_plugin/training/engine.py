@@ -22,11 +22,12 @@ from torch import Tensor, nn
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from nsmae_plugin import checkpoint, distributed, host, random_state
-from nsmae_plugin.checkpoint import Keeper, Plan, Run
-from nsmae_plugin.distributed import World
+from nsmae_plugin import host
 from nsmae_plugin.errors import NonFiniteError
-from nsmae_plugin.run_log import Curves, Meter, Pace
+from nsmae_plugin.training import checkpoint, distributed, random_state
+from nsmae_plugin.training.checkpoint import Keeper, Plan, Run
+from nsmae_plugin.training.distributed import World
+from nsmae_plugin.training.run_log import Curves, Meter, Pace
 
 Batch = dict[str, Any]
 Evaluate = Callable[[nn.Module], dict[str, float]]

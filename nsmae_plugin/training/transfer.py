@@ -9,8 +9,8 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from nsmae_plugin import checkpoint
 from nsmae_plugin.errors import CheckpointError
+from nsmae_plugin.training import checkpoint
 
 LEAST_SHARE = 0.5  # of a slot's parameters that must match by name and shape
 

@@ -22,9 +22,10 @@ from torch import Tensor, nn
 from torch.amp.grad_scaler import GradScaler
 from torch.optim import Optimizer
 
-from nsmae_plugin import __version__, distributed, random_state
+from nsmae_plugin import __version__
 from nsmae_plugin.errors import CheckpointError, ConfigError
-from nsmae_plugin.optim import Schedule
+from nsmae_plugin.training import distributed, random_state
+from nsmae_plugin.training.optim import Schedule
 
 LATEST = "latest_model.pth"
 SHOWN = 3  # differing keys that an error message spells out
