@@ -13,7 +13,8 @@ from PIL import Image
 
 from nsmae_plugin.data.synthetic import WorldOptions, write_world
 from nsmae_plugin.data.synthetic.scene import SceneRecorder
-from nsmae_plugin.data.synthetic.world import MARKER
+from nsmae_plugin.data.synthetic.options import LOCATIONS
+from nsmae_plugin.data.synthetic.world import MARKER, plan
 from nsmae_plugin.errors import ConfigError, DataError
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -82,6 +83,16 @@ def test_more_scenes_than_the_splits_name_are_refused(tmp_path):
     with pytest.raises(ConfigError, match="fewer scenes"):
         write_world(tmp_path, WorldOptions(scenes=11))
     assert not list(tmp_path.iterdir())
+
+
+def test_scenes_go_on_in_the_other_maps_when_the_smallest_is_full():
+    places = plan(WorldOptions(version="v1.0-trainval", scenes=100, keyframes=5))
+    assert [place.location for place in places[:5]] == [*LOCATIONS, next(iter(LOCATIONS))]
+    # 1585.6 x 2025 m hold 4 x 5 squares of 382 m.
+    assert sum(place.location == "singapore-onenorth" for place in places) == 20
+    assert len({(place.location, place.block) for place in places}) == 100
+    with pytest.raises(ConfigError, match="which have room for 176"):
+        plan(WorldOptions(version="v1.0-trainval", scenes=200, keyframes=4))
 
 
 def test_a_folder_that_is_not_ours_is_left_alone(tmp_path):

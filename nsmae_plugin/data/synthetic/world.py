@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Iterable
 from dataclasses import asdict
 from functools import partial
+from itertools import zip_longest
 from pathlib import Path
 
 from tqdm import tqdm
@@ -79,26 +80,31 @@ def _check_target(target: Path) -> None:
 
 
 def plan(options: WorldOptions) -> list[Place]:
-    """Where each scene is: the locations take turns, each scene has a square of its map.
+    """Where each scene is: the locations take turns while they have room, a square per scene.
 
     Raises:
         ConfigError: when the scenes do not fit on the official maps.
     """
-    names = list(LOCATIONS)
     block = Layout.block_size(MAXIMUM_SPEED * options.duration)
-    places = []
-    for index, scene in enumerate(options.scene_names()):
-        location = names[index % len(names)]
-        width, height = LOCATIONS[location]
-        columns = int(width // block)
-        row, column = divmod(index // len(names), max(columns, 1))
-        if columns == 0 or (row + 1) * block > height:
-            raise ConfigError(
-                f"{options.scenes} scenes of {options.keyframes} keyframes do not fit on the map "
-                f"of {location}: ask for fewer scenes or fewer keyframes"
-            )
-        places.append(Place(index, scene, location, (column * block, row * block)))
-    return places
+    squares = [_squares(extent, block) for extent in LOCATIONS.values()]
+    free = [
+        (location, square)
+        for turn in zip_longest(*squares)
+        for location, square in zip(LOCATIONS, turn, strict=True)
+        if square is not None
+    ]
+    if len(free) < options.scenes:
+        raise ConfigError(
+            f"{options.scenes} scenes of {options.keyframes} keyframes do not fit on the maps, "
+            f"which have room for {len(free)}: ask for fewer scenes or fewer keyframes"
+        )
+    return [Place(index, scene, *free[index]) for index, scene in enumerate(options.scene_names())]
+
+
+def _squares(extent: tuple[float, float], block: float) -> list[tuple[float, float]]:
+    """Corners of the squares of side ``block`` that fit into (width, height), row by row."""
+    columns, rows = (range(int(side // block)) for side in extent)
+    return [(column * block, row * block) for row in rows for column in columns]
 
 
 def _write_files(
