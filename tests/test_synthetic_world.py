@@ -12,8 +12,8 @@ from nuscenes.nuscenes import NuScenes
 from PIL import Image
 
 from nsmae_plugin.data.synthetic import WorldOptions, write_world
-from nsmae_plugin.data.synthetic.scene import SceneRecorder
 from nsmae_plugin.data.synthetic.options import LOCATIONS
+from nsmae_plugin.data.synthetic.scene import SceneRecorder
 from nsmae_plugin.data.synthetic.world import MARKER, plan
 from nsmae_plugin.errors import ConfigError, DataError
 
