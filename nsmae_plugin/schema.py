@@ -172,6 +172,9 @@ DATA_CONFIG = {
     "INFO_PATH": need({"train": ListOf(str), "test": ListOf(str)}),
     "POINT_CLOUD_RANGE": need(ListOf(NUMBER, 6)),
     "BALANCED_RESAMPLING": bool,
+    "LABEL_FRACTION": NUMBER,
+    "LABEL_FRACTION_BY": str,
+    "LABEL_FRACTION_SEED": int,
     "CAMERA_CONFIG": {
         "USE_CAMERA": bool,
         "IMAGE": need(

@@ -150,18 +150,34 @@ def balanced_resampling(
     """Draw frames so that every class appears in about as many (CBGS, arXiv 1908.09492).
 
     A frame counts once for every class that it shows; of each class's frames, with replacement, as
-    many are drawn as the average over the classes.
+    many are drawn as the average over the classes, but at least one. Where OpenPCDet's rule works
+    it is the same; OpenPCDet fails on a class that no frame shows.
 
     Raises:
         DataError: no frame shows any of the classes.
     """
-    members = [
+    members = _frames_by_class(infos, class_names)
+    share = _share(members)
+    drawn = [rng.choice(positions, share) for positions in members if positions]
+    if not drawn:
+        raise DataError(f"no frame has a box of {', '.join(class_names)}; nothing to balance")
+    return [infos[position] for position in np.concatenate(drawn)]
+
+
+def balanced_length(infos: Sequence[dict[str, Any]], class_names: Sequence[str]) -> int:
+    """How many frames :func:`balanced_resampling` draws."""
+    members = _frames_by_class(infos, class_names)
+    return _share(members) * sum(map(bool, members))
+
+
+def _frames_by_class(
+    infos: Sequence[dict[str, Any]], class_names: Sequence[str]
+) -> list[list[int]]:
+    return [
         [position for position, info in enumerate(infos) if name in info["gt_names"]]
         for name in class_names
     ]
-    total = sum(len(positions) for positions in members)
-    if not total:
-        raise DataError(f"no frame has a box of {', '.join(class_names)}; nothing to balance")
-    share = total // len(class_names)
-    drawn = [rng.choice(positions, share) for positions in members if positions]
-    return [infos[position] for position in np.concatenate(drawn)]
+
+
+def _share(members: list[list[int]]) -> int:
+    return max(1, sum(map(len, members)) // len(members))

@@ -145,7 +145,8 @@ def build_dataloader(
     Args:
         batch_size: per process.
         seed: non-negative; with epoch and index it decides every random draw of a sample.
-        epoch_length: see :class:`EpochSampler`.
+        epoch_length: see :class:`EpochSampler`; None takes the dataset's own ``epoch_length`` while
+            training, and its number of samples where it has none.
         root_path: folder of the versions; None takes ``dataset_cfg.DATA_PATH``.
 
     Raises:
@@ -159,6 +160,8 @@ def build_dataloader(
         if value < least:
             raise ConfigError(f"{name} must be at least {least}, not {value}")
     dataset: Any = host.build_dataset(dataset_cfg, class_names, training, root_path, logger)
+    if epoch_length is None and training:
+        epoch_length = getattr(dataset, "epoch_length", None)
     sampler = EpochSampler(
         len(dataset), seed, epoch_length, training, pad=training, rank=rank, world_size=world_size
     )

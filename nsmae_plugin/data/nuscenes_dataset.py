@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from nsmae_plugin import host
-from nsmae_plugin.data import images, infos, points, world
+from nsmae_plugin.data import images, infos, label_fraction, points, world
 from nsmae_plugin.data.pipeline import check_pipeline, enabled_augmentors, find_step
 from nsmae_plugin.errors import DataError
 
@@ -29,6 +29,9 @@ class MultiModalNuScenesDataset(host.DatasetTemplate):
 
     - ``USE_LABELS`` (False): without it no boxes are read, and no frame is left out for want of
       boxes; with it samples are those of OpenPCDet;
+    - ``LABEL_FRACTION`` (1): train on a part of the frames, every k-th or, with
+      ``LABEL_FRACTION_BY: scenes``, whole scenes; ``LABEL_FRACTION_SEED`` (0) chooses which. The
+      part is taken before ``BALANCED_RESAMPLING``;
     - ``USE_LIDAR`` (True): without it no point leaves the data set;
     - ``CAMERA_CONFIG.USE_CAMERA``: without it no image is read.
 
@@ -41,6 +44,9 @@ class MultiModalNuScenesDataset(host.DatasetTemplate):
         training: augment, and read the split ``train``.
         root_path: folder of the versions; None takes ``dataset_cfg.DATA_PATH``.
         logger: None takes this module's.
+
+    Attributes:
+        epoch_length: samples that an epoch would have with all labels; the loader draws as many.
 
     Raises:
         ConfigError: settings that cannot work together.
@@ -60,6 +66,7 @@ class MultiModalNuScenesDataset(host.DatasetTemplate):
         self.use_lidar = dataset_cfg.get("USE_LIDAR", True)
         self.camera_config = dataset_cfg.get("CAMERA_CONFIG")
         self.use_camera = bool(self.camera_config) and self.camera_config.get("USE_CAMERA", True)
+        label_fraction.settings(dataset_cfg)  # refuses what cannot be meant before anything is read
         dataset_cfg = check_pipeline(dataset_cfg, training, self.use_camera, self.use_lidar)
         super().__init__(
             dataset_cfg=dataset_cfg,
@@ -72,6 +79,9 @@ class MultiModalNuScenesDataset(host.DatasetTemplate):
         self.world_steps = [name for name in augmentors if name in world.STEPS]
         self.normalization = find_step(dataset_cfg, "image_normalize")
         self.infos = self._read_infos()
+        self.epoch_length = len(self.infos)
+        if self.use_labels and training:
+            self._select_labelled()
 
     def _read_infos(self) -> list[dict[str, Any]]:
         frames: list[dict[str, Any]] = []
@@ -89,17 +99,26 @@ class MultiModalNuScenesDataset(host.DatasetTemplate):
         names = ", ".join(map(str, paths))
         if not frames:
             raise DataError(f"no sample in {names}; no scene of the database is in this split")
-        if self.use_labels and self.training:
-            frames = self._labelled(frames, names)
         self.logger.info("%s: %d samples from %s", type(self).__name__, len(frames), names)
         return frames
 
-    def _labelled(self, frames: list[dict[str, Any]], names: str) -> list[dict[str, Any]]:
-        if not any(np.isin(info["gt_names"], self.class_names).any() for info in frames):
-            raise DataError(f"{names}: no box of {', '.join(self.class_names)}; check CLASS_NAMES")
-        if self.dataset_cfg.get("BALANCED_RESAMPLING", False):
-            return infos.balanced_resampling(frames, self.class_names, np.random.default_rng(0))
-        return frames
+    def _select_labelled(self) -> None:
+        """Reduce ``infos`` to the fraction with labels, then balance the classes."""
+        frames, balanced = self.infos, self.dataset_cfg.get("BALANCED_RESAMPLING", False)
+        if balanced:
+            self.epoch_length = infos.balanced_length(frames, self.class_names)
+        tables = self.root_path / self.dataset_cfg.VERSION
+        self.infos = label_fraction.select(frames, self.dataset_cfg, tables)
+        if not any(np.isin(info["gt_names"], self.class_names).any() for info in self.infos):
+            raise DataError(
+                f"no box of {', '.join(self.class_names)} in {len(self.infos)} of {len(frames)} "
+                "samples; check CLASS_NAMES, INFO_PATH and LABEL_FRACTION"
+            )
+        if len(self.infos) < len(frames):
+            self.logger.info("labels of %d of %d samples are used", len(self.infos), len(frames))
+        if balanced:
+            rng = np.random.default_rng(0)
+            self.infos = infos.balanced_resampling(self.infos, self.class_names, rng)
 
     def __len__(self) -> int:
         return len(self.infos)

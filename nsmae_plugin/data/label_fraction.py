@@ -1,0 +1,131 @@
+"""Training with a part of the labels: every k-th frame, or whole scenes.
+
+A frame that is not selected is not trained on at all. The epoch keeps the length that it has with
+all labels, so that every fraction takes the same number of steps.
+"""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from nsmae_plugin.errors import ConfigError, DataError
+
+MODES = ("frames", "scenes")
+TOLERANCE = 0.1  # how far k · fraction may lie from 1
+
+
+def settings(dataset_cfg: Any) -> tuple[float, str, int]:
+    """``LABEL_FRACTION`` (1), ``LABEL_FRACTION_BY`` ("frames") and ``LABEL_FRACTION_SEED`` (0).
+
+    Raises:
+        ConfigError: a value that means nothing, or a fraction without ``USE_LABELS``.
+    """
+    fraction = dataset_cfg.get("LABEL_FRACTION", 1.0)
+    mode = dataset_cfg.get("LABEL_FRACTION_BY", "frames")
+    seed = dataset_cfg.get("LABEL_FRACTION_SEED", 0)
+    if not 0 < fraction <= 1:
+        raise ConfigError(f"LABEL_FRACTION must lie in (0, 1], not {fraction}")
+    if mode not in MODES:
+        raise ConfigError(f"LABEL_FRACTION_BY must be {' or '.join(MODES)}, not {mode!r}")
+    if seed < 0:
+        raise ConfigError(f"LABEL_FRACTION_SEED must not be negative, as {seed} is")
+    if fraction < 1 and not dataset_cfg.get("USE_LABELS", False):
+        raise ConfigError(
+            f"LABEL_FRACTION {fraction} needs USE_LABELS True; training without labels uses every "
+            "frame"
+        )
+    return fraction, mode, seed
+
+
+def every_kth(frames: Sequence[dict[str, Any]], fraction: float, seed: int) -> list[dict[str, Any]]:
+    """In the order of time, every k-th frame from frame ``seed % k`` on; k = round(1 / fraction).
+
+    With seed 0 this is the ``load_interval`` of mmdetection3d, by which the paper's numbers with
+    1, 5 and 10 % of the labels were made.
+
+    Raises:
+        ConfigError: there are fewer than k frames, or every k-th frame is another fraction.
+    """
+    k = round(1 / fraction)
+    if abs(k * fraction - 1) > TOLERANCE:
+        raise ConfigError(
+            f"LABEL_FRACTION {fraction} is no k-th part: every {k}-th frame would be "
+            f"{1 / k:.3g}; choose {1 / (k + 1):.3g} or {1 / k:.3g}, or LABEL_FRACTION_BY scenes"
+        )
+    if k > len(frames):
+        raise _none(fraction, len(frames), "frames")
+    return sorted(frames, key=lambda info: info["timestamp"])[seed % k :: k]
+
+
+def whole_scenes(
+    frames: Sequence[dict[str, Any]], scene_of: dict[str, str], fraction: float, seed: int
+) -> list[dict[str, Any]]:
+    """All frames of ``round(fraction · scenes)`` scenes; more scenes with the same seed include
+    those of a smaller fraction.
+
+    Args:
+        scene_of: sample token → scene token.
+
+    Raises:
+        ConfigError: the fraction is less than half a scene.
+        DataError: ``scene_of`` does not know a frame.
+    """
+    unknown = [info["token"] for info in frames if info["token"] not in scene_of]
+    if unknown:
+        raise DataError(
+            f"the tables know no sample {unknown[0]} ({len(unknown)} such frames); info files and "
+            "tables must be of the same database"
+        )
+    scenes = sorted({scene_of[info["token"]] for info in frames})
+    wanted = round(fraction * len(scenes))
+    if not wanted:
+        raise _none(fraction, len(scenes), "scenes")
+    order = np.random.default_rng(seed).permutation(len(scenes))
+    chosen = {scenes[position] for position in order[:wanted]}
+    return [info for info in frames if scene_of[info["token"]] in chosen]
+
+
+def _none(fraction: float, count: int, mode: str) -> ConfigError:
+    return ConfigError(
+        f"LABEL_FRACTION {fraction} of {count} {mode} selects none; raise it to at least "
+        f"{1 / count:.3g}, or use an info file with more {mode}"
+    )
+
+
+def read_scenes(tables: Path) -> dict[str, str]:
+    """Sample token → scene token, from ``sample.json`` in the folder of tables.
+
+    Raises:
+        DataError: the table is missing or damaged.
+    """
+    path = tables / "sample.json"
+    try:
+        records = json.loads(path.read_text(encoding="utf-8"))
+        return {record["token"]: record["scene_token"] for record in records}
+    except OSError as error:
+        raise DataError(
+            f"LABEL_FRACTION_BY scenes needs the table {path}: {error.strerror}; put nuScenes' "
+            "tables there, or use LABEL_FRACTION_BY frames"
+        ) from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise DataError(f"the table {path} is no list of samples: {error!r}") from error
+
+
+def select(frames: list[dict[str, Any]], dataset_cfg: Any, tables: Path) -> list[dict[str, Any]]:
+    """The frames that ``LABEL_FRACTION`` and its companions leave of ``frames``.
+
+    Args:
+        tables: folder of the nuScenes tables, read for whole scenes only.
+
+    Raises:
+        ConfigError, DataError: see the functions above.
+    """
+    fraction, mode, seed = settings(dataset_cfg)
+    if fraction == 1:
+        return frames
+    if mode == "frames":
+        return every_kth(frames, fraction, seed)
+    return whole_scenes(frames, read_scenes(tables), fraction, seed)
