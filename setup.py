@@ -28,6 +28,7 @@ setup(
         "easydict",
         "pyyaml",
         "pillow",
+        "safetensors",
         "tensorboardX",
         "tqdm",
         "matplotlib",

@@ -1,4 +1,4 @@
-"""Transfer is a match by slot and name that says what matched, and fails when too little does."""
+"""Transfer is a match by slot and name that says what matched, and fails when an encoder did not."""
 
 import logging
 
@@ -20,8 +20,25 @@ def network(**slots):
     return model
 
 
-def branch(width=4):
-    return nn.Sequential(nn.Linear(3, width), nn.BatchNorm1d(width), nn.Linear(width, 3))
+def branch(width=4, bias=True):
+    return nn.Sequential(
+        nn.Linear(3, width, bias), nn.BatchNorm1d(width), nn.Linear(width, 3, bias)
+    )
+
+
+class View(nn.Module):
+    """A view transform that keeps its grid as OpenPCDet's does: as parameters."""
+
+    def __init__(self, cell):
+        super().__init__()
+        self.depthnet = nn.Linear(2, 2)
+        self.dx = nn.Parameter(torch.tensor([cell, cell]), requires_grad=False)
+        self.nx = nn.Parameter(torch.tensor([int(8 / cell)] * 2), requires_grad=False)
+
+
+def save(path, model):
+    torch.save({"model_state": model.state_dict()}, path)
+    return path
 
 
 @pytest.fixture
@@ -29,9 +46,7 @@ def pretraining(tmp_path):
     model = network(vfe=branch(), mask_token=nn.Linear(1, 1), bev_head=nn.Linear(2, 2))
     model.global_step += 7
     model.vfe[1].running_mean.fill_(0.5)
-    path = tmp_path / "pretrained.pth"
-    torch.save({"model_state": model.state_dict()}, path)
-    return model, path
+    return model, save(tmp_path / "pretrained.pth", model)
 
 
 def test_common_slots_are_loaded_with_buffers_and_the_rest_is_left_alone(pretraining, caplog):
@@ -48,6 +63,18 @@ def test_common_slots_are_loaded_with_buffers_and_the_rest_is_left_alone(pretrai
     assert len(slots["vfe"].loaded) == 9
     assert "left behind: mask_token, bev_head" in caplog.text
     assert "as initialised: dense_head" in caplog.text
+
+
+def test_the_table_counts_every_slot(tmp_path):
+    state = network(vfe=branch(bias=False), neck=branch(5), dense_head=nn.Linear(2, 3)).state_dict()
+    del state["vfe.1.running_mean"]
+    state["neck.3.weight"] = torch.ones(2)
+    model = network(vfe=branch(), neck=branch(4), dense_head=nn.Linear(2, 3))
+    rows = transfer.format_table(transfer.match(model, state)).splitlines()
+    assert rows[0].split() == ["slot", "loaded", "zeroed", "missing", "mismatched", "unexpected"]
+    # neck: the counter of its BatchNorm and the last bias do not depend on the width
+    expected = ["vfe 6 2 1 0 0", "neck 2 0 0 7 1", "dense_head 2 0 0 0 0"]
+    assert [" ".join(row.split()) for row in rows[1:]] == expected
 
 
 def test_another_width_is_refused_although_batchnorm_counters_match(pretraining):
@@ -76,10 +103,72 @@ def test_nothing_in_common_is_refused_and_both_sides_are_named(pretraining):
         transfer.load_pretrained(network(neck=branch(), fuser=branch()), path, LOGGER)
 
 
-def test_partly_fitting_slots_are_loaded_and_the_rest_is_named(pretraining, caplog):
-    _, path = pretraining
+def first_layer(model):
+    """Another number of point features."""
+    model.vfe[0] = nn.Linear(5, 4)
+
+
+def deeper_model(model):
+    model.vfe.append(nn.Linear(3, 3))
+
+
+def shallower_model(model):
+    """All its names are in the file, which holds another, deeper architecture."""
+    del model.vfe[2]
+
+
+@pytest.mark.parametrize(
+    ("change", "difference"),
+    [
+        (first_layer, r"vfe.0.weight has shape \(4, 3\), the model \(4, 5\)"),
+        (deeper_model, r"vfe.3.weight is missing"),
+        (shallower_model, r"vfe.2.weight is not in the model"),
+    ],
+)
+def test_an_encoder_matches_completely_or_by_consent(pretraining, caplog, change, difference):
+    source, path = pretraining
     model = network(vfe=branch())
-    model.vfe[2] = nn.Linear(4, 5)  # another number of outputs
+    change(model)
+    with pytest.raises(CheckpointError, match=f"encoder vfe .*{difference}.*--partial_weights"):
+        transfer.load_pretrained(model, path, LOGGER)
+    assert not torch.equal(model.vfe[1].running_mean, source.vfe[1].running_mean)
+    transfer.load_pretrained(model, path, LOGGER, partial=True)
+    assert torch.equal(model.vfe[1].running_mean, source.vfe[1].running_mean)
+    assert "vfe not loaded" in caplog.text
+
+
+def test_consent_does_not_cover_a_slot_that_hardly_matches(pretraining):
+    _, path = pretraining
+    with pytest.raises(CheckpointError, match="another architecture"):
+        transfer.load_pretrained(network(vfe=branch(5)), path, LOGGER, partial=True)
+
+
+def test_heads_may_match_in_part_and_what_did_not_is_named(tmp_path, caplog):
+    path = save(tmp_path / "detector.pth", network(vfe=branch(), dense_head=branch()))
+    model = network(vfe=branch(), dense_head=branch())
+    model.dense_head[2] = nn.Linear(4, 5)  # another number of classes
     slots = transfer.load_pretrained(model, path, LOGGER)
-    assert list(slots["vfe"].mismatched) == ["vfe.2.weight", "vfe.2.bias"]
-    assert "vfe.2.weight has shape (3, 4), the model (5, 4)" in caplog.text
+    assert list(slots["dense_head"].mismatched) == ["dense_head.2.weight", "dense_head.2.bias"]
+    assert "dense_head.2.weight has shape (3, 4), the model (5, 4)" in caplog.text
+
+
+def test_an_encoder_that_was_trained_without_biases_computes_the_same_in_one_that_has_them(
+    tmp_path,
+):
+    source = network(vfe=branch(bias=False)).eval()
+    model = network(vfe=branch()).eval()
+    x = torch.randn(6, 3)
+    assert not torch.equal(model.vfe(x), source.vfe(x))
+    slots = transfer.load_pretrained(model, save(tmp_path / "a.pth", source), LOGGER)
+    assert slots["vfe"].zeroed == ["vfe.0.bias", "vfe.2.bias"]
+    assert torch.equal(model.vfe(x), source.vfe(x))
+
+
+def test_the_grid_of_the_view_transform_is_never_taken_over(tmp_path):
+    path = save(tmp_path / "a.pth", network(vtransform=View(0.5)))
+    model = network(vtransform=View(0.25))  # same shapes, other cells
+    slots = transfer.load_pretrained(model, path, LOGGER)
+    assert model.vtransform.dx.tolist() == [0.25, 0.25]
+    assert model.vtransform.nx.tolist() == [32, 32]
+    assert slots["vtransform"].loaded == ["vtransform.depthnet.weight", "vtransform.depthnet.bias"]
+    assert slots["vtransform"].complete

@@ -65,7 +65,7 @@ def build(
     plan = _make_plan(args, config, world, seed, batch_size, len(loader))
     model = host.build_network(config.MODEL, len(config.CLASS_NAMES), dataset).to(world.device)
     if args.pretrained_model:
-        transfer.load_pretrained(model, args.pretrained_model, logger)
+        transfer.load_pretrained(model, args.pretrained_model, logger, args.partial_weights)
     run = _make_run(args, config, world, plan, model)
     if source:
         checkpoint.restore(run, plan, content, source, world.rank)

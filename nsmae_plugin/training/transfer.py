@@ -6,13 +6,16 @@ import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from nsmae_plugin.errors import CheckpointError
-from nsmae_plugin.training import checkpoint
+from nsmae_plugin.training import checkpoint, weights
+from nsmae_plugin.training.weights import ENCODERS, GRID, slot_of, slots_of
 
-LEAST_SHARE = 0.5  # of a slot's parameters that must match by name and shape
+LEAST_SHARE = 0.5  # of the parameters of a head, or of an encoder that may match in part
 
 
 @dataclass
@@ -21,17 +24,28 @@ class SlotMatch:
 
     Attributes:
         loaded: names found in the checkpoint with the same shape.
+        zeroed: biases of layers whose weight is in the checkpoint and was trained without one.
         missing: names of the model that the checkpoint lacks.
         mismatched: name -> (shape in the checkpoint, shape in the model).
+        unexpected: names of the slot in the checkpoint that the model lacks.
         parameters, loaded_parameters: counts without buffers, which say little about an
             architecture (every BatchNorm has the same scalar counter).
+
+    Integer tensors (counters, index tables) are loaded when they fit and never count as missing or
+    unexpected.
     """
 
     loaded: list[str] = field(default_factory=list)
+    zeroed: list[str] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
     mismatched: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = field(default_factory=dict)
+    unexpected: list[str] = field(default_factory=list)
     parameters: int = 0
     loaded_parameters: int = 0
+
+    @property
+    def complete(self) -> bool:
+        return not (self.missing or self.mismatched or self.unexpected)
 
     @property
     def fits(self) -> bool:
@@ -44,96 +58,128 @@ class SlotMatch:
             for name, (theirs, own) in self.mismatched.items()
         ]
         shown += [f"{name} is missing" for name in self.missing]
+        shown += [f"{name} is not in the model" for name in self.unexpected]
         return "; ".join(shown[: checkpoint.SHOWN])
 
 
 def load_pretrained(
-    model: nn.Module, path: Path | str, logger: logging.Logger
+    model: nn.Module, path: Path | str, logger: logging.Logger, partial: bool = False
 ) -> dict[str, SlotMatch]:
-    """Load every weight of a checkpoint whose name and shape ``model`` has, and say what matched.
+    """Load the weights of the slots that a file and ``model`` have in common, and say what matched.
 
-    Slots that only the checkpoint has stay behind (mask token and render heads, when a detector
-    starts from a pre-training); slots that only the model has keep their initialisation.
+    Slots that only the file has stay behind (mask token and render heads, when a detector starts
+    from a pre-training); slots that only the model has keep their initialisation. The grid of the
+    view transform always stays the model's own. A bias that an encoder of the file was trained
+    without is set to zero, so that both compute the same.
 
     Args:
-        path: checkpoint file, or a directory whose newest checkpoint is taken.
+        path: checkpoint, export or ``.safetensors`` file, or a directory whose newest checkpoint
+            is taken.
+        partial: load what fits of an encoder that differs, when it is at least half.
 
     Returns:
         The slots that both have.
 
     Raises:
-        CheckpointError: when the file cannot be read, no slot is in common, or less than half of
-            the parameters of a common slot match.
+        CheckpointError: when the file cannot be read, no slot is in common, an encoder does not
+            match completely (see ``partial``), or less than half of a common slot matches.
     """
     source = checkpoint.find(path)
-    state = checkpoint.read(source)["model_state"]
+    content = weights.read(source)
+    state = content["model_state"]
     slots = match(model, state)
     if not slots:
         raise CheckpointError(
             f"{source} has nothing that {type(model).__name__} can start from: it holds the slots "
-            f"{', '.join(_slots(state))}, the model has {', '.join(_slots(model.state_dict()))}"
+            f"{', '.join(slots_of(state))}, the model has {', '.join(slots_of(model.state_dict()))}"
         )
-    _log(model, state, slots, source, logger)
+    _log(model, content, slots, source, logger)
     for slot, found in slots.items():
-        if not found.fits:
-            raise CheckpointError(
-                f"{source}: slot {slot} belongs to another architecture, "
-                f"{found.loaded_parameters} of {found.parameters} parameters match; "
-                f"first differences: {found.differences()}"
-            )
-    names = [name for found in slots.values() for name in found.loaded]
-    model.load_state_dict({name: state[name] for name in names}, strict=False)
+        _check(slot, found, source, partial)
+    chosen = {name: state[name] for found in slots.values() for name in found.loaded}
+    own = model.state_dict()
+    zeroed = [name for found in slots.values() for name in found.zeroed]
+    chosen |= {name: torch.zeros_like(own[name]) for name in zeroed}
+    model.load_state_dict(chosen, strict=False)
     return slots
 
 
 def match(model: nn.Module, state: Mapping[str, Tensor]) -> dict[str, SlotMatch]:
     """Compare names and shapes for every slot that both sides have."""
-    common = set(_slots(state))
+    own = {name: value for name, value in model.state_dict().items() if name not in GRID}
+    theirs = {name: value for name, value in state.items() if name not in GRID}
     parameters = {name for name, _ in model.named_parameters()}
-    result: dict[str, SlotMatch] = {}
-    for name, own in model.state_dict().items():
-        slot = _slot(name)
-        if slot not in common:
-            continue
-        found = result.setdefault(slot, SlotMatch())
-        found.parameters += name in parameters
-        if name not in state:
-            found.missing.append(name)
-        elif state[name].shape != own.shape:
-            found.mismatched[name] = (tuple(state[name].shape), tuple(own.shape))
-        else:
-            found.loaded.append(name)
-            found.loaded_parameters += name in parameters
+    common = set(slots_of(theirs))
+    result: dict[str, SlotMatch] = {s: SlotMatch() for s in slots_of(own) if s in common}
+    for name, value in own.items():
+        if (found := result.get(slot_of(name))) is not None:
+            _place(found, name, value, theirs, name in parameters)
+    for name, value in theirs.items():
+        found = result.get(slot_of(name))
+        if found is not None and name not in own and value.is_floating_point():
+            found.unexpected.append(name)
     return result
 
 
-def _slot(name: str) -> str:
-    """First part of a dotted name; empty for what lies outside the slots, like global_step."""
-    return name.split(".", 1)[0] if "." in name else ""
+def _place(
+    found: SlotMatch, name: str, own: Tensor, theirs: Mapping[str, Tensor], is_parameter: bool
+) -> None:
+    """Enter one tensor of the model into the list where it belongs."""
+    found.parameters += is_parameter
+    layer, _, kind = name.rpartition(".")
+    if name in theirs and theirs[name].shape == own.shape:
+        found.loaded.append(name)
+        found.loaded_parameters += is_parameter
+    elif name in theirs:
+        found.mismatched[name] = (tuple(theirs[name].shape), tuple(own.shape))
+    elif kind == "bias" and f"{layer}.weight" in theirs and slot_of(name) in ENCODERS:
+        found.zeroed.append(name)
+        found.loaded_parameters += is_parameter
+    elif own.is_floating_point():
+        found.missing.append(name)
 
 
-def _slots(state: Mapping[str, Tensor]) -> list[str]:
-    return [slot for slot in dict.fromkeys(map(_slot, state)) if slot]
+def _check(slot: str, found: SlotMatch, source: Path, partial: bool) -> None:
+    matched = f"{found.loaded_parameters} of {found.parameters} parameters match"
+    if not found.fits:
+        raise CheckpointError(
+            f"{source}: slot {slot} belongs to another architecture, {matched}; "
+            f"first differences: {found.differences()}"
+        )
+    if slot in ENCODERS and not (found.complete or partial):
+        raise CheckpointError(
+            f"{source}: the encoder {slot} does not match completely, {matched}; first "
+            f"differences: {found.differences()}. Give both the same MODEL section and point "
+            "features, or load what fits with --partial_weights"
+        )
+
+
+def format_table(slots: Mapping[str, SlotMatch]) -> str:
+    """Rows of text: how many tensors of each slot were loaded, zeroed, missing, ..."""
+    columns = ("loaded", "zeroed", "missing", "mismatched", "unexpected")
+    rows = [f"  {'slot':<20}" + "".join(f"{column:>12}" for column in columns)]
+    for slot, found in slots.items():
+        counts = (len(getattr(found, column)) for column in columns)
+        rows.append(f"  {slot:<20}" + "".join(f"{count:>12}" for count in counts))
+    return "\n".join(rows)
 
 
 def _log(
     model: nn.Module,
-    state: Mapping[str, Tensor],
+    content: Mapping[str, Any],
     slots: Mapping[str, SlotMatch],
     source: Path,
     logger: logging.Logger,
 ) -> None:
-    logger.info("pre-trained weights from %s", source)
+    logger.info("pre-trained weights from %s\n%s", source, format_table(slots))
+    if weights.MANIFEST in content:
+        told = [content[weights.MANIFEST].get(key) for key in ("config", "epoch", "modality")]
+        logger.info("  exported from %s, epoch %s, %s", *told)
     for slot, found in slots.items():
-        logger.info(
-            "  %-20s loaded %4d  missing %4d  mismatched %4d",
-            slot,
-            len(found.loaded),
-            len(found.missing),
-            len(found.mismatched),
-        )
-        if found.differences():
+        if not found.complete:
             logger.warning("  %s not loaded: %s", slot, found.differences())
-    own, theirs = _slots(model.state_dict()), _slots(state)
+        if found.zeroed:
+            logger.info("  %s: %d biases, absent there, set to zero", slot, len(found.zeroed))
+    own, theirs = slots_of(model.state_dict()), slots_of(content["model_state"])
     logger.info("  left behind: %s", ", ".join(s for s in theirs if s not in own) or "nothing")
     logger.info("  as initialised: %s", ", ".join(s for s in own if s not in theirs) or "nothing")

@@ -1,0 +1,161 @@
+"""Take the encoders out of a checkpoint, with a manifest that says where they come from.
+
+Written are a ``.pth`` file that OpenPCDet's ``load_params_from_file`` and torch's
+``weights_only=True`` read, the manifest as JSON beside it, and on request a ``.safetensors`` file
+with the manifest in its header. Names are those of the detectors; nothing has to be converted.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from nsmae_plugin import __version__
+from nsmae_plugin.config import load_config
+from nsmae_plugin.errors import CheckpointError, ConfigError
+from nsmae_plugin.training import checkpoint
+from nsmae_plugin.training.weights import ENCODERS, GRID, MANIFEST, SAFETENSORS, slot_of, slots_of
+
+FORMAT = 1  # of the manifest
+_SECTIONS = ("VFE", "BACKBONE_3D", "MAP_TO_BEV", "IMAGE_BACKBONE", "NECK", "VTRANSFORM")
+
+
+def export(
+    ckpt: Path, out: Path, safetensors: bool = False, cfg_file: Path | None = None
+) -> tuple[dict[str, Any], list[Path]]:
+    """Write the encoders of a checkpoint.
+
+    Args:
+        ckpt: checkpoint file, or a directory whose newest checkpoint is taken.
+        out: the ``.pth`` file to write; the manifest and the ``.safetensors`` file take its stem.
+        safetensors: write that file as well.
+        cfg_file: configuration of the run; None takes the one that ``tools/train.py`` left above
+            the checkpoint, if it is there.
+
+    Returns:
+        The manifest, and the files that were written.
+
+    Raises:
+        CheckpointError: for a checkpoint that cannot be read, has no encoder, or holds NaN or
+            infinity in one.
+        ConfigError: for a place where the export must not be written.
+    """
+    source = checkpoint.find(ckpt)
+    _check_place(out, source)
+    content = checkpoint.read(source)
+    state = encoder_state(content["model_state"], source)
+    config = load_config(cfg_file) if cfg_file else _config_of_run(source, content)
+    manifest = build_manifest(content, state, source, config)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    checkpoint.write(
+        {"model_state": state, "version": f"nsmae_plugin+{__version__}", MANIFEST: manifest}, out
+    )
+    written = [out, out.with_suffix(".json")]
+    written[1].write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
+    if safetensors:
+        written.append(out.with_suffix(SAFETENSORS))
+        save_file(state, written[2], {"format": "pt", MANIFEST: json.dumps(manifest)})
+    return manifest, written
+
+
+def encoder_state(state: Mapping[str, Tensor], source: Path) -> dict[str, Tensor]:
+    """The tensors of the encoder slots, each in memory of its own; without the stock grid.
+
+    Raises:
+        CheckpointError: there is none, or one is not finite.
+    """
+    chosen = {
+        name: value.detach().clone().contiguous()
+        for name, value in state.items()
+        if slot_of(name) in ENCODERS and name not in GRID
+    }
+    if not chosen:
+        raise CheckpointError(
+            f"{source} has no encoder to export: it holds the slots {', '.join(slots_of(state))}, "
+            f"encoders are {', '.join(ENCODERS)}"
+        )
+    for name, value in chosen.items():
+        if not torch.isfinite(value).all():
+            raise CheckpointError(f"{source}: {name} is not finite; export an earlier checkpoint")
+    return chosen
+
+
+def build_manifest(
+    content: Mapping[str, Any],
+    state: Mapping[str, Tensor],
+    source: Path,
+    config: Mapping[str, Any] | None,
+) -> dict[str, Any]:
+    """Where the weights come from, what they expect, and every name with its shape, by slot.
+
+    ``inputs`` and ``model`` are what a detector that loads them has to agree with; None where the
+    configuration of the run is not known.
+    """
+    slots = slots_of(state)
+    return {
+        "format": FORMAT,
+        "plugin": __version__,
+        "checkpoint": source.name,
+        "written_by": content.get("version"),
+        "config": content.get("config_tag"),
+        "host": content.get("host"),
+        "epoch": content.get("epoch"),
+        "step": content.get("it"),
+        "modality": modality(slots),
+        "inputs": _inputs(config["DATA_CONFIG"]) if config else None,
+        "model": _model(config["MODEL"]) if config else None,
+        "slots": {
+            slot: {name: list(one.shape) for name, one in state.items() if slot_of(name) == slot}
+            for slot in slots
+        },
+    }
+
+
+def modality(slots: list[str]) -> str:
+    """``camera+lidar``, ``camera`` or ``lidar``."""
+    branches = {"camera": "image_backbone", "lidar": "backbone_3d"}
+    return "+".join(name for name, slot in branches.items() if slot in slots)
+
+
+def _inputs(data: Mapping[str, Any]) -> dict[str, Any]:
+    """What the sensors' data looked like to the encoders."""
+    steps = {step["NAME"]: step for step in data["DATA_PROCESSOR"]}
+    cameras = data.get("CAMERA_CONFIG") or {}
+    voxels, normalise = steps.get("transform_points_to_voxels"), steps.get("image_normalize")
+    found = {
+        "point_features": list(data["POINT_FEATURE_ENCODING"]["used_feature_list"]),
+        "max_sweeps": data.get("MAX_SWEEPS"),
+        "point_cloud_range": list(data["POINT_CLOUD_RANGE"]),
+        "voxel_size": list(voxels["VOXEL_SIZE"]) if voxels else None,
+        "image_size": list(cameras["IMAGE"]["FINAL_DIM"]) if cameras.get("USE_CAMERA") else None,
+        "image_mean": list(normalise["mean"]) if normalise else None,
+        "image_std": list(normalise["std"]) if normalise else None,
+    }
+    return {key: value for key, value in found.items() if value is not None}
+
+
+def _model(model: Mapping[str, Any]) -> dict[str, Any]:
+    """The sections of the encoders; JSON turns EasyDict and tuples into plain containers."""
+    return json.loads(json.dumps({key: model[key] for key in _SECTIONS if model.get(key)}))
+
+
+def _config_of_run(source: Path, content: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """The configuration that ``tools/train.py`` wrote above the folder of its checkpoints."""
+    path = source.resolve().parent.parent / f"{content.get('config_tag')}.yaml"
+    return load_config(path) if path.is_file() else None
+
+
+def _check_place(out: Path, source: Path) -> None:
+    if out.suffix != ".pth":
+        raise ConfigError(f"--out {out} must end with .pth, which OpenPCDet's tools look for")
+    if out.resolve().parent == source.resolve().parent:
+        raise ConfigError(
+            f"--out {out} lies among the checkpoints of the run, which would be resumed from it; "
+            "choose another folder"
+        )

@@ -1,0 +1,65 @@
+"""Weights by slot, and the files that hold them: checkpoints, exports, safetensors."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+
+from nsmae_plugin.errors import CheckpointError
+from nsmae_plugin.models.view_transform import STOCK_GRID_KEYS
+from nsmae_plugin.training import checkpoint
+
+SAFETENSORS = ".safetensors"
+MANIFEST = "manifest"
+
+# What pre-training is for, under the names that the slots have in OpenPCDet's detectors.
+ENCODERS = ("vfe", "backbone_3d", "map_to_bev_module", "image_backbone", "neck", "vtransform")
+
+# OpenPCDet stores the grid of its view transform as parameters. It follows from the configuration,
+# and a loaded one would silently replace the grid of the model that loads it.
+GRID = frozenset(f"vtransform.{key}" for key in STOCK_GRID_KEYS)
+
+
+def slot_of(name: str) -> str:
+    """First part of a dotted name; empty for what lies outside the slots, like global_step."""
+    return name.split(".", 1)[0] if "." in name else ""
+
+
+def slots_of(names: Iterable[str]) -> list[str]:
+    """The slots of some names, each once, in order of appearance."""
+    return [slot for slot in dict.fromkeys(map(slot_of, names)) if slot]
+
+
+def read(path: Path | str) -> dict[str, Any]:
+    """Content of a checkpoint, of an export, or of a ``.safetensors`` file, on the CPU.
+
+    Returns:
+        ``model_state`` and what else the file holds; an export has a ``manifest``. Nothing that
+        the file may hold is executed.
+
+    Raises:
+        CheckpointError: for a missing, truncated or foreign file.
+    """
+    path = Path(path)
+    return _read_safetensors(path) if path.suffix == SAFETENSORS else checkpoint.read(path)
+
+
+def _read_safetensors(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise CheckpointError(f"there is no weight file {path}")
+    try:
+        with safe_open(path, framework="pt", device="cpu") as file:
+            state = {name: file.get_tensor(name) for name in file.keys()}
+            manifest = (file.metadata() or {}).get(MANIFEST)
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(
+            f"cannot read the weights {path}, they may be truncated ({error}); export them again"
+        ) from error
+    content: dict[str, Any] = {"model_state": state}
+    if manifest is not None:
+        content[MANIFEST] = json.loads(manifest)
+    return content

@@ -1,0 +1,46 @@
+"""Write the encoders of a checkpoint for detectors to start from, here or in stock OpenPCDet.
+
+Writes OUT (.pth), its manifest as JSON beside it, and with --safetensors a .safetensors file.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+import nsmae_plugin  # noqa: F401  (before torch: sets the OpenMP policy)
+
+# isort: split
+from nsmae_plugin.errors import NSMAEError
+from nsmae_plugin.training.export import export
+
+
+def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("--ckpt", type=Path, required=True, help="checkpoint, or a directory: the newest in it")
+    add("--out", type=Path, default=Path("nsmae_weights.pth"), help="default: %(default)s")
+    add("--safetensors", action="store_true", help="also write OUT as .safetensors")
+    add("--cfg_file", type=Path, help="of the run; default: the one that lies above the checkpoint")
+    return parser.parse_args(arguments)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    args = parse_args(arguments)
+    try:
+        manifest, written = export(args.ckpt, args.out, args.safetensors, args.cfg_file)
+    except NSMAEError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    print("{modality} encoders of {config}, epoch {epoch}, step {step}".format(**manifest))
+    for slot, names in manifest["slots"].items():
+        print(f"  {slot:<20} {len(names):>4} tensors")
+    if manifest["inputs"] is None:
+        print("the configuration of the run was not found; --cfg_file adds it to the manifest")
+    print("wrote", ", ".join(str(path) for path in written))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
