@@ -1,0 +1,170 @@
+"""Box coding and training targets of TransFusion's head."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from nsmae_plugin.errors import ConfigError
+from nsmae_plugin.host.builtin.modules.heatmap import draw_gaussian, gaussian_radius
+from nsmae_plugin.host.builtin.modules.hungarian import HungarianAssigner
+
+Predictions = Mapping[str, torch.Tensor]
+
+
+@dataclass(frozen=True)
+class BevGrid:
+    """The BEV map that the head works on.
+
+    origin: x, y of its corner, metres; voxel_size: x, y, metres; stride: voxels per cell;
+    size: cells along x, y.
+    """
+
+    origin: tuple[float, float]
+    voxel_size: tuple[float, float]
+    stride: int
+    size: tuple[int, int]
+
+    def cells(self, metres: torch.Tensor) -> torch.Tensor:
+        """Lengths (..., 2) along x and y in cells."""
+        # Divided in OpenPCDet's order: rounding to a cell can hang on the last digit.
+        return metres / metres.new_tensor(self.voxel_size) / self.stride
+
+    def coordinates(self, xy: torch.Tensor) -> torch.Tensor:
+        """Positions (..., 2), metres, in cells from the corner of the map."""
+        return self.cells(xy - xy.new_tensor(self.origin))
+
+    def metres(self, coordinates: torch.Tensor) -> torch.Tensor:
+        """Inverse of :meth:`coordinates`."""
+        scale = coordinates.new_tensor(self.voxel_size)
+        return coordinates * self.stride * scale + coordinates.new_tensor(self.origin)
+
+
+def encode_boxes(boxes: torch.Tensor, grid: BevGrid) -> torch.Tensor:
+    """(K, 7 or 9) metres, radians, m/s -> (K, 8 or 10): x, y in cells, z in metres, logarithms of
+    dx, dy, dz, sine and cosine of the heading, and the velocity when it is there."""
+    yaw = boxes[:, 6:7]
+    parts = (grid.coordinates(boxes[:, :2]), boxes[:, 2:3], boxes[:, 3:6].log())
+    return torch.cat([*parts, yaw.sin(), yaw.cos(), boxes[:, 7:]], dim=1)
+
+
+def decode_boxes(predictions: Predictions, grid: BevGrid) -> torch.Tensor:
+    """Boxes (B, P, 7 or 9) of ``center`` (B, 2, P) in cells, ``height`` (B, 1, P), ``dim``
+    (B, 3, P) logarithms, ``rot`` (B, 2, P) sine and cosine, and ``vel`` (B, 2, P) if there."""
+    sine, cosine = predictions["rot"].split(1, dim=1)
+    parts = {key: predictions[key].transpose(1, 2) for key in ("center", "height", "dim")}
+    yaw = torch.atan2(sine, cosine).transpose(1, 2)
+    boxes = [grid.metres(parts["center"]), parts["height"], parts["dim"].exp(), yaw]
+    if "vel" in predictions:
+        boxes.append(predictions["vel"].transpose(1, 2))
+    return torch.cat(boxes, dim=-1)
+
+
+@dataclass(frozen=True)
+class Targets:
+    """What the queries and the heatmap of a batch should be.
+
+    labels: (B, P) int64 from 0; the number of classes means background.
+    boxes, box_weights: (B, P, 8 or 10) encoded; weight 0 where there is nothing to learn.
+    heatmap: (B, classes, Y, X).
+    num_matched: matched queries of the batch. matched_iou: their mean overlap, by sample.
+    """
+
+    labels: torch.Tensor
+    boxes: torch.Tensor
+    box_weights: torch.Tensor
+    heatmap: torch.Tensor
+    num_matched: int
+    matched_iou: float
+
+
+class TargetAssigner:
+    """Targets of a batch: matches by the Hungarian method, and one Gaussian per object.
+
+    Args:
+        config: TARGET_ASSIGNER_CONFIG: GAUSSIAN_OVERLAP, MIN_RADIUS (cells), HUNGARIAN_ASSIGNER.
+        point_cloud_range: in metres.
+        code_size: 8, or 10 with velocities.
+    """
+
+    def __init__(
+        self,
+        config: Any,
+        grid: BevGrid,
+        point_cloud_range: Sequence[float],
+        num_class: int,
+        code_size: int,
+    ) -> None:
+        self.grid, self.num_class, self.code_size = grid, num_class, code_size
+        self.min_overlap, self.min_radius = config.GAUSSIAN_OVERLAP, config.MIN_RADIUS
+        self.matcher = HungarianAssigner(
+            **config.HUNGARIAN_ASSIGNER, point_cloud_range=point_cloud_range
+        )
+
+    @torch.no_grad()
+    def assign(self, predictions: Predictions, gt_boxes: torch.Tensor) -> Targets:
+        """Targets of a batch.
+
+        Args:
+            predictions: as :func:`decode_boxes` reads them, and ``heatmap`` (B, classes, P) logits.
+            gt_boxes: (B, M, 8 or 10) boxes, velocity, label from 1; rows without size are padding.
+
+        Raises:
+            ConfigError: boxes without velocity for a head that predicts it.
+        """
+        boxes = decode_boxes(predictions, self.grid)
+        logits = predictions["heatmap"].transpose(1, 2)
+        gt_boxes = self._with_code_size(gt_boxes.float())
+        present = [one[(one[:, 3:6] > 0).all(dim=1)] for one in gt_boxes]
+        samples = [self._assign_sample(*one) for one in zip(boxes, logits, present, strict=True)]
+        labels, targets, weights, ious = zip(*samples, strict=True)
+        return Targets(
+            labels=torch.stack(labels),
+            boxes=torch.stack(targets),
+            box_weights=torch.stack(weights),
+            heatmap=torch.stack([self.draw_heatmap(one) for one in present]),
+            num_matched=sum(len(one) for one in ious),
+            matched_iou=sum(float(one.sum()) / max(len(one), 1) for one in ious) / len(ious),
+        )
+
+    def _with_code_size(self, gt_boxes: torch.Tensor) -> torch.Tensor:
+        """Boxes with the numbers that the head predicts: velocities are dropped if it has none."""
+        wanted = self.code_size - 1  # one angle for sine and cosine
+        if gt_boxes.shape[-1] - 1 < wanted:
+            raise ConfigError(
+                f"the head predicts velocities ('vel' in HEAD_ORDER) but gt_boxes has "
+                f"{gt_boxes.shape[-1]} columns: set DATA_CONFIG.PRED_VELOCITY to True"
+            )
+        return torch.cat([gt_boxes[..., :wanted], gt_boxes[..., -1:]], dim=-1)
+
+    def _assign_sample(
+        self, boxes: torch.Tensor, logits: torch.Tensor, objects: torch.Tensor
+    ) -> tuple[torch.Tensor, ...]:
+        """Labels (P,), boxes and weights (P, code) of one sample, and its matches' overlaps."""
+        labels = torch.full((len(boxes),), self.num_class, device=boxes.device)
+        targets = boxes.new_zeros(len(boxes), self.code_size, dtype=torch.float32)
+        weights = torch.zeros_like(targets)
+        classes = objects[:, -1].long() - 1
+        matches = self.matcher.match(boxes, logits, objects[:, :-1], classes)
+        labels[matches.predictions] = classes[matches.objects]
+        encoded = encode_boxes(objects[matches.objects, :-1], self.grid)
+        # nuScenes has no velocity for objects that are annotated once.
+        known = encoded.isfinite()
+        targets[matches.predictions] = torch.where(known, encoded, 0)
+        weights[matches.predictions] = known.float()
+        return labels, targets, weights, matches.iou.clamp(0, 1)
+
+    def draw_heatmap(self, objects: torch.Tensor) -> torch.Tensor:
+        """(classes, Y, X) of objects (G, 8 or 10), on their device."""
+        columns, rows = self.grid.size
+        heatmap = torch.zeros(self.num_class, rows, columns)
+        local = objects.cpu()  # a few numbers; cell by cell on a GPU would be many small kernels
+        size = self.grid.cells(local[:, 3:5])
+        radii = gaussian_radius(size[:, 1], size[:, 0], self.min_overlap).int()
+        centers = self.grid.coordinates(local[:, :2]).int()
+        for label, center, radius in zip(
+            local[:, -1].long().tolist(), centers.tolist(), radii.tolist(), strict=True
+        ):
+            draw_gaussian(heatmap[label - 1], tuple(center), max(self.min_radius, radius))
+        return heatmap.to(objects.device)
