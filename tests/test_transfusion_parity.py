@@ -4,6 +4,8 @@ Bounds are 1e-5, relative to the largest value: a hundred times float32's roundi
 sums 1024 cells. Assignments, labels and counts are compared exactly.
 """
 
+import importlib
+
 import pytest
 import torch
 from test_host_parity import randomise
@@ -123,9 +125,9 @@ def test_decoded_boxes_agree(pair):
 
 def test_the_overlap_of_the_matching_agrees(openpcdet_root):
     from nsmae_plugin.host import openpcdet  # noqa: F401  (makes pcdet importable)
-    from pcdet.models.dense_heads.target_assigner import hungarian_assigner
 
+    stock = importlib.import_module("pcdet.models.dense_heads.target_assigner.hungarian_assigner")
     boxes, objects = gt_boxes(40, seed=1)[0, :, :7], gt_boxes(30, seed=2)[0, :, :7]
-    expected = hungarian_assigner.overlaps(boxes, objects)
+    expected = stock.overlaps(boxes, objects)
     assert (expected > 0).sum() > 20
     assert_near(iou_3d(boxes, objects), expected)

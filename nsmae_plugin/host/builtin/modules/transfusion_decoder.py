@@ -3,7 +3,7 @@
 Parameter names and shapes are OpenPCDet's. P is the number of queries, K that of BEV cells.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -12,7 +12,7 @@ from torch import nn
 
 from nsmae_plugin.errors import ConfigError
 
-ACTIVATIONS = {"relu": F.relu, "gelu": F.gelu}
+ACTIVATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {"relu": F.relu, "gelu": F.gelu}
 BRANCH_WIDTH = 64
 RARE = -2.19  # bias of a classifier whose first answer is a probability of 0.1
 
@@ -49,10 +49,10 @@ class DecoderLayer(nn.Module):
         super().__init__()
         if activation not in ACTIVATIONS:
             known = " or ".join(ACTIVATIONS)
-            raise ConfigError(f"DENSE_HEAD.ACTIVATION must be {known}, not {activation!r}")
+            raise ConfigError(f"MODEL.DENSE_HEAD.ACTIVATION must be {known}, not {activation!r}")
         if channels % heads:
             raise ConfigError(
-                f"DENSE_HEAD.NUM_HEADS: {heads} heads do not divide HIDDEN_CHANNEL {channels}"
+                f"MODEL.DENSE_HEAD.NUM_HEADS: {heads} heads do not divide HIDDEN_CHANNEL {channels}"
             )
         self.activation = ACTIVATIONS[activation]
         self.self_attn = nn.MultiheadAttention(channels, heads, dropout, batch_first=True)
@@ -99,7 +99,8 @@ class SeparateHead(nn.Module):
     """One small network per predicted quantity, applied to each query by itself.
 
     Args:
-        branches: name -> ``out_channels``, ``num_conv`` (layers, the last one without norm).
+        branches: name -> ``out_channels``, ``num_conv`` (layers, the last one without norm);
+            ``heatmap`` holds the logits of the classes.
         use_bias: of the convolutions before a norm.
     """
 
@@ -115,7 +116,10 @@ class SeparateHead(nn.Module):
                 conv = nn.Conv1d(width, BRANCH_WIDTH, 1, bias=use_bias)
                 layers.append(nn.Sequential(conv, nn.BatchNorm1d(BRANCH_WIDTH), nn.ReLU()))
                 width = BRANCH_WIDTH
-            layers.append(nn.Conv1d(width, branch["out_channels"], 1))
+            last = nn.Conv1d(width, branch["out_channels"], 1)
+            if name == "heatmap":
+                nn.init.constant_(last.get_parameter("bias"), RARE)
+            layers.append(last)
             self.add_module(name, nn.Sequential(*layers))
 
     def forward(self, queries: torch.Tensor) -> dict[str, torch.Tensor]:

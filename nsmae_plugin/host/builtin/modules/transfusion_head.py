@@ -62,6 +62,8 @@ class TransFusionHead(nn.Module):
         ConfigError: sections that do not fit together; see :func:`check_config`.
     """
 
+    cell_centers: torch.Tensor  # (1, cells, 2) x and y in cells
+
     def __init__(
         self,
         model_cfg: Any,
@@ -105,8 +107,7 @@ class TransFusionHead(nn.Module):
         branches = dict(cfg.SEPARATE_HEAD_CFG.HEAD_DICT)
         branches["heatmap"] = {"out_channels": self.num_class, "num_conv": cfg.NUM_HM_CONV}
         self.prediction_head = SeparateHead(width, branches, bias)
-        for layer in (classifier, self.prediction_head.get_submodule("heatmap")[-1]):
-            nn.init.constant_(layer.bias, RARE)
+        nn.init.constant_(classifier.get_parameter("bias"), RARE)
         for module in self.modules():
             if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
                 module.momentum = cfg.BN_MOMENTUM
@@ -122,7 +123,7 @@ class TransFusionHead(nn.Module):
             predictions = self.predict(features.float())
             if self.training:
                 targets = self.assigner.assign(_detached(predictions), batch_dict["gt_boxes"])
-                batch_dict["loss"], batch_dict["tb_dict"] = self.get_loss(predictions, targets)
+                batch_dict["loss"], batch_dict["tb_dict"] = self.loss(predictions, targets)
             else:
                 batch_dict["final_box_dicts"] = self.decode(predictions)
         return batch_dict
@@ -144,7 +145,7 @@ class TransFusionHead(nn.Module):
         columns, rows = self.grid.size
         if features.shape[2:] != (rows, columns):
             raise ConfigError(
-                f"DENSE_HEAD got a BEV map of {features.shape[3]} x {features.shape[2]} cells, but "
+                f"MODEL.DENSE_HEAD got a BEV map of {features.shape[3]} x {features.shape[2]} cells, but "
                 f"the grid at FEATURE_MAP_STRIDE {self.grid.stride} has {columns} x {rows}: set "
                 "TARGET_ASSIGNER_CONFIG.FEATURE_MAP_STRIDE to the stride of the backbones"
             )
@@ -175,7 +176,7 @@ class TransFusionHead(nn.Module):
         largest[:, self.small] = heatmap[:, self.small]
         return heatmap * (heatmap == largest)
 
-    def get_loss(
+    def loss(
         self, predictions: Predictions, targets: Targets
     ) -> tuple[torch.Tensor, dict[str, float]]:
         """Weighted sum of heatmap, classification and box loss, and the terms as floats."""
@@ -234,24 +235,24 @@ def check_config(model_cfg: Any, num_class: int, class_names: Sequence[str]) -> 
     order, known = list(head.HEAD_ORDER), list(BRANCHES)
     if order not in (known[:4], known):
         raise ConfigError(
-            f"DENSE_HEAD.SEPARATE_HEAD_CFG.HEAD_ORDER must be {known}, or without vel"
+            f"MODEL.DENSE_HEAD.SEPARATE_HEAD_CFG.HEAD_ORDER must be {known}, or without vel"
         )
     for name in order:
         if name not in head.HEAD_DICT or head.HEAD_DICT[name]["out_channels"] != BRANCHES[name]:
             raise ConfigError(
-                f"DENSE_HEAD.SEPARATE_HEAD_CFG.HEAD_DICT.{name} needs out_channels {BRANCHES[name]}"
+                f"MODEL.DENSE_HEAD.SEPARATE_HEAD_CFG.HEAD_DICT.{name} needs out_channels {BRANCHES[name]}"
             )
     size = sum(BRANCHES[name] for name in order)
     if len(losses.LOSS_WEIGHTS["code_weights"]) != size:
         raise ConfigError(
-            f"DENSE_HEAD.LOSS_CONFIG.LOSS_WEIGHTS.code_weights needs {size} numbers for {order}"
+            f"MODEL.DENSE_HEAD.LOSS_CONFIG.LOSS_WEIGHTS.code_weights needs {size} numbers for {order}"
         )
     if not losses.LOSS_CLS.get("use_sigmoid", False):
-        raise ConfigError("DENSE_HEAD.LOSS_CONFIG.LOSS_CLS.use_sigmoid must be True")
+        raise ConfigError("MODEL.DENSE_HEAD.LOSS_CONFIG.LOSS_CLS.use_sigmoid must be True")
     if num_class != len(class_names):
-        raise ConfigError("DENSE_HEAD.CLASS_AGNOSTIC must be False for a TransFusionHead")
+        raise ConfigError("MODEL.DENSE_HEAD.CLASS_AGNOSTIC must be False for a TransFusionHead")
     if model_cfg.NMS_KERNEL_SIZE % 2 == 0:
-        raise ConfigError("DENSE_HEAD.NMS_KERNEL_SIZE must be odd")
+        raise ConfigError("MODEL.DENSE_HEAD.NMS_KERNEL_SIZE must be odd")
 
 
 def sigmoid_focal_loss(
