@@ -1,0 +1,82 @@
+"""What a label-efficiency experiment leaves to read: table, numbers and figure."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+from nsmae_plugin.errors import DataError
+from nsmae_plugin.evaluation.label_efficiency import Comparison, compare, format_table, value_of
+from nsmae_plugin.evaluation.label_trials import Experiment, Record
+from nsmae_plugin.visualization.label_efficiency import draw
+
+
+def write_report(experiment: Experiment, metrics: Sequence[str]) -> str:
+    """Write ``table.md``, ``results.json`` and ``plot.png`` from what is finished so far.
+
+    Returns:
+        The text of ``table.md``.
+
+    Raises:
+        DataError: when no trial is finished, or one lacks a metric.
+    """
+    records = experiment.finished()
+    if not records:
+        raise DataError(f"no trial in {experiment.folder} has finished yet{_left_out(experiment)}")
+    comparisons = compare(records, metrics)
+    text = _document(experiment, records, comparisons)
+    folder = experiment.folder
+    (folder / "table.md").write_text(text, encoding="utf-8")
+    content = _content(experiment, records, comparisons, metrics)
+    (folder / "results.json").write_text(json.dumps(content, indent=1), encoding="utf-8")
+    draw(comparisons).savefig(folder / "plot.png", dpi=110)
+    return text
+
+
+def _document(
+    experiment: Experiment, records: Sequence[Record], comparisons: Sequence[Comparison]
+) -> str:
+    planned = len({*experiment.trials(), *(record.trial for record in records)})
+    lines = [
+        f"# Label efficiency of {experiment.cfg_file.stem}",
+        "",
+        format_table(comparisons),
+        "",
+        "Mean ± sample standard deviation over seeds. The difference is pre-trained minus scratch, "
+        "paired by seed: both were trained on the same labelled frames with the same seed.",
+        f"{len(records)} of {planned} trials have finished{_left_out(experiment)}.",
+    ]
+    if experiment.weights:
+        lines.append(f"Pre-trained weights: `{experiment.weights}`.")
+    return "\n".join(lines) + "\n"
+
+
+def _left_out(experiment: Experiment) -> str:
+    outdated = [f"{name} ({reason})" for name, reason in experiment.outdated().items()]
+    return f"; not counted, made with other settings: {'; '.join(outdated)}" if outdated else ""
+
+
+def _content(
+    experiment: Experiment,
+    records: Sequence[Record],
+    comparisons: Sequence[Comparison],
+    metrics: Sequence[str],
+) -> dict[str, Any]:
+    return {
+        "cfg_file": str(experiment.cfg_file),
+        "pretrained_model": str(experiment.weights) if experiment.weights else None,
+        "overrides": list(experiment.overrides),
+        "comparisons": [asdict(one) for one in comparisons],
+        "trials": [
+            {
+                **vars(record.trial),
+                **{name: value_of(record.metrics, name, record.trial.name) for name in metrics},
+                "seconds": record.seconds,
+                "folder": str(experiment.trial_folder(record.trial)),
+            }
+            for record in records
+        ],
+        "outdated": experiment.outdated(),
+    }

@@ -1,0 +1,138 @@
+"""Fine-tune from scratch and from pre-trained weights on fractions of the labels, and compare.
+
+Every trial is a run of tools/train.py and one of tools/test.py in a folder of its own,
+``output/<group>/<config>/<extra_tag>/<arm>_<fraction>_seed<seed>``. Started again, the tool goes on
+where it stopped: finished trials are kept, begun ones resume from their checkpoints. ``table.md``,
+``results.json`` and ``plot.png`` in ``output/<group>/<config>/<extra_tag>`` are written anew after
+each trial. The exit status is 0 when every trial has finished.
+"""
+
+import argparse
+import shlex
+import signal
+import sys
+from pathlib import Path
+
+import nsmae_plugin  # noqa: F401  (before torch: sets the OpenMP policy)
+
+# isort: split
+from nsmae_plugin.errors import ConfigError, NSMAEError
+from nsmae_plugin.evaluation.label_jobs import Runner
+from nsmae_plugin.evaluation.label_report import write_report
+from nsmae_plugin.evaluation.label_trials import ARMS, PRETRAINED, SCRATCH, Experiment
+from nsmae_plugin.training.checkpoint import find
+
+
+def fraction(text: str) -> float:
+    """A number in (0, 1], for argparse."""
+    value = float(text)
+    if not 0 < value <= 1:
+        raise ValueError(f"{value} is not in (0, 1]")
+    return value
+
+
+def positive(text: str) -> int:
+    """An integer of at least 1, for argparse."""
+    value = int(text)
+    if value < 1:
+        raise ValueError(f"{value} is not positive")
+    return value
+
+
+def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("--cfg_file", type=Path, required=True, help="YAML configuration of the fine-tuning")
+    add("--pretrained_model", type=Path, help="checkpoint or exported weights of the pre-training")
+    add("--fractions", type=fraction, nargs="+", default=[0.01, 0.05, 0.1, 1.0])
+    add("--seeds", type=int, nargs="+", default=[0, 1, 2], help="of the labels and the training")
+    add("--only", choices=ARMS, help="run the trials of this arm alone")
+    add("--metrics", nargs="+", default=["mAP", "NDS"], help="or dotted keys of --metrics_file")
+    add("--metrics_file", default="metrics_summary.json", help="that tools/test.py writes")
+    add("--jobs", type=positive, default=1, help="trials at once; they share the cores")
+    add("--workers", type=int, default=4, help="loader processes per trial")
+    add("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    add("--extra_tag", default="label_efficiency", help="name of this experiment")
+    add("--output_dir", type=Path, default=Path("output"), help="root of the output directories")
+    add("--train_args", type=shlex.split, default=[], help='for tools/train.py: "--use_amp ..."')
+    add("--test_args", type=shlex.split, default=[], help='for tools/test.py: "--batch_size 4 ..."')
+    add("--dry_run", action="store_true", help="print the commands and how far each trial is")
+    add("--report_only", action="store_true", help="write the table of what has finished so far")
+    add("--set", dest="overrides", nargs=argparse.REMAINDER, default=[], help="KEY VALUE ...")
+    return parser.parse_args(arguments)
+
+
+def plan(args: argparse.Namespace) -> Experiment:
+    """The experiment that the arguments describe.
+
+    Raises:
+        ConfigError: when the pre-trained arm has nothing to start from.
+        CheckpointError: when the weights do not exist.
+    """
+    if args.pretrained_model is None and args.only != SCRATCH:
+        raise ConfigError(
+            f"the {PRETRAINED} trials need --pretrained_model; --only {SCRATCH} does without"
+        )
+    # A folder means its newest checkpoint: the same one for all trials, whatever comes later.
+    weights = find(args.pretrained_model) if args.pretrained_model else None
+    return Experiment(
+        cfg_file=args.cfg_file,
+        output_dir=args.output_dir,
+        tag=args.extra_tag,
+        fractions=tuple(dict.fromkeys(args.fractions)),
+        seeds=tuple(dict.fromkeys(args.seeds)),
+        weights=weights,
+        overrides=tuple(args.overrides),
+        train_args=tuple(args.train_args),
+        test_args=tuple(args.test_args),
+        plumbing=("--workers", str(args.workers), "--device", args.device),
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    experiment = plan(args)
+    trials = experiment.trials((args.only,) if args.only else ARMS)
+    if args.report_only:
+        print(write_report(experiment, args.metrics), end="")
+        return 0
+    experiment.check(trials)
+    if args.dry_run:
+        for trial in trials:
+            print(f"# {trial.name}: {experiment.stage(trial)}")
+            print(shlex.join(experiment.train_command(trial)))
+            print(shlex.join(experiment.test_command(trial)))
+        return 0
+    runner = Runner(experiment, args.jobs, args.metrics_file, tell)
+    failures = runner.run(trials, after_each=lambda: report_so_far(experiment, args.metrics))
+    print(write_report(experiment, args.metrics), end="")
+    print(f"{len(trials) - len(failures)} of {len(trials)} trials finished: {experiment.folder}")
+    return 1 if failures else 0
+
+
+def tell(line: str) -> None:
+    print(line, flush=True)
+
+
+def report_so_far(experiment: Experiment, metrics: list[str]) -> None:
+    """Write the report; what is wrong with it is no reason to stop the trials that still run."""
+    try:
+        write_report(experiment, metrics)
+    except NSMAEError as error:
+        tell(f"no report yet: {error}")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    args = parse_arguments(arguments)
+    try:
+        return run(args)
+    except NSMAEError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+
+
+if __name__ == "__main__":
+    # A polite kill ends as Ctrl-C does, by way of the code that stops the trials.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    sys.exit(main())
