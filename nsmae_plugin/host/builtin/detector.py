@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from nsmae_plugin.errors import HostError
+from nsmae_plugin.host.builtin.recall import generate_recall_record
 from nsmae_plugin.host.builtin.registry import lookup
 
 #: What a ``build_<slot>`` method passes on to the next, under OpenPCDet's keys.
@@ -33,6 +34,7 @@ class Detector3DTemplate(nn.Module):
     """
 
     global_step: torch.Tensor
+    generate_recall_record = staticmethod(generate_recall_record)
 
     def __init__(self, model_cfg: Any, num_class: int, dataset: Any) -> None:
         super().__init__()

@@ -33,7 +33,12 @@ REGISTRIES: dict[str, dict[str, object]] = {slot: {} for slot in SLOTS}
 _MODULES = "nsmae_plugin.host.builtin.modules"
 _VIEW_TRANSFORM = "nsmae_plugin.models.view_transform:FactorizedDepthLSSTransform"
 
+_DETECTORS = "nsmae_plugin.host.builtin.detectors"
+
 _OWN = {
+    "detector": {
+        name: f"{_DETECTORS}:{name}" for name in ("BevFusion", "CenterPoint", "TransFusion")
+    },
     "vfe": {"MeanVFE": f"{_MODULES}.vfe:MeanVFE"},
     "backbone_3d": {"VoxelResBackBone8x": f"{_MODULES}.backbone_3d:VoxelResBackBone8x"},
     "map_to_bev": {"HeightCompression": f"{_MODULES}.map_to_bev:HeightCompression"},
@@ -46,6 +51,10 @@ _OWN = {
     },
     "fuser": {"ConvFuser": f"{_MODULES}.fuser:ConvFuser"},
     "backbone_2d": {"BaseBEVBackbone": f"{_MODULES}.backbone_2d:BaseBEVBackbone"},
+    "dense_head": {
+        "CenterHead": f"{_MODULES}.center_head:CenterHead",
+        "TransFusionHead": f"{_MODULES}.transfusion_head:TransFusionHead",
+    },
 }
 
 # The classes whose methods, listed in their STEPS, are the host's own steps.

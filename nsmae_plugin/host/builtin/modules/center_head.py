@@ -1,0 +1,255 @@
+"""Detection from heatmaps of object centres (CenterPoint, arXiv 2006.11275)."""
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from itertools import chain
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from nsmae_plugin.errors import ConfigError, DataError, HostError
+from nsmae_plugin.host.builtin.modules.center_boxes import Grid, decode, gather
+from nsmae_plugin.host.builtin.modules.center_targets import assign_group
+from nsmae_plugin.host.builtin.modules.heatmap import clipped_sigmoid, gaussian_focal_loss
+from nsmae_plugin.host.builtin.modules.nms import check_type, suppress
+
+HEATMAP_BIAS = -2.19  # logit of 0.1: an untrained map claims little, and the loss starts small
+CODE = {"center": 2, "center_z": 1, "dim": 3, "rot": 2, "vel": 2}  # channels, in target order
+Maps = dict[str, Tensor]
+
+
+class SeparateHead(nn.Module):
+    """Small convolutional branches on one map.
+
+    Args:
+        channels: of the map.
+        branches: name -> ``out_channels`` and ``num_conv``; ``hm`` is the heatmap.
+        norm: makes the norm of a number of channels.
+        use_bias: of convolutions in front of a norm.
+    """
+
+    def __init__(
+        self, channels: int, branches: Mapping[str, Mapping[str, int]], norm: Any, use_bias: bool
+    ) -> None:
+        super().__init__()
+        for name, sizes in branches.items():
+            layers: list[nn.Module] = [
+                _conv_block(channels, channels, norm, use_bias)
+                for _ in range(sizes["num_conv"] - 1)
+            ]
+            last = nn.Conv2d(channels, sizes["out_channels"], 3, padding=1)
+            branch = nn.Sequential(*layers, last)
+            if name == "hm":
+                last.get_parameter("bias").data.fill_(HEATMAP_BIAS)
+            else:
+                _initialise(branch)
+            self.add_module(name, branch)
+
+    def forward(self, features: Tensor) -> Maps:
+        """(B, channels, Y, X) -> name: (B, out_channels, Y, X)."""
+        return {name: branch(features) for name, branch in self.named_children()}
+
+
+def _conv_block(in_channels: int, channels: int, norm: Any, use_bias: bool) -> nn.Sequential:
+    conv = nn.Conv2d(in_channels, channels, 3, padding=1, bias=use_bias)
+    return nn.Sequential(conv, norm(channels), nn.ReLU(inplace=True))
+
+
+def _initialise(branch: nn.Sequential) -> None:
+    for module in branch.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+
+
+class CenterHead(nn.Module):
+    """For each group of classes heatmaps of centres, and maps of the rest of a box.
+
+    Reads ``spatial_features_2d`` (B, input_channels, Y, X) and, in training mode, ``gt_boxes``
+    (B, M, 8 or 10): x, y, z, dx, dy, dz, yaw[, vx, vy], label from 1; padding has label 0. In
+    training mode it keeps ``forward_ret_dict`` for :meth:`get_loss`; in evaluation mode it writes
+    ``final_box_dicts``, described at :class:`~nsmae_plugin.host.detection.DenseHeadDetector`.
+
+    Parameters, targets, losses and boxes are those of OpenPCDet's ``CenterHead``, except that
+
+    - labels in the batch stay as they are (there, a label is replaced in ``gt_boxes`` by the class
+      number within its group, which the groups after it then read);
+    - objects beyond NUM_MAX_OBJS are left out (there, an error);
+    - an unknown velocity (NaN) costs nothing (there, the loss becomes NaN);
+    - a map of fewer cells than MAX_OBJ_PER_SAMPLE will do (there, an error).
+
+    Args:
+        class_names: all classes; CLASS_NAMES_EACH_HEAD groups them.
+        point_cloud_range, voxel_size: metres; a cell is FEATURE_MAP_STRIDE voxels wide.
+        kwargs: for two-stage detectors, which this host does not have.
+
+    Raises:
+        ConfigError: groups that do not hold each class once, a HEAD_ORDER that targets do not have,
+            or code weights of another number.
+        HostError: options that only OpenPCDet has.
+    """
+
+    def __init__(
+        self,
+        model_cfg: Any,
+        input_channels: int,
+        class_names: Sequence[str],
+        point_cloud_range: Sequence[float],
+        voxel_size: Sequence[float],
+        **kwargs: Any,
+    ) -> None:
+        super().__init__()
+        _refuse_foreign_options(model_cfg)
+        self.model_cfg = model_cfg
+        self.groups = _group_classes(model_cfg.CLASS_NAMES_EACH_HEAD, list(class_names))
+        self.order = list(model_cfg.SEPARATE_HEAD_CFG.HEAD_ORDER)
+        self.code_weights = _code_weights(model_cfg, self.order)
+        self.grid = Grid(
+            tuple(map(float, point_cloud_range[:2])),
+            tuple(map(float, voxel_size[:2])),
+            model_cfg.TARGET_ASSIGNER_CONFIG.FEATURE_MAP_STRIDE,
+        )
+        norm = partial(
+            nn.BatchNorm2d, eps=model_cfg.get("BN_EPS", 1e-5), momentum=model_cfg.get("BN_MOM", 0.1)
+        )
+        use_bias = model_cfg.get("USE_BIAS_BEFORE_NORM", False)
+        channels = model_cfg.SHARED_CONV_CHANNEL
+        self.shared_conv = _conv_block(input_channels, channels, norm, use_bias)
+        branches = model_cfg.SEPARATE_HEAD_CFG.HEAD_DICT
+        self.heads_list = nn.ModuleList()
+        for group in self.groups:
+            heatmap = {"out_channels": len(group), "num_conv": model_cfg.NUM_HM_CONV}
+            head = SeparateHead(channels, {**branches, "hm": heatmap}, norm, use_bias)
+            self.heads_list.append(head)
+        self.forward_ret_dict: dict[str, Any] = {}
+
+    def forward(self, batch_dict: dict[str, Any]) -> dict[str, Any]:
+        """Maps, and their targets or the boxes; keys in the class's docstring."""
+        features = self.shared_conv(batch_dict["spatial_features_2d"])
+        predicted = [head(features) for head in self.heads_list]
+        if self.training:
+            targets = self.assign_targets(batch_dict["gt_boxes"], tuple(features.shape[2:]))
+            self.forward_ret_dict = {"pred_dicts": predicted, "target_dicts": targets}
+        else:
+            batch_dict["final_box_dicts"] = self.generate_predicted_boxes(predicted)
+        return batch_dict
+
+    @torch.no_grad()
+    def assign_targets(self, labels: Tensor, size: tuple[int, ...]) -> dict[str, list[Tensor]]:
+        """For each group, under OpenPCDet's keys, what
+        :func:`~nsmae_plugin.host.builtin.modules.center_targets.assign_group` returns.
+
+        Args:
+            labels: (B, M, 8 or 10). size: rows and columns of the maps.
+
+        Raises:
+            DataError: the labels lack, or have, a velocity unlike the head.
+        """
+        if labels.shape[2] != len(self.code_weights):
+            raise DataError(
+                f"the head predicts codes of {len(self.code_weights)} values ({self.order}), but "
+                f"gt_boxes has {labels.shape[2]}: a velocity needs both 'vel' in HEAD_ORDER and "
+                "DATA_CONFIG.PRED_VELOCITY"
+            )
+        rows, columns = size
+        # Drawn on the CPU, object by object, after one transfer.
+        on_cpu, config = labels.detach().float().cpu(), self.model_cfg.TARGET_ASSIGNER_CONFIG
+        groups = [
+            assign_group(on_cpu, group, (rows, columns), self.grid, config) for group in self.groups
+        ]
+        parts = [[part.to(labels.device) for part in kind] for kind in zip(*groups, strict=True)]
+        return dict(zip(("heatmaps", "target_boxes", "inds", "masks"), parts, strict=True))
+
+    def get_loss(self) -> tuple[Tensor, dict[str, float]]:
+        """Sum over the groups, and its terms by name, of the last forward pass in training mode."""
+        targets = self.forward_ret_dict["target_dicts"]
+        weights = self.model_cfg.LOSS_CONFIG.LOSS_WEIGHTS
+        terms: dict[str, Tensor] = {}
+        for index, maps in enumerate(self.forward_ret_dict["pred_dicts"]):
+            heatmap, codes, cells, mask = (targets[key][index] for key in targets)
+            focal = gaussian_focal_loss(clipped_sigmoid(maps["hm"]), heatmap)
+            predicted = gather(torch.cat([maps[name] for name in self.order], dim=1), cells)
+            distance = regression_loss(predicted.float(), codes, mask)
+            distance = (distance * distance.new_tensor(self.code_weights)).sum()
+            terms[f"hm_loss_head_{index}"] = focal * weights["cls_weight"]
+            terms[f"loc_loss_head_{index}"] = distance * weights["loc_weight"]
+        terms["rpn_loss"] = torch.stack(list(terms.values())).sum()
+        values = torch.stack(list(terms.values())).tolist()
+        return terms["rpn_loss"], dict(zip(terms, values, strict=True))
+
+    @torch.no_grad()
+    def generate_predicted_boxes(self, predicted: list[Maps]) -> list[dict[str, Tensor]]:
+        """Per sample ``pred_boxes``, ``pred_scores`` and ``pred_labels``, group after group."""
+        config = self.model_cfg.POST_PROCESSING
+        samples: list[list[tuple[Tensor, ...]]] = [[] for _ in predicted[0]["hm"]]
+        for group, maps in zip(self.groups, predicted, strict=True):
+            found = decode(
+                {name: values.float() for name, values in maps.items()},
+                self.grid,
+                config.POST_CENTER_LIMIT_RANGE,
+                config.MAX_OBJ_PER_SAMPLE,
+                config.SCORE_THRESH,
+            )
+            for sample, (boxes, scores, classes) in zip(samples, found, strict=True):
+                kept = suppress(boxes, scores, config.NMS_CONFIG)
+                labels = classes.new_tensor(group)[classes[kept]] + 1
+                sample.append((boxes[kept], scores[kept], labels))
+        keys = ("pred_boxes", "pred_scores", "pred_labels")
+        return [
+            dict(zip(keys, map(torch.cat, zip(*sample, strict=True)), strict=True))
+            for sample in samples
+        ]
+
+
+def regression_loss(predicted: Tensor, target: Tensor, mask: Tensor) -> Tensor:
+    """(C,) sums of absolute differences over the objects, divided by their number (at least 1).
+
+    Args:
+        predicted, target: (B, K, C); a NaN in ``target`` is unknown and costs nothing.
+        mask: (B, K) bool, which of the K are objects.
+    """
+    known = mask[..., None] & ~target.isnan()
+    difference = predicted - torch.where(known, target, 0)
+    return torch.where(known, difference.abs(), 0).sum(dim=(0, 1)) / mask.sum().clamp(min=1)
+
+
+def _group_classes(groups: Sequence[Sequence[str]], class_names: list[str]) -> list[list[int]]:
+    """For each group the indices of its classes; names that the data does not have are skipped."""
+    indices = [[class_names.index(name) for name in one if name in class_names] for one in groups]
+    if sorted(chain(*indices)) != list(range(len(class_names))) or not all(indices):
+        raise ConfigError(
+            f"MODEL.DENSE_HEAD.CLASS_NAMES_EACH_HEAD {[list(one) for one in groups]} must hold "
+            f"each of CLASS_NAMES {class_names} once, and one of them at least in every group"
+        )
+    return indices
+
+
+def _code_weights(config: Any, order: list[str]) -> list[float]:
+    """The weight of each value of a box code."""
+    names, branches = list(CODE), config.SEPARATE_HEAD_CFG.HEAD_DICT
+    if order not in (names, names[:-1]) or any(
+        branches.get(name, {}).get("out_channels") != CODE[name] for name in order
+    ):
+        raise ConfigError(
+            f"MODEL.DENSE_HEAD.SEPARATE_HEAD_CFG: HEAD_ORDER must be {names} or {names[:-1]}, and "
+            f"HEAD_DICT give each of them its out_channels {CODE}"
+        )
+    length = sum(CODE[name] for name in order)
+    weights = [float(weight) for weight in config.LOSS_CONFIG.LOSS_WEIGHTS["code_weights"]]
+    if len(weights) != length:
+        raise ConfigError(
+            f"MODEL.DENSE_HEAD.LOSS_CONFIG.LOSS_WEIGHTS.code_weights has {len(weights)} values, "
+            f"but HEAD_ORDER {order} makes codes of {length}"
+        )
+    return weights
+
+
+def _refuse_foreign_options(config: Any) -> None:
+    check_type(config.POST_PROCESSING.NMS_CONFIG)
+    if config.get("IOU_REG_LOSS", False) or "iou" in config.SEPARATE_HEAD_CFG.HEAD_DICT:
+        raise HostError(
+            "the built-in CenterHead has no IoU branch and no IOU_REG_LOSS; remove them from "
+            "MODEL.DENSE_HEAD or use NSMAE_HOST=openpcdet"
+        )
