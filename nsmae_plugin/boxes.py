@@ -1,0 +1,115 @@
+"""3D boxes of a sample: what they are, their corners, and where they lie in the world.
+
+A box is ``[x, y, z, dx, dy, dz, yaw, vx, vy]``: centre [m], length, width, height [m], heading
+[rad, from x towards y], velocity [m/s], all in the LiDAR frame, without augmentation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from scipy.spatial.transform import Rotation
+
+COLUMNS = 9
+# Signs of x (length), y (width), z (height): the bottom, from the front left on, then the top.
+_CORNERS = np.array([[1, 1], [1, -1], [-1, -1], [-1, 1]])
+CORNER_SIGNS = np.concatenate(
+    [np.pad(_CORNERS, ((0, 0), (0, 1)), constant_values=z) for z in (-1, 1)]
+)
+
+
+@dataclass(frozen=True)
+class Boxes:
+    """The boxes of one sample.
+
+    Attributes:
+        values: (n, 9) float64, as above; NaN for a velocity that nobody knows.
+        names: (n,) the class of each.
+        scores: (n,) in [0, 1], or None where they are certain (annotations).
+    """
+
+    values: np.ndarray
+    names: tuple[str, ...]
+    scores: np.ndarray | None = None
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def above(self, score: float) -> Boxes:
+        """The boxes that score at least that much; those without a score are certain."""
+        if self.scores is None:
+            return self
+        kept = self.scores >= score
+        names = tuple(name for name, keep in zip(self.names, kept, strict=True) if keep)
+        return Boxes(self.values[kept], names, self.scores[kept])
+
+    def corners(self) -> np.ndarray:
+        """(n, 8, 3) corners in the order of ``CORNER_SIGNS``, metres."""
+        return box_points(self.values, CORNER_SIGNS)
+
+
+def make_boxes(values: Any, names: Sequence[str], scores: Any = None) -> Boxes:
+    """Boxes from (n, 7 or more) numbers; columns after the ninth are dropped, missing ones NaN."""
+    values = np.asarray(values, dtype=np.float64)
+    values = values.reshape(len(names), values.shape[-1] if values.ndim == 2 else COLUMNS)
+    missing = max(COLUMNS - values.shape[1], 0)
+    values = np.pad(values[:, :COLUMNS], ((0, 0), (0, missing)), constant_values=np.nan)
+    return Boxes(values, tuple(map(str, names)), None if scores is None else np.asarray(scores))
+
+
+def box_points(values: np.ndarray, local: np.ndarray) -> np.ndarray:
+    """Points fixed to boxes.
+
+    Args:
+        values: (n, 7+) boxes.
+        local: (k, 3) in half sizes: [1, 0, 0] is the middle of the front face.
+
+    Returns:
+        (n, k, 3) metres, in the frame of the boxes.
+    """
+    offset = local[None] * values[:, None, 3:6] / 2
+    cosine, sine = np.cos(values[:, 6, None]), np.sin(values[:, 6, None])
+    x = cosine * offset[..., 0] - sine * offset[..., 1]
+    y = sine * offset[..., 0] + cosine * offset[..., 1]
+    return np.stack([x, y, offset[..., 2]], axis=-1) + values[:, None, :3]
+
+
+def lidar_to_global(info: Mapping[str, Any]) -> np.ndarray | None:
+    """(4, 4) float64 from the LiDAR frame of a frame to the global one; None when not known.
+
+    Args:
+        info: entry of an info file.
+    """
+    if "ref_from_car" not in info or "car_from_global" not in info:
+        return None
+    return np.linalg.inv(np.asarray(info["ref_from_car"]) @ np.asarray(info["car_from_global"]))
+
+
+def to_global(boxes: Boxes, matrix: np.ndarray) -> list[dict[str, Any]]:
+    """The boxes as nuScenes writes them: one dict a box, global frame.
+
+    Args:
+        matrix: (4, 4), LiDAR frame to global frame, rigid.
+
+    Returns:
+        ``translation`` (3), metres; ``size`` width, length, height; ``rotation`` quaternion
+        w, x, y, z; ``velocity`` (2), None when not known.
+    """
+    turn = Rotation.from_matrix(matrix[:3, :3])
+    centres = boxes.values[:, :3] @ matrix[:3, :3].T + matrix[:3, 3]
+    result = []
+    for centre, values in zip(centres, boxes.values, strict=True):
+        x, y, z, w = (turn * Rotation.from_euler("z", values[6])).as_quat()
+        velocity = matrix[:2, :2] @ values[7:9]
+        result.append(
+            {
+                "translation": centre.tolist(),
+                "size": values[[4, 3, 5]].tolist(),
+                "rotation": [float(one) for one in (w, x, y, z)],
+                "velocity": velocity.tolist() if np.isfinite(velocity).all() else None,
+            }
+        )
+    return result

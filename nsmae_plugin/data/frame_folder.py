@@ -1,0 +1,202 @@
+"""Frames of one's own: a folder with images, LiDAR files and a ``calibration.json``.
+
+::
+
+    {"cameras": {"front": {"intrinsics": 3x3, "camera_to_lidar": 4x4}, ...},
+     "frames": [{"name": "000",
+                 "lidar": "lidar/000.bin",
+                 "cameras": {"front": {"image": "front/000.jpg"}, ...},
+                 "sweeps": [{"lidar": "lidar/000_1.bin", "to_frame": 4x4, "time_lag": 0.05}],
+                 "lidar_to_global": 4x4}]}
+
+What is the same in all frames may stand once in the outer ``cameras``; ``sweeps`` (most recent
+first) and ``lidar_to_global`` are optional, and so are ``lidar`` for networks without LiDAR and
+``cameras`` for networks without cameras. Paths are relative to the folder. LiDAR files are
+nuScenes' (float32 x, y, z, intensity, ring); a camera looks along its z, with x to the right and
+y down. Without LiDAR, the LiDAR frame is the one that ``camera_to_lidar`` leads to.
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy.spatial.transform import Rotation
+
+from nsmae_plugin.data.nuscenes_dataset import MultiModalNuScenesDataset
+from nsmae_plugin.errors import DataError
+
+NAME = "calibration.json"
+ROUNDING = 1e-3  # of a rotation that was typed or written with few digits
+
+
+class FrameFolderDataset(MultiModalNuScenesDataset):
+    """The frames of a folder, in place of the data set that a configuration names.
+
+    ``DATA_PATH`` names the folder; ``INFO_PATH`` and ``VERSION`` are not used. It has no labels.
+
+    Raises:
+        DataError: see :func:`read_folder`; or a frame lacks a sensor that the configuration uses.
+    """
+
+    def _read_infos(self) -> list[dict[str, Any]]:
+        folder = Path(self.dataset_cfg.DATA_PATH)
+        frames = read_folder(folder)
+        for info in frames:
+            self._complete(info, folder)
+        self.logger.info("%s: %d frames from %s", type(self).__name__, len(frames), folder)
+        return frames
+
+    def _complete(self, info: dict[str, Any], folder: Path) -> None:
+        """Check the sensors; stand-ins for missing sweeps, as where a nuScenes scene starts."""
+        where = f"frame {info['token']!r} of {folder / NAME}"
+        if self.use_camera and not info["cams"]:
+            raise DataError(f"{where} has no 'cameras', and the network uses cameras")
+        if not self.use_lidar:
+            info.setdefault("lidar_path", info["token"])  # it names the frame in messages
+            return
+        if "lidar_path" not in info:
+            raise DataError(f"{where} has no 'lidar', and the network uses LiDAR")
+        wanted = self.dataset_cfg.MAX_SWEEPS - 1
+        if len(info["sweeps"]) < wanted:
+            self.logger.warning(
+                "%s has %d of the %d earlier sweeps that the network was trained with; the oldest "
+                "stands in for the others",
+                where,
+                len(info["sweeps"]),
+                wanted,
+            )
+            keyframe = {"lidar_path": info["lidar_path"], "transform_matrix": None, "time_lag": 0.0}
+            oldest = info["sweeps"][-1] if info["sweeps"] else keyframe
+            info["sweeps"] += [oldest] * (wanted - len(info["sweeps"]))
+
+
+def read_folder(folder: Path) -> list[dict[str, Any]]:
+    """The frames of a folder in the layout of info files, with absolute paths.
+
+    Raises:
+        DataError: ``calibration.json`` is missing or no JSON, or an entry is missing or has
+            another form; names the frame, the entry and the form.
+    """
+    path = Path(folder).resolve() / NAME
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise DataError(
+            f"cannot read {path}: {error.strerror}; docs/INFERENCE.md describes the layout"
+        ) from error
+    except ValueError as error:
+        raise DataError(f"{path} is no valid JSON: {error}") from error
+    frames = content.get("frames") if isinstance(content, dict) else None
+    if not isinstance(frames, list) or not frames:
+        raise DataError(f"{path} must hold a list 'frames' with at least one frame")
+    infos = [_frame(one, content, position, path) for position, one in enumerate(frames)]
+    names = [info["token"] for info in infos]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise DataError(f"{path}: the frame name {twice[0]!r} occurs more than once")
+    return infos
+
+
+def _frame(frame: Any, content: Mapping[str, Any], position: int, path: Path) -> dict[str, Any]:
+    frame = _object(frame, f"{path}: frame {position}")
+    name = str(frame.get("name", f"{position:03d}"))
+    where = f"{path}: frame {name!r}"
+    if Path(name).name != name or name == "..":
+        raise DataError(f"{where}: a frame's name becomes a folder's, it may not be a path")
+    info: dict[str, Any] = {
+        "token": name,
+        "timestamp": position,
+        "cams": _cameras(frame, content, where, path.parent),
+        "sweeps": [
+            _sweep(sweep, f"{where}: sweep {number}", path.parent)
+            for number, sweep in enumerate(frame.get("sweeps", []))
+        ],
+    }
+    if "lidar" in frame:
+        info["lidar_path"] = _file(frame, "lidar", where, path.parent)
+    if "lidar_to_global" in frame:
+        info["ref_from_car"] = np.eye(4)
+        info["car_from_global"] = np.linalg.inv(_rigid(frame, "lidar_to_global", where))
+    return info
+
+
+def _cameras(
+    frame: Mapping[str, Any], content: Mapping[str, Any], where: str, folder: Path
+) -> dict[str, dict[str, Any]]:
+    own = _object(frame.get("cameras", {}), f"{where}: 'cameras'")
+    shared = _object(content.get("cameras", {}), f"{folder / NAME}: 'cameras'")
+    result = {}
+    for camera, entry in own.items():
+        name = f"{where}: camera {camera!r}"
+        both = {**_object(shared.get(camera, {}), name), **_object(entry, name)}
+        pose = _rigid(both, "camera_to_lidar", name)
+        x, y, z, w = Rotation.from_matrix(pose[:3, :3]).as_quat()
+        result[camera] = {
+            "data_path": _file(both, "image", name, folder),
+            "type": camera,
+            "camera_intrinsics": _intrinsics(both, name),
+            "sensor2lidar_rotation": pose[:3, :3],
+            "sensor2lidar_translation": pose[:3, 3],
+            # No vehicle is known here, so its frame is the LiDAR's.
+            "sensor2ego_rotation": [w, x, y, z],
+            "sensor2ego_translation": pose[:3, 3],
+        }
+    return result
+
+
+def _sweep(sweep: Any, where: str, folder: Path) -> dict[str, Any]:
+    sweep = _object(sweep, where)
+    lag = sweep.get("time_lag")
+    if not isinstance(lag, (int, float)):
+        raise DataError(f"{where}: 'time_lag' must be the seconds between the sweep and its frame")
+    return {
+        "lidar_path": _file(sweep, "lidar", where, folder),
+        "transform_matrix": _rigid(sweep, "to_frame", where),
+        "time_lag": float(lag),
+    }
+
+
+def _object(value: Any, where: str) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise DataError(f"{where} must be an object, not {value!r}")
+    return value
+
+
+def _file(entry: Mapping[str, Any], key: str, where: str, folder: Path) -> str:
+    if not isinstance(entry.get(key), str):
+        raise DataError(f"{where}: {key!r} must be the path of a file, relative to {folder}")
+    return str(folder / entry[key])
+
+
+def _matrix(entry: Mapping[str, Any], key: str, size: int, where: str) -> np.ndarray:
+    try:
+        matrix = np.array(entry.get(key), dtype=np.float64)
+    except (TypeError, ValueError):
+        matrix = np.empty(0)
+    if matrix.shape != (size, size) or not np.isfinite(matrix).all():
+        raise DataError(f"{where}: {key!r} must be {size} rows of {size} numbers")
+    return matrix
+
+
+def _rigid(entry: Mapping[str, Any], key: str, where: str) -> np.ndarray:
+    matrix = _matrix(entry, key, 4, where)
+    turn, last = matrix[:3, :3], matrix[3]
+    proper = np.allclose(turn @ turn.T, np.eye(3), atol=ROUNDING) and np.linalg.det(turn) > 0
+    if not proper or not np.array_equal(last, [0, 0, 0, 1]):
+        raise DataError(
+            f"{where}: {key!r} must be a rotation and a translation [[R, t], [0, 0, 0, 1]]; its "
+            "upper left 3x3 block is no rotation, or its last row differs"
+        )
+    return matrix
+
+
+def _intrinsics(entry: Mapping[str, Any], where: str) -> np.ndarray:
+    matrix = _matrix(entry, "intrinsics", 3, where)
+    if matrix[0, 0] <= 0 or matrix[1, 1] <= 0 or not np.array_equal(matrix[2], [0, 0, 1]):
+        raise DataError(
+            f"{where}: 'intrinsics' must be [[fx, 0, cx], [0, fy, cy], [0, 0, 1]] in pixels of the "
+            "image file, with positive fx and fy"
+        )
+    return matrix

@@ -1,0 +1,62 @@
+"""Which keyframes make up a scene; info files do not say."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from nsmae_plugin.errors import DataError
+
+
+def scenes_of_samples(root: Path, version: str) -> dict[str, str]:
+    """Token of every sample → name of its scene.
+
+    Reads two small tables only: ``sample_data`` of the full data set takes a gigabyte.
+
+    Args:
+        root: folder that holds the folder ``version`` of JSON tables.
+
+    Raises:
+        DataError: a table is missing or damaged.
+    """
+    names = {scene["token"]: scene["name"] for scene in _table(root / version / "scene.json")}
+    samples = _table(root / version / "sample.json")
+    try:
+        return {sample["token"]: names[sample["scene_token"]] for sample in samples}
+    except KeyError as error:
+        raise DataError(
+            f"{root / version}: sample.json and scene.json do not fit: {error}"
+        ) from None
+
+
+def frames_of_scene(
+    infos: Sequence[Mapping[str, Any]], scene: str, scenes: Mapping[str, str]
+) -> list[int]:
+    """Positions in ``infos`` of the keyframes of ``scene``, in the order of time.
+
+    Args:
+        scenes: as :func:`scenes_of_samples` gives them.
+
+    Raises:
+        DataError: no frame belongs to that scene; lists the scenes that are there.
+    """
+    members = [at for at, info in enumerate(infos) if scenes.get(info["token"]) == scene]
+    if not members:
+        present = sorted({scenes[one["token"]] for one in infos if one["token"] in scenes})
+        raise DataError(
+            f"no sample of the split belongs to the scene {scene!r}; it holds "
+            f"{', '.join(present) or 'no scene of these tables'} (another --split?)"
+        )
+    return sorted(members, key=lambda at: infos[at]["timestamp"])
+
+
+def _table(path: Path) -> list[dict[str, Any]]:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise DataError(
+            f"cannot read the table {path}: {error.strerror}; scenes are known from nuScenes' "
+            "tables alone, choose samples by token or index instead"
+        ) from error
+    except ValueError as error:
+        raise DataError(f"the table {path} is no valid JSON: {error}") from error

@@ -1,0 +1,99 @@
+"""Boxes as lines in an image: skeletons, projection, clipping, colours."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib import colormaps
+
+from nsmae_plugin.boxes import CORNER_SIGNS, Boxes, box_points
+
+Colour = tuple[float, float, float]
+
+NEAR = 0.1  # metres before the camera; closer parts of a box are cut off
+_BOTTOM_MIDDLE, _FRONT_MIDDLE = 8, 9
+# Between corners, and from the middle of the bottom to the middle of its front edge.
+_EDGES = [(0, 1), (1, 2), (2, 3), (3, 0), (4, 5), (5, 6), (6, 7), (7, 4)]
+_EDGES += [(0, 4), (1, 5), (2, 6), (3, 7), (_BOTTOM_MIDDLE, _FRONT_MIDDLE)]
+_POINTS = np.concatenate([CORNER_SIGNS, [[0, 0, -1], [1, 0, -1]]])
+
+# nuScenes' own (nuscenes-devkit, utils/color_map.py), for the ten classes of its benchmark.
+NUSCENES_COLOURS = {
+    "car": (255, 158, 0),
+    "truck": (255, 99, 71),
+    "construction_vehicle": (233, 150, 70),
+    "bus": (255, 69, 0),
+    "trailer": (255, 140, 0),
+    "barrier": (112, 128, 144),
+    "motorcycle": (255, 61, 99),
+    "bicycle": (220, 20, 60),
+    "pedestrian": (0, 0, 230),
+    "traffic_cone": (47, 79, 79),
+}
+
+
+def class_colours(class_names: Sequence[str]) -> dict[str, Colour]:
+    """Colour of every class: nuScenes', and for other names those of a fixed palette in turn."""
+    palette = colormaps["tab20"].colors  # type: ignore[attr-defined]
+    return {
+        name: tuple(channel / 255 for channel in NUSCENES_COLOURS[name])
+        if name in NUSCENES_COLOURS
+        else palette[position % len(palette)]
+        for position, name in enumerate(class_names)
+    }
+
+
+def skeletons(boxes: Boxes) -> np.ndarray:
+    """(n, 13, 2, 3) the edges of every box and, on its bottom, the line that points ahead."""
+    return box_points(boxes.values, _POINTS)[:, np.array(_EDGES)]
+
+
+def project(
+    boxes: Boxes, lidar2image: np.ndarray, size: tuple[int, int]
+) -> tuple[np.ndarray, np.ndarray]:
+    """The lines of the boxes that a camera sees, cut at the image's border and before the camera.
+
+    Args:
+        lidar2image: (4, 4), LiDAR point → (u * depth, v * depth, depth).
+        size: width and height of the image in pixels.
+
+    Returns:
+        lines (k, 2, 2) in pixels u, v, and (k,) the box that each belongs to.
+    """
+    lines = skeletons(boxes).reshape(-1, 2, 3)
+    owners = np.repeat(np.arange(len(boxes)), len(_EDGES))
+    ones = np.ones((*lines.shape[:2], 1))
+    # Perspective makes every border a plane: u >= 0 in front of the camera is u * depth >= 0.
+    points = np.concatenate([lines @ lidar2image[:3, :3].T + lidar2image[:3, 3], ones], axis=-1)
+    width, height = size
+    for plane in (
+        [0, 0, 1, -NEAR],
+        [1, 0, 0, 0],
+        [-1, 0, width, 0],
+        [0, 1, 0, 0],
+        [0, -1, height, 0],
+    ):
+        points, kept = _clip(points, np.array(plane, dtype=np.float64))
+        owners = owners[kept]
+    return points[..., :2] / points[..., 2:3], owners
+
+
+def _clip(lines: np.ndarray, plane: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Parts of lines (k, 2, 4) on the side of ``plane`` where the product is not negative.
+
+    Returns:
+        the lines that remain, and (k,) which of the given ones they were.
+    """
+    side = lines @ plane
+    kept = (side >= 0).any(axis=1)
+    lines, side = lines[kept], side[kept]
+    crosses = (side < 0).any(axis=1)
+    share = side[crosses, 0] / (side[crosses, 0] - side[crosses, 1])
+    first, last = lines[crosses, 0], lines[crosses, 1]
+    lines[crosses] = np.where(
+        side[crosses, :, None] < 0,
+        (first + share[:, None] * (last - first))[:, None],
+        lines[crosses],
+    )
+    return lines, kept

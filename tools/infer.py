@@ -1,0 +1,102 @@
+"""Detect objects in a sample, a scene or a folder: boxes as JSON, pictures, and a GIF."""
+
+import argparse
+import logging
+import sys
+from contextlib import redirect_stdout
+from pathlib import Path
+from typing import Any
+
+import nsmae_plugin  # noqa: F401  (before torch: sets the OpenMP policy)
+
+# isort: split
+from nsmae_plugin import host
+from nsmae_plugin.config import load_config
+from nsmae_plugin.data.frame_folder import FrameFolderDataset
+from nsmae_plugin.data.scenes import frames_of_scene, scenes_of_samples
+from nsmae_plugin.errors import NSMAEError
+from nsmae_plugin.evaluation.prepare import add_trial_arguments, prepare
+from nsmae_plugin.inference import Inference
+from nsmae_plugin.training import distributed
+from nsmae_plugin.visualization.detection import film_frame, save_film
+
+logger = logging.getLogger("infer")
+
+
+def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    which = parser.add_mutually_exclusive_group(required=True)
+    which.add_argument("--sample", metavar="TOKEN", help="nuScenes token of a sample of the split")
+    which.add_argument("--scene", metavar="NAME", help="name of a scene of the split: scene-0103")
+    which.add_argument("--index", type=int, help="position of a sample in the split")
+    which.add_argument("--folder", type=Path, help="frames of one's own: see docs/INFERENCE.md")
+    parser.add_argument(
+        "--score_threshold", type=float, default=0.3, help="of written and drawn boxes"
+    )
+    parser.add_argument("--output_dir", type=Path, default=Path("output/inference"))
+    parser.add_argument(
+        "--seconds_per_frame", type=float, default=0.5, help="of the GIF (default: keyframes' pace)"
+    )
+    add_trial_arguments(parser)
+    args = parser.parse_args(arguments)
+    if args.ckpt is None:
+        parser.error("--ckpt is needed: a checkpoint, or a folder whose newest one is taken")
+    return args
+
+
+def run(args: argparse.Namespace) -> list[Path]:
+    """Detect, write everything, and return the paths of the files."""
+    config = load_config(args.cfg_file, args.overrides)
+    if args.folder is not None:
+        host.register("dataset", FrameFolderDataset.__name__, FrameFolderDataset)
+        config.DATA_CONFIG |= {
+            "DATASET": FrameFolderDataset.__name__,
+            "DATA_PATH": str(args.folder),
+        }
+    device = distributed.start("none", args.device).device
+    trial = prepare(config, args.split, device, args.ckpt, seed=args.seed, logger=logger)
+    network = f"{args.cfg_file.stem}, {trial.origin}"
+    inference = Inference(trial, config, device, args.score_threshold, network)
+    written, frames = [], []
+    for index, folder in choose(args, config, inference):
+        boxes, *pictures = inference.save(index, folder)
+        written += [boxes, *pictures]
+        frames.append(film_frame(pictures))
+    if len(frames) > 1:
+        written.append(save_film(frames, args.seconds_per_frame, folder.parent / "film.gif"))
+    return written
+
+
+def choose(args: argparse.Namespace, config: Any, inference: Inference) -> list[tuple[int, Path]]:
+    """Positions of the samples that were asked for, and the folder that each is written to."""
+    dataset = inference.trial.dataset
+    if args.scene is not None:
+        scenes = scenes_of_samples(Path(dataset.root_path), config.DATA_CONFIG.VERSION)
+        frames = frames_of_scene(dataset.infos, args.scene, scenes)
+        place = args.output_dir / args.scene
+        return [(index, place / f"{number:03d}") for number, index in enumerate(frames)]
+    if args.folder is not None:
+        indices = list(range(len(dataset)))
+    elif args.sample is not None:
+        indices = [inference.trial.index_of(args.sample)]
+    else:
+        indices = [args.index]
+    return [(index, args.output_dir / inference.info(index)["token"]) for index in indices]
+
+
+def main(arguments: list[str] | None = None) -> int:
+    args = parse_arguments(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    try:
+        # OpenPCDet prints while it builds a network; what is printed here are the paths alone.
+        with redirect_stdout(sys.stderr):
+            paths = run(args)
+    except NSMAEError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    print(*paths, sep="\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
