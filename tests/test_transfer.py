@@ -1,4 +1,4 @@
-"""Transfer is a match by slot and name that says what matched, and fails when an encoder did not."""
+"""Transfer is a match by slot and name that says what matched; an encoder that did not fails."""
 
 import logging
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from nsmae_plugin import __version__
@@ -60,7 +60,7 @@ def export(
     written[1].write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
     if safetensors:
         written.append(out.with_suffix(SAFETENSORS))
-        save_file(state, written[2], {"format": "pt", MANIFEST: json.dumps(manifest)})
+        written[2].write_bytes(save(state, {"format": "pt", MANIFEST: json.dumps(manifest)}))
     return manifest, written
 
 

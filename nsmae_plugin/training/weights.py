@@ -53,7 +53,8 @@ def _read_safetensors(path: Path) -> dict[str, Any]:
         raise CheckpointError(f"there is no weight file {path}")
     try:
         with safe_open(path, framework="pt", device="cpu") as file:
-            state = {name: file.get_tensor(name) for name in file.keys()}
+            names = file.keys()  # (the file itself cannot be iterated over)
+            state = {name: file.get_tensor(name) for name in names}
             manifest = (file.metadata() or {}).get(MANIFEST)
     except (SafetensorError, OSError) as error:
         raise CheckpointError(

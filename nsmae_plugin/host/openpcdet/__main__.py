@@ -1,0 +1,12 @@
+"""``python -m nsmae_plugin.host.openpcdet tools/train.py ...``: a script of OpenPCDet, uncompiled."""
+
+import sys
+
+from nsmae_plugin.errors import HostError
+from nsmae_plugin.host.openpcdet.run import main
+
+if __name__ == "__main__":
+    try:
+        main(sys.argv[1:])
+    except HostError as error:
+        sys.exit(f"error: {error}")
