@@ -18,6 +18,7 @@ from easydict import EasyDict
 
 from nsmae_plugin import schema
 from nsmae_plugin.errors import ConfigError
+from nsmae_plugin.schema_kinds import ANYTHING, ListOf, Required, describe, need
 
 OUR_DATASETS = ("MultiModalNuScenesDataset", "NuScenesDataset")
 
@@ -140,11 +141,11 @@ def validate(config: Mapping[str, Any]) -> None:
         ConfigError: for an unknown or missing key, or a value of another type or length.
     """
     kinds: dict[str, Any] = {
-        "CLASS_NAMES": schema.need(schema.ListOf(str)),
-        "DATA_CONFIG": schema.need(schema.ANYTHING),
-        "MODEL": schema.need(schema.ANYTHING),
-        "OPTIMIZATION": schema.need(schema.ANYTHING),
-        "HOOK": schema.ANYTHING,
+        "CLASS_NAMES": need(ListOf(str)),
+        "DATA_CONFIG": need(ANYTHING),
+        "MODEL": need(ANYTHING),
+        "OPTIMIZATION": need(ANYTHING),
+        "HOOK": ANYTHING,
     }
     _check_section(config, kinds, "")
     if config["DATA_CONFIG"].get("DATASET") in OUR_DATASETS:
@@ -182,7 +183,7 @@ def _check_model(model: Any) -> None:
         if model.get(slot) is not None:
             _check_module(model[slot], table, f"MODEL.{slot}")
     if model["NAME"] == "NSMAE":
-        kinds = {"LOSS_CONFIG": schema.need(schema.PRETRAIN_LOSS)}
+        kinds = {"LOSS_CONFIG": need(schema.PRETRAIN_LOSS)}
         _check_section({"LOSS_CONFIG": model.get("LOSS_CONFIG")}, kinds, "MODEL")
 
 
@@ -201,21 +202,21 @@ def _check_section(section: Any, kinds: Mapping[str, Any], where: str) -> None:
         if key not in kinds:
             raise ConfigError(f"unknown key {prefix}{key}{_suggest(str(key), kinds)}")
         kind = kinds[key]
-        _check_value(value, kind.kind if isinstance(kind, schema.Required) else kind, prefix + key)
+        _check_value(value, kind.kind if isinstance(kind, Required) else kind, prefix + key)
     for key, kind in kinds.items():
-        if isinstance(kind, schema.Required) and key not in section:
-            raise ConfigError(f"missing key {prefix}{key}: expected {schema.describe(kind.kind)}")
+        if isinstance(kind, Required) and key not in section:
+            raise ConfigError(f"missing key {prefix}{key}: expected {describe(kind.kind)}")
 
 
 def _check_value(value: Any, kind: Any, where: str) -> None:
     if isinstance(kind, dict):
         _check_section(value, kind, where)
     elif not _fits(value, kind, where):
-        raise ConfigError(f"{where} must be {schema.describe(kind)}, not {value!r}")
+        raise ConfigError(f"{where} must be {describe(kind)}, not {value!r}")
 
 
 def _fits(value: Any, kind: Any, where: str) -> bool:
-    if kind is schema.ANYTHING:
+    if kind is ANYTHING:
         return True
     if isinstance(kind, tuple):
         return any(_fits(value, one, where) for one in kind)
@@ -223,7 +224,7 @@ def _fits(value: Any, kind: Any, where: str) -> bool:
         if isinstance(value, Mapping):  # else another alternative may fit
             _check_section(value, kind, where)
         return isinstance(value, Mapping)
-    if isinstance(kind, schema.ListOf):
+    if isinstance(kind, ListOf):
         fits = isinstance(value, list) and kind.length in (None, len(value))
         return fits and all(_fits(one, kind.kind, where) for one in value)
     if kind in (int, float) and isinstance(value, bool):

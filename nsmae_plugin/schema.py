@@ -1,70 +1,26 @@
 """Which keys and values a YAML configuration may hold.
 
-A section is a dict ``key -> kind``; a kind is a Python type, a tuple of types, a
-:class:`ListOf`, a nested section, or :data:`ANYTHING`. Keys wrapped by :func:`need` must be there.
-Sections chosen by a ``NAME`` (modules, augmentors, processors) are looked up in the tables below; a
-``NAME`` that no table knows belongs to OpenPCDet, and its keys are OpenPCDet's business.
+A section is a dict ``key -> kind`` of :mod:`nsmae_plugin.schema_kinds`; keys wrapped by
+``need`` must be there. Sections chosen by a ``NAME`` (modules, augmentors, processors) are
+looked up in the tables below; a ``NAME`` that no table knows belongs to OpenPCDet, and its keys are
+OpenPCDet's business.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
-NUMBER = (int, float)
-OPTIONAL_NUMBER = (int, float, type(None))
-
-
-@dataclass(frozen=True)
-class ListOf:
-    """A list whose elements are ``kind``, of ``length`` elements when that is given."""
-
-    kind: Any
-    length: int | None = None
-
-    def __str__(self) -> str:
-        count = "" if self.length is None else f"{self.length} "
-        return f"a list of {count}{describe(self.kind)}"
-
-
-@dataclass(frozen=True)
-class Required:
-    kind: Any
-
-
-class _Anything:
-    def __str__(self) -> str:
-        return "anything"
-
-
-ANYTHING = _Anything()
-
-
-def need(kind: Any) -> Required:
-    """Mark a key as compulsory."""
-    return Required(kind)
-
-
-def describe(kind: Any) -> str:
-    """Words for a kind, as error messages show them."""
-    if isinstance(kind, tuple):
-        return " or ".join(describe(one) for one in kind)
-    if isinstance(kind, dict):
-        return "a section"
-    return {int: "an integer", float: "a float", str: "a string", bool: "true/false"}.get(
-        kind, "null" if kind is type(None) else str(kind)
-    )
-
+from nsmae_plugin.schema_heads import HEADS
+from nsmae_plugin.schema_kinds import ANYTHING, NUMBER, OPTIONAL_NUMBER, PAIR, TRIPLE, ListOf, need
 
 _PER_MODE = {"train": ANYTHING, "test": ANYTHING}
-_PAIR, _TRIPLE = ListOf(NUMBER, 2), ListOf(NUMBER, 3)
 
 AUGMENTORS = {
     "random_world_flip": {"ALONG_AXIS_LIST": need(ListOf(str))},
-    "random_world_rotation": {"WORLD_ROT_ANGLE": need((_PAIR, int, float))},
-    "random_world_scaling": {"WORLD_SCALE_RANGE": need(_PAIR)},
-    "random_world_translation": {"NOISE_TRANSLATE_STD": need(_TRIPLE)},
-    "imgaug": {"ROT_LIM": need(_PAIR), "RAND_FLIP": need(bool)},
+    "random_world_rotation": {"WORLD_ROT_ANGLE": need((PAIR, int, float))},
+    "random_world_scaling": {"WORLD_SCALE_RANGE": need(PAIR)},
+    "random_world_translation": {"NOISE_TRANSLATE_STD": need(TRIPLE)},
+    "imgaug": {"ROT_LIM": need(PAIR), "RAND_FLIP": need(bool)},
 }
 
 PROCESSORS = {
@@ -75,14 +31,14 @@ PROCESSORS = {
     },
     "shuffle_points": {"SHUFFLE_ENABLED": need(_PER_MODE)},
     "transform_points_to_voxels": {
-        "VOXEL_SIZE": need(_TRIPLE),
+        "VOXEL_SIZE": need(TRIPLE),
         "MAX_POINTS_PER_VOXEL": need(int),
         "MAX_NUMBER_OF_VOXELS": need(_PER_MODE),
         "DOUBLE_FLIP": bool,
     },
-    "transform_points_to_voxels_placeholder": {"VOXEL_SIZE": need(_TRIPLE)},
+    "transform_points_to_voxels_placeholder": {"VOXEL_SIZE": need(TRIPLE)},
     "image_calibrate": {},
-    "image_normalize": {"mean": need(_TRIPLE), "std": need(_TRIPLE)},
+    "image_normalize": {"mean": need(TRIPLE), "std": need(TRIPLE)},
     "mask_image_patches": {"PATCH_SIZE": need(int), "RATIO": need(NUMBER)},
     "mask_voxels": {"RATIO": need(NUMBER)},
     "mask_depth_hints": {"RATIO": need(NUMBER)},
@@ -93,10 +49,10 @@ _DEPTH_LSS = {
     "IN_CHANNEL": need(int),
     "OUT_CHANNEL": need(int),
     "FEATURE_SIZE": need(ListOf(int, 2)),
-    "XBOUND": need(_TRIPLE),
-    "YBOUND": need(_TRIPLE),
-    "ZBOUND": need(_TRIPLE),
-    "DBOUND": need(_TRIPLE),
+    "XBOUND": need(TRIPLE),
+    "YBOUND": need(TRIPLE),
+    "ZBOUND": need(TRIPLE),
+    "DBOUND": need(TRIPLE),
     "DOWNSAMPLE": need(int),
     "ROUNDING": str,
 }
@@ -144,12 +100,13 @@ MODULES: dict[str, dict[str, dict[str, Any]]] = {
             "USE_CONV_FOR_NO_STRIDE": bool,
         }
     },
+    "DENSE_HEAD": HEADS,
     "PERSPECTIVE_HEAD": {"PerspectiveRenderHead": {"IN_CHANNELS": need(int)}},
     "BEV_HEAD": {"BEVRenderHead": {"NUM_BINS": need(int)}},
 }
 
 # Slots of OpenPCDet whose modules the tables above do not describe.
-FOREIGN_SLOTS = ("PFE", "DENSE_HEAD", "POINT_HEAD", "ROI_HEAD")
+FOREIGN_SLOTS = ("PFE", "POINT_HEAD", "ROI_HEAD")
 
 PRETRAIN_LOSS = {
     "LOSS_WEIGHTS": need(
@@ -180,8 +137,8 @@ DATA_CONFIG = {
         "IMAGE": need(
             {
                 "FINAL_DIM": need(ListOf(int, 2)),
-                "RESIZE_LIM_TRAIN": need(_PAIR),
-                "RESIZE_LIM_TEST": need(_PAIR),
+                "RESIZE_LIM_TRAIN": need(PAIR),
+                "RESIZE_LIM_TEST": need(PAIR),
             }
         ),
     },
@@ -202,9 +159,9 @@ OPTIMIZATION = {
     "OPTIMIZER": need(str),
     "LR": need(NUMBER),
     "WEIGHT_DECAY": need(NUMBER),
-    "BETAS": _PAIR,
+    "BETAS": PAIR,
     "MOMENTUM": NUMBER,
-    "MOMS": _PAIR,
+    "MOMS": PAIR,
     "PCT_START": NUMBER,
     "DIV_FACTOR": NUMBER,
     "WARMUP_ITER": int,
