@@ -29,13 +29,14 @@ setup(
         "pyyaml",
         "pillow",
         "safetensors",
+        "scipy",
         "tensorboardX",
         "tqdm",
         "matplotlib",
     ],
     extras_require={
         # What OpenPCDet imports on the paths of this plugin, beyond the plugin's own needs.
-        "openpcdet": ["numba", "scikit-image", "scipy"],
+        "openpcdet": ["numba", "scikit-image"],
         "dev": ["pytest", "pytest-xdist", "ruff", "mypy", "types-PyYAML", "shapely"],
     },
 )
