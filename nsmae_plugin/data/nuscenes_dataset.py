@@ -11,6 +11,7 @@ from nsmae_plugin import host
 from nsmae_plugin.data import images, infos, label_fraction, points, world
 from nsmae_plugin.data.pipeline import check_pipeline, enabled_augmentors, find_step
 from nsmae_plugin.errors import DataError
+from nsmae_plugin.evaluation.nuscenes_results import NuScenesEvaluation
 
 LIDAR_KEYS = ("points", "voxels", "voxel_coords", "voxel_num_points", "use_lead_xyz")
 MATRIX_KEYS = (
@@ -22,7 +23,7 @@ MATRIX_KEYS = (
 )
 
 
-class MultiModalNuScenesDataset(host.DatasetTemplate):
+class MultiModalNuScenesDataset(NuScenesEvaluation, host.DatasetTemplate):
     """Keyframes of nuScenes with the preceding LiDAR sweeps and all cameras.
 
     Configured by ``DATA_CONFIG`` as OpenPCDet's ``NuScenesDataset``, and by

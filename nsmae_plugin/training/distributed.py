@@ -7,18 +7,20 @@ from __future__ import annotations
 
 import os
 import subprocess
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from nsmae_plugin.errors import ConfigError
+from nsmae_plugin.errors import ConfigError, NSMAEError
 
+T = TypeVar("T")
 LAUNCHERS = ("none", "pytorch", "slurm")
 TIMEOUT = timedelta(minutes=30)  # rank 0 may evaluate or save while the others wait
 
@@ -200,3 +202,21 @@ def from_main(value: Any) -> Any:
     values = [value]
     dist.broadcast_object_list(values, src=0)
     return values[0]
+
+
+def on_main(action: Callable[[], T]) -> T:
+    """What ``action`` returns in rank 0, in every process; all processes must call together.
+
+    Raises:
+        NSMAEError: what it raised there, in every process.
+    """
+    outcome: Any = None
+    if not dist.is_initialized() or dist.get_rank() == 0:
+        try:
+            outcome = action()
+        except NSMAEError as error:
+            outcome = error
+    outcome = from_main(outcome)
+    if isinstance(outcome, NSMAEError):
+        raise outcome
+    return outcome

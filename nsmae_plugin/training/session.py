@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader
 from nsmae_plugin import host
 from nsmae_plugin.data.loader import EpochSampler, build_dataloader
 from nsmae_plugin.errors import ConfigError
-from nsmae_plugin.evaluation.reconstruction import evaluate
+from nsmae_plugin.evaluation import detection, reconstruction
 from nsmae_plugin.evaluation.report import format_table
 from nsmae_plugin.training import checkpoint, distributed, engine, hooks, optim, run_log, transfer
 from nsmae_plugin.training.checkpoint import Plan, Progress, Run
@@ -50,7 +50,7 @@ def build(
     seed = _choose_seed(args, content)
     seed_everything(seed, world.rank)
     logger = _start_log(args, config, world, folder, seed)
-    batch_size = _per_process_batch(args, config, world)
+    batch_size = per_process_batch(args, config, world)
     load = partial(
         build_dataloader,
         config.DATA_CONFIG,
@@ -80,7 +80,7 @@ def build(
         curves=run_log.Curves(folder if world.is_main else None, run.progress.step),
         logger=logger,
         config_tag=args.cfg_file.stem,
-        evaluate=_make_evaluation(args, config, world, model, load, logger),
+        evaluate=_make_evaluation(args, config, world, model, load, logger, folder),
         on_epoch=hooks.build_hook(config.get("HOOK"), dataset, loader, plan.epochs, logger),
     )
     return session, loader, sampler
@@ -109,7 +109,7 @@ def _start_log(
     return logger
 
 
-def _per_process_batch(args: Namespace, config: Any, world: World) -> int:
+def per_process_batch(args: Namespace, config: Any, world: World) -> int:
     if args.batch_size is None:
         return config.OPTIMIZATION.BATCH_SIZE_PER_GPU
     if args.batch_size % world.size:
@@ -199,15 +199,36 @@ def _make_evaluation(
     model: nn.Module,
     load: Callable[..., Any],
     logger: logging.Logger,
+    folder: Path,
 ) -> engine.Evaluate | None:
-    """Reconstruction of the test split, with the masks that tools/evaluate_pretrain.py draws."""
+    """Evaluation of the test split: detections, or how well a pre-training reconstructs."""
     splits = config.DATA_CONFIG.get("INFO_PATH", {})
-    if type(model).__name__ != "NSMAE" or args.eval_interval == 0 or not splits.get("test"):
+    if args.eval_interval == 0 or not splits.get("test"):
         return None
-    _, loader, _ = load(training=False, seed=0)
+    dataset, loader, _ = load(training=False, seed=0)
+    if type(model).__name__ == "NSMAE":
+        return _evaluation_of_reconstruction(loader, world, logger)
+    heads = (getattr(model, name, None) for name in ("dense_head", "point_head", "roi_head"))
+    if not hasattr(dataset, "evaluation") or not any(heads):
+        return None
+    if hasattr(dataset, "benchmark"):
+        distributed.on_main(dataset.benchmark)  # fail now, not after the first epoch
 
     def evaluate_and_tell(model: nn.Module) -> dict[str, float]:
-        metrics = evaluate(model, loader, world.device)
+        text, metrics = detection.evaluate(model, loader, world, folder / "eval/eval_with_train")
+        logger.info("detections in the test split\n%s", text)
+        return metrics
+
+    return evaluate_and_tell
+
+
+def _evaluation_of_reconstruction(
+    loader: DataLoader, world: World, logger: logging.Logger
+) -> engine.Evaluate:
+    """With the masks that tools/evaluate_pretrain.py draws."""
+
+    def evaluate_and_tell(model: nn.Module) -> dict[str, float]:
+        metrics = reconstruction.evaluate(model, loader, world.device)
         logger.info("reconstruction of the test split\n%s", format_table({"network": metrics}))
         return metrics
 

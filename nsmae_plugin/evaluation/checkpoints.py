@@ -1,0 +1,98 @@
+"""Which checkpoints to evaluate, and loading one without letting any difference pass."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from torch import Tensor, nn
+
+from nsmae_plugin.errors import CheckpointError
+from nsmae_plugin.training import checkpoint, weights
+
+HEAD = "dense_head."
+_EPOCH_NAME = re.compile(r"checkpoint_epoch_(\d+)\.pth")
+
+
+def epoch_checkpoints(folder: Path, start_epoch: int = 0) -> dict[int, Path]:
+    """The epoch checkpoints of a run from ``start_epoch`` on, in the order of epochs."""
+    found = {
+        int(match[1]): path
+        for path in folder.glob("*.pth")
+        if (match := _EPOCH_NAME.fullmatch(path.name))
+    }
+    return {epoch: found[epoch] for epoch in sorted(found) if epoch >= start_epoch}
+
+
+def folder_name(content: Mapping[str, Any]) -> str:
+    """Name of the folder for the evaluation of a checkpoint: ``epoch_3``.
+
+    A checkpoint from within an epoch adds its step, ``epoch_3_step_170``, and weights of unknown
+    age give OpenPCDet's ``epoch_no_number``.
+    """
+    if "epoch" not in content:
+        return "epoch_no_number"
+    within = f"_step_{content['it']}" if content.get("batch_in_epoch") else ""
+    return f"epoch_{content['epoch']}{within}"
+
+
+def load(
+    model: nn.Module, path: Path, class_names: Sequence[str], pretrained: Path | None = None
+) -> dict[str, Any]:
+    """Load all weights of a checkpoint; nothing may be missing, left over or of another shape.
+
+    Args:
+        class_names: of the configuration; must be those that a run of this plugin was trained for.
+        pretrained: gives the weights that the checkpoint lacks, as in OpenPCDet.
+
+    Returns:
+        The content of the checkpoint.
+
+    Raises:
+        CheckpointError: when a file cannot be read, or belongs to other classes or to another
+            architecture.
+    """
+    content = weights.read(path)
+    _check_classes(content, path, class_names)
+    own = model.state_dict()
+    state = dict(content["model_state"])
+    if pretrained is not None:
+        for name, value in weights.read(checkpoint.find(pretrained))["model_state"].items():
+            if name in own:
+                state.setdefault(name, value)
+    # OpenPCDet stores the grid of its view transform; ours follows from the configuration.
+    state = {
+        name: value for name, value in state.items() if name in own or name not in weights.GRID
+    }
+    _check_head(own, state, path)
+    checkpoint.load_model_state(model, state, path)
+    return content
+
+
+def _check_classes(content: Mapping[str, Any], path: Path, class_names: Sequence[str]) -> None:
+    """Heads for as many other classes have the same shapes: ask the run's own configuration."""
+    config = path.parent.parent / f"{content.get('config_tag')}.yaml"
+    if not config.is_file():
+        return
+    trained = yaml.safe_load(config.read_text(encoding="utf-8"))["CLASS_NAMES"]
+    if list(trained) != list(class_names):
+        raise CheckpointError(
+            f"{path} was trained for the classes {', '.join(trained)}, but CLASS_NAMES are "
+            f"{', '.join(class_names)}; evaluate it with its own configuration, {config}"
+        )
+
+
+def _check_head(own: Mapping[str, Tensor], state: Mapping[str, Tensor], path: Path) -> None:
+    for name, value in own.items():
+        if not name.startswith(HEAD) or name not in state or state[name].shape == value.shape:
+            continue
+        raise CheckpointError(
+            f"{path}: the head's {name} has shape {tuple(state[name].shape)}, the model "
+            f"{tuple(value.shape)}: it was trained for other classes or with another head; "
+            "evaluate it with CLASS_NAMES and MODEL.DENSE_HEAD of its own configuration (the YAML "
+            "beside its folder ckpt), or train a new head from it with "
+            "tools/train.py --pretrained_model"
+        )

@@ -1,0 +1,198 @@
+"""Runs a detector over a data set and lets the data set score what it finds; for both hosts."""
+
+from __future__ import annotations
+
+import pickle
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+
+from nsmae_plugin import host
+from nsmae_plugin.errors import DataError
+from nsmae_plugin.training import distributed
+from nsmae_plugin.training.distributed import World
+
+WARM_UP = 0.1  # share of the batches that the latency leaves out
+
+
+@dataclass
+class Predictions:
+    """What a detector found in a whole data set.
+
+    Attributes:
+        annotations: of every sample, in the data set's order, in OpenPCDet's layout.
+        recall: ``gt`` (annotated boxes) and how many of them were found, by ``roi_<IoU>`` and
+            ``rcnn_<IoU>``; empty without labels.
+        latency: milliseconds per sample in the network of one process, or None.
+    """
+
+    annotations: list[dict[str, Any]]
+    recall: dict[str, int] = field(default_factory=dict)
+    latency: float | None = None
+
+    def metrics(self) -> dict[str, float]:
+        """Recall under OpenPCDet's names, ``recall/rcnn_0.3`` and so on.
+
+        Without ``roi_`` for a detector of one stage, which finds nothing there.
+        """
+        total = max(self.recall.get("gt", 0), 1)
+        two_stages = any(count for name, count in self.recall.items() if name.startswith("roi_"))
+        stages = ("roi_", "rcnn_") if two_stages else ("rcnn_",)
+        return {
+            f"recall/{name}": count / total
+            for name, count in self.recall.items()
+            if name.startswith(stages)
+        }
+
+
+def evaluate(
+    model: nn.Module,
+    loader: DataLoader,
+    world: World,
+    folder: Path,
+    save_to_file: bool = False,
+    measure_time: bool = False,
+) -> tuple[str, dict[str, float]]:
+    """Metrics of ``model`` over all of ``loader``; all processes must call together.
+
+    Args:
+        loader: of :func:`nsmae_plugin.data.loader.build_dataloader`, not for training.
+        folder: where rank 0 writes ``result.pkl`` (all predictions), ``result.txt`` (the returned
+            text) and what the data set's own evaluation writes.
+        save_to_file: also let the data set write a file per sample to ``final_result/data``.
+        measure_time: wait for the device around every forward pass, and report the latency.
+
+    Returns:
+        Text with the data set's table, and ``{metric: value}``; the same in every process.
+
+    Raises:
+        ConfigError, DataError, NonFiniteError: from the data set's evaluation, in every process.
+    """
+    per_sample = folder / "final_result" / "data" if save_to_file else None
+    if world.is_main:
+        (per_sample or folder).mkdir(parents=True, exist_ok=True)
+    distributed.from_main(None)  # the folder is there
+    found = predict(model, loader, world, per_sample, measure_time)
+    return distributed.on_main(lambda: _score(found, loader, model, folder))
+
+
+def predict(
+    model: nn.Module,
+    loader: DataLoader,
+    world: World,
+    per_sample: Path | None = None,
+    measure_time: bool = False,
+) -> Predictions:
+    """Boxes of every sample exactly once, whatever the number of processes; in all of them.
+
+    The model is put into evaluation mode and given back in the mode it came in.
+
+    Raises:
+        DataError: the processes together did not see every sample exactly once.
+    """
+    # The wrapper's forward synchronises buffers, and would wait for processes with fewer batches.
+    model = distributed.bare(model)
+    dataset: Any = loader.dataset.dataset  # type: ignore[attr-defined]
+    clock = _Clock(world.device if measure_time else None, len(loader))
+    annotations: list[dict[str, Any]] = []
+    recall: Counter[str] = Counter()
+    was_training = model.training
+    model.eval()
+    bar = tqdm(loader, desc="predict", disable=None if world.is_main else True, leave=False)
+    try:
+        # Not inference_mode: a module may keep a tensor that it made here for training.
+        with torch.no_grad():
+            for batch in bar:
+                batch = host.to_device(batch, world.device)
+                with clock.timing(batch["batch_size"]):
+                    predictions, counts = model(batch)
+                recall.update({name: int(count) for name, count in counts.items()})
+                annotations += dataset.generate_prediction_dicts(
+                    batch, predictions, dataset.class_names, output_path=per_sample
+                )
+    finally:
+        model.train(was_training)
+    indices = [draw.index for draw in loader.sampler]  # type: ignore[attr-defined]
+    joined = _join(distributed.gather(list(zip(indices, annotations, strict=True))), len(dataset))
+    total: Counter[str] = Counter()
+    for part in distributed.gather(recall):
+        total.update(part)  # not +, which drops the zeros
+    return Predictions(joined, dict(total), clock.mean())
+
+
+def _join(parts: list[list[tuple[int, dict[str, Any]]]], samples: int) -> list[dict[str, Any]]:
+    """The annotations of all processes in the order of the data set."""
+    together = sorted((pair for part in parts for pair in part), key=lambda pair: pair[0])
+    if [index for index, _ in together] != list(range(samples)):
+        raise DataError(
+            f"{len(together)} predictions for {samples} samples: the loader must read every sample "
+            "exactly once"
+        )
+    return [annotation for _, annotation in together]
+
+
+def _score(
+    found: Predictions, loader: DataLoader, model: nn.Module, folder: Path
+) -> tuple[str, dict[str, float]]:
+    dataset: Any = loader.dataset.dataset  # type: ignore[attr-defined]
+    with open(folder / "result.pkl", "wb") as file:
+        pickle.dump(found.annotations, file)
+    settings = distributed.bare(model).model_cfg.get("POST_PROCESSING") or {}
+    text, metrics = dataset.evaluation(
+        found.annotations,
+        dataset.class_names,
+        eval_metric=settings.get("EVAL_METRIC"),
+        output_path=folder,
+    )
+    boxes = sum(len(one["name"]) for one in found.annotations)
+    lines = [f"{len(found.annotations)} samples, {boxes / len(found.annotations):.1f} boxes each"]
+    if found.latency is not None:
+        lines.append(f"latency {found.latency:.2f} ms per sample")
+    recall = found.metrics()
+    lines += [f"{name}: {value:.4f}" for name, value in recall.items()]
+    text = "\n".join([*lines, "", text.rstrip()])
+    (folder / "result.txt").write_text(text + "\n", encoding="utf-8")
+    return text, {**recall, **_plain(metrics)}
+
+
+def _plain(metrics: Mapping[str, Any]) -> dict[str, float]:
+    return {name: float(value) for name, value in metrics.items()}
+
+
+class _Clock:
+    """Mean time per sample of what runs in :meth:`timing`, after a warm-up."""
+
+    def __init__(self, device: torch.device | None, batches: int) -> None:
+        self._device, self._skip = device, int(batches * WARM_UP)
+        self._seconds, self._samples = 0.0, 0
+
+    @contextmanager
+    def timing(self, samples: int) -> Iterator[None]:
+        if self._device is None:
+            yield
+            return
+        start = self._now()
+        yield
+        elapsed = self._now() - start
+        if self._skip:
+            self._skip -= 1
+        else:
+            self._seconds, self._samples = self._seconds + elapsed, self._samples + samples
+
+    def _now(self) -> float:
+        if self._device is not None and self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)
+        return time.perf_counter()
+
+    def mean(self) -> float | None:
+        """Milliseconds, or None when nothing was timed."""
+        return 1e3 * self._seconds / self._samples if self._samples else None

@@ -1,0 +1,219 @@
+"""The official nuScenes detection benchmark, by the unmodified nuscenes-devkit.
+
+Importing this module does not import the devkit, which takes a second.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from nsmae_plugin.data.infos import CREATE
+from nsmae_plugin.data.scenes import scenes_of_samples
+from nsmae_plugin.errors import ConfigError, DataError
+
+CONFIG = "detection_cvpr_2019"
+MAX_BOXES = 500  # per sample; the benchmark refuses files with more
+SUMMARY = "metrics_summary.json"
+SHOWN = 3  # samples that an error message spells out
+
+# What the devkit calls the splits of each version.
+_EVAL_SETS = {
+    "v1.0-mini": {"train": "mini_train", "val": "mini_val"},
+    "v1.0-trainval": {name: name for name in ("train", "val", "train_detect", "train_track")},
+    "v1.0-test": {"test": "test"},
+}
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """A split of a database on disk.
+
+    Attributes:
+        root: folder that holds ``samples/`` and the folder ``version`` of JSON tables.
+        split: the devkit's name.
+        tokens: its samples that the database has.
+    """
+
+    root: Path
+    version: str
+    split: str
+    tokens: frozenset[str]
+
+    @property
+    def has_labels(self) -> bool:
+        """Whether there are annotations; those of v1.0-test are not public."""
+        return self.version != "v1.0-test"
+
+    def check_samples(self, tokens: Iterable[str], subject: str) -> None:
+        """Compare ``tokens`` with the samples of the split.
+
+        Args:
+            subject: who has the tokens and a verb, for the message.
+
+        Raises:
+            DataError: naming the first samples that are missing or too many.
+        """
+        given = set(tokens)
+        missing, foreign = sorted(self.tokens - given), sorted(given - self.tokens)
+        if missing:
+            raise DataError(
+                f"{subject} {len(self.tokens) - len(missing)} of the {len(self.tokens)} samples of "
+                f"the split {self.split} of {self.root}, and the benchmark is defined on all; "
+                f"missing: {', '.join(missing[:SHOWN])}{' ...' if missing[SHOWN:] else ''} "
+                f"({CREATE}; or name the part as a split of its own, see docs/TRAINING.md)"
+            )
+        if foreign:
+            raise DataError(
+                f"{subject} {len(foreign)} samples that are not in the split {self.split} of "
+                f"{self.root}, first: {', '.join(foreign[:SHOWN])}; DATA_CONFIG.DATA_SPLIT.test "
+                "names the split that is evaluated"
+            )
+
+
+def find(root: Path, version: str, split: str) -> Benchmark:
+    """The split that ``split`` means in a database.
+
+    Args:
+        split: ``train`` or ``val`` (of v1.0-mini: its own ones), one of the devkit's names, or a
+            name in ``splits.json`` beside the tables. Anything of v1.0-test means its only split.
+
+    Raises:
+        ConfigError: the version has no such split.
+        DataError: the database cannot be read, or has no sample of the split.
+    """
+    from nuscenes.utils.splits import create_splits_scenes
+
+    names = _EVAL_SETS.get(version, {})
+    eval_set = "test" if version == "v1.0-test" else names.get(split, split)
+    custom = _custom_splits(root / version / "splits.json")
+    if eval_set in names.values():
+        scenes = create_splits_scenes()[eval_set]
+    elif eval_set in custom and eval_set not in create_splits_scenes():
+        scenes = custom[eval_set]
+    else:
+        raise ConfigError(_unknown_split(root, version, split, [*names, *names.values(), *custom]))
+    tokens = {token for token, scene in scenes_of_samples(root, version).items() if scene in scenes}
+    if not tokens:
+        raise DataError(f"{root / version} has no sample of the split {eval_set}")
+    return Benchmark(root, version, eval_set, frozenset(tokens))
+
+
+def _custom_splits(path: Path) -> dict[str, list[str]]:
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+
+
+def _unknown_split(root: Path, version: str, split: str, known: Iterable[str]) -> str:
+    names = ", ".join(dict.fromkeys(known)) or "none"
+    return (
+        f"DATA_CONFIG.DATA_SPLIT.test: the devkit cannot evaluate {split!r} of {version}; known: "
+        f"{names}. A split of your own goes into {root / version / 'splits.json'} as "
+        f'{{"my_val": [scene names], ...}} under a name that is none of nuScenes\' own'
+    )
+
+
+def score(benchmark: Benchmark, results: Path, folder: Path) -> tuple[str, dict[str, float]]:
+    """Let the devkit evaluate a results file.
+
+    It writes ``metrics_summary.json`` and ``metrics_details.json`` into ``folder``.
+
+    Returns:
+        The devkit's table with the APs at each distance, and ``mAP``, ``NDS``, the five mean
+        true-positive errors (``trans_err``, ...) and ``AP/<class>``.
+
+    Raises:
+        DataError: the file holds other samples than the split, or breaks a rule of the benchmark.
+    """
+    tokens = _read_results(results)
+    benchmark.check_samples(tokens, f"{results} holds")
+    if not any(tokens.values()):
+        return _score_nothing(folder)
+    with _devkit(f"evaluate {results}") as printed:
+        from nuscenes import NuScenes
+        from nuscenes.eval.common.config import config_factory
+        from nuscenes.eval.detection.evaluate import NuScenesEval
+
+        database = NuScenes(benchmark.version, str(benchmark.root), verbose=False)
+        evaluation = NuScenesEval(
+            database,
+            config_factory(CONFIG),
+            str(results),
+            benchmark.split,
+            str(folder),
+            verbose=False,
+        )
+        printed.truncate(printed.seek(0))
+        evaluation.main(plot_examples=0, render_curves=False)
+    (folder / "plots").rmdir()  # made by the devkit, and empty
+    summary = json.loads((folder / SUMMARY).read_text(encoding="utf-8"))
+    return f"{printed.getvalue().rstrip()}\n\n{_distance_table(summary)}", _metrics(summary)
+
+
+def _read_results(path: Path) -> dict[str, list[Any]]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        results = content["results"]
+        if isinstance(content["meta"], dict) and isinstance(results, dict):
+            return results
+    except OSError as error:
+        raise DataError(f"cannot read the results {path}: {error.strerror}") from error
+    except (ValueError, KeyError, TypeError):
+        pass  # told below
+    raise DataError(
+        f'{path} is no results file of nuScenes: it must read {{"meta": {{...}}, "results": '
+        "{sample token: [boxes]}}"
+    )
+
+
+@contextmanager
+def _devkit(action: str) -> Iterator[io.StringIO]:
+    """Collect what the devkit prints, and turn what it raises into a DataError."""
+    printed = io.StringIO()
+    with redirect_stdout(printed), redirect_stderr(io.StringIO()):
+        try:
+            yield printed
+        except Exception as error:  # the devkit asserts, and raises plain Exceptions
+            raise DataError(f"the nuscenes-devkit cannot {action}: {error!r}") from error
+
+
+def _score_nothing(folder: Path) -> tuple[str, dict[str, float]]:
+    """What the devkit's formulas give without a single box; its own filter refuses such a file."""
+    from nuscenes.eval.common.config import config_factory
+    from nuscenes.eval.detection.constants import TP_METRICS
+    from nuscenes.eval.detection.data_classes import DetectionMetrics
+
+    config = config_factory(CONFIG)
+    metrics = DetectionMetrics(config)
+    for name in config.class_names:
+        for distance in config.dist_ths:
+            metrics.add_label_ap(name, distance, 0.0)
+        for error in TP_METRICS:
+            metrics.add_label_tp(name, error, 1.0)
+    metrics.add_runtime(0.0)
+    summary = json.loads(json.dumps(metrics.serialize()))
+    (folder / SUMMARY).write_text(json.dumps(summary, indent=2), encoding="utf-8")
+    return "not a single box was predicted: mAP 0, NDS 0", _metrics(summary)
+
+
+def _metrics(summary: Mapping[str, Any]) -> dict[str, float]:
+    return {
+        "mAP": summary["mean_ap"],
+        "NDS": summary["nd_score"],
+        **summary["tp_errors"],
+        **{f"AP/{name}": value for name, value in summary["mean_dist_aps"].items()},
+    }
+
+
+def _distance_table(summary: Mapping[str, Any]) -> str:
+    """AP of every class at each distance within which a prediction counts as found."""
+    aps = summary["label_aps"]
+    distances = list(next(iter(aps.values())))
+    lines = ["AP within".ljust(20) + "".join(f"{distance} m".rjust(8) for distance in distances)]
+    for name, values in aps.items():
+        lines.append(name.ljust(20) + "".join(f"{values[one]:8.3f}" for one in distances))
+    return "\n".join(lines)
