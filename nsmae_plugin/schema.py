@@ -170,6 +170,7 @@ OPTIMIZATION = {
     "LR_CLIP": NUMBER,
     "LR_WARMUP": bool,
     "WARMUP_EPOCH": NUMBER,
+    "BN_MOMENTUM": NUMBER,
     "GRAD_NORM_CLIP": need(NUMBER),
     "LOSS_SCALE_FP16": NUMBER,
     "USE_AMP": bool,

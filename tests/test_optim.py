@@ -8,7 +8,11 @@ from torch import nn
 from toys import ToyDetector, batch
 
 from nsmae_plugin.errors import ConfigError
-from nsmae_plugin.training.optim import build_optimizer, build_scheduler
+from nsmae_plugin.training.optim import (
+    build_optimizer,
+    build_scheduler,
+    set_batchnorm_momentum,
+)
 
 ONE_CYCLE = {
     "OPTIMIZER": "adam_onecycle",
@@ -132,3 +136,19 @@ def test_unknown_optimizers_missing_keys_and_empty_plans_are_named():
             build_scheduler(optimizer, partial, 10, 5)
     with pytest.raises(ConfigError, match="0 optimiser steps"):
         build_scheduler(optimizer, ONE_CYCLE, 0, 5)
+
+
+def test_batchnorm_follows_with_the_momentum_of_the_configuration():
+    model = nn.Sequential(nn.Conv2d(1, 2, 1), nn.BatchNorm2d(2, momentum=0.01), nn.BatchNorm1d(2))
+    set_batchnorm_momentum(model, {})
+    assert [model[1].momentum, model[2].momentum] == [0.01, 0.1]
+    set_batchnorm_momentum(model, {"BN_MOMENTUM": 0.5})
+    assert [model[1].momentum, model[2].momentum] == [0.5, 0.5]
+    # One batch of constant 4 moves the running mean from 0 half of the way.
+    model[1].train()(torch.full((2, 2, 1, 1), 4.0))
+    assert model[1].running_mean.tolist() == [2.0, 2.0]
+
+
+def test_an_impossible_batchnorm_momentum_is_refused():
+    with pytest.raises(ConfigError, match="BN_MOMENTUM must be in"):
+        set_batchnorm_momentum(nn.BatchNorm1d(1), {"BN_MOMENTUM": 0})

@@ -159,6 +159,7 @@ def _log_plan(plan: Plan, run: Run, logger: logging.Logger) -> None:
 
 def _make_run(args: Namespace, config: Any, world: World, plan: Plan, model: nn.Module) -> Run:
     steps = engine.steps_per_epoch(plan)
+    optim.set_batchnorm_momentum(model, config.OPTIMIZATION)
     optimizer = optim.build_optimizer(model, config.OPTIMIZATION)
     scaler = torch.amp.GradScaler(
         world.device.type,
