@@ -13,6 +13,7 @@ import nsmae_plugin
 from nsmae_plugin import host
 from nsmae_plugin.config import load_config
 from nsmae_plugin.errors import ConfigError
+from nsmae_plugin.training.precision import keep_float32
 
 CONFIGS = Path(__file__).resolve().parents[1] / "cfgs" / "tiny"
 MODES = {
@@ -209,7 +210,8 @@ def test_any_number_of_cameras(cameras):
 
 
 def test_bfloat16_autocast_trains_with_float32_renderings(device):
-    model, batch = build("both").to(device).train(), made_up_batch(device=device)
+    model = keep_float32(build("both").to(device).train())
+    batch = made_up_batch(device=device)
     full, _, _ = model(batch)
     with torch.autocast(device.type, dtype=torch.bfloat16):
         result, _, _ = model(batch)

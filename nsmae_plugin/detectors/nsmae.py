@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -90,11 +89,8 @@ class NSMAE(host.Detector3DTemplate):
         """Run the slots in their order; the caller's dict and its tensors stay as they are."""
         self._check_batch(batch_dict)
         batch_dict = dict(batch_dict)
-        full_precision = torch.autocast(self.global_step.device.type, enabled=False)
         for module in self.module_list:
-            # spconv has no bfloat16 kernels.
-            with full_precision if module is self.backbone_3d else nullcontext():
-                batch_dict = module(batch_dict)
+            batch_dict = module(batch_dict)
         return batch_dict
 
     def get_training_loss(

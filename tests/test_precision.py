@@ -1,0 +1,96 @@
+"""What computes in float32 under autocast."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from nsmae_plugin.training.precision import keep_float32
+
+
+class Slot(nn.Module):
+    """Notes the types that it sees, and multiplies."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(8, 8)
+
+    def forward(self, batch_dict):
+        self.seen = {k: v.dtype for k, v in batch_dict.items() if torch.is_tensor(v)}
+        batch_dict["features"] = self.linear(batch_dict["features"])
+        return batch_dict
+
+
+class Detector(nn.Module):
+    def __init__(self, *slots):
+        super().__init__()
+        for slot in slots:
+            self.add_module(slot, Slot())
+        self.slots = slots
+
+    def forward(self, batch_dict):
+        for slot in self.slots:
+            batch_dict = self.get_submodule(slot)(batch_dict)
+        return batch_dict
+
+
+SLOTS = ("neck", "backbone_3d", "backbone_2d", "dense_head")
+HALVES = [torch.bfloat16, torch.float16]
+
+
+def make_batch(device):
+    generator = torch.Generator().manual_seed(0)
+    features = torch.randn(4, 8, generator=generator).to(device)
+    return {"features": features, "mask": torch.ones(4, dtype=torch.bool), "frame_id": ["a"]}
+
+
+@pytest.mark.parametrize("dtype", HALVES, ids=str)
+def test_backbone_and_head_see_and_give_float32_and_the_others_do_not(device, dtype):
+    torch.manual_seed(0)
+    detector = keep_float32(Detector(*SLOTS)).to(device)
+    with torch.autocast(device.type, dtype):
+        results = {}
+        batch = make_batch(device)
+        for slot in SLOTS:
+            batch = detector.get_submodule(slot)(batch)
+            results[slot] = batch["features"].dtype
+    expected = {"neck": dtype, "backbone_2d": dtype}
+    assert results == {slot: expected.get(slot, torch.float32) for slot in SLOTS}
+    for slot in ("backbone_3d", "dense_head"):
+        seen = detector.get_submodule(slot).seen
+        assert seen == {"features": torch.float32, "mask": torch.bool}
+
+
+def test_gradients_reach_what_is_in_front(device):
+    detector = keep_float32(Detector("neck", "dense_head")).to(device)
+    with torch.autocast(device.type, torch.bfloat16):
+        detector(make_batch(device))["features"].sum().backward()
+    assert all(parameter.grad.abs().sum() > 0 for parameter in detector.parameters())
+
+
+def test_without_autocast_nothing_changes():
+    torch.manual_seed(0)
+    plain = Detector(*SLOTS)
+    kept = keep_float32(copy.deepcopy(plain))
+    assert list(kept.state_dict()) == list(plain.state_dict())
+    expected = plain(make_batch("cpu"))["features"]
+    assert torch.equal(kept(make_batch("cpu"))["features"], expected)
+
+
+def test_a_copy_uses_its_own_weights():
+    # DistributedDataParallel and averages of weights copy models.
+    torch.manual_seed(0)
+    kept = keep_float32(Detector("dense_head"))
+    other = copy.deepcopy(kept)
+    nn.init.zeros_(other.dense_head.linear.weight)
+    assert not torch.equal(
+        kept(make_batch("cpu"))["features"], other(make_batch("cpu"))["features"]
+    )
+
+
+def test_a_detector_without_these_slots_is_left_alone():
+    detector = Detector("neck")
+    detector.backbone_3d = None
+    assert keep_float32(detector) is detector
+    assert "forward" not in vars(detector.neck)
