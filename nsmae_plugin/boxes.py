@@ -102,7 +102,7 @@ def to_global(boxes: Boxes, matrix: np.ndarray) -> list[dict[str, Any]]:
     centres = boxes.values[:, :3] @ matrix[:3, :3].T + matrix[:3, 3]
     result = []
     for centre, values in zip(centres, boxes.values, strict=True):
-        x, y, z, w = (turn * Rotation.from_euler("z", values[6])).as_quat()
+        x, y, z, w = (turn * Rotation.from_euler("z", values[6])).as_quat(canonical=True)
         velocity = matrix[:2, :2] @ values[7:9]
         result.append(
             {

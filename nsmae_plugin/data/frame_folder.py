@@ -132,7 +132,7 @@ def _cameras(
         name = f"{where}: camera {camera!r}"
         both = {**_object(shared.get(camera, {}), name), **_object(entry, name)}
         pose = _rigid(both, "camera_to_lidar", name)
-        x, y, z, w = Rotation.from_matrix(pose[:3, :3]).as_quat()
+        x, y, z, w = Rotation.from_matrix(pose[:3, :3]).as_quat(canonical=True)
         result[camera] = {
             "data_path": _file(both, "image", name, folder),
             "type": camera,

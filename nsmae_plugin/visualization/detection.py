@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.patheffects import withStroke
 from PIL import Image
 
 from nsmae_plugin.boxes import Boxes
@@ -24,8 +24,9 @@ DPI = 100
 FILM_WIDTH = 1600  # pixels
 TRUTH_STYLE = {"linestyles": (0, (3, 2)), "linewidths": 1.0}
 PREDICTION_STYLE = {"linestyles": "solid", "linewidths": 1.5}
-# nuScenes' colours for cones and pedestrians are dark: in images, lines stand on a light edge.
-EDGE = [withStroke(linewidth=2.8, foreground=(1, 1, 1, 0.55))]
+# nuScenes' colours for cones and pedestrians are dark: in images they stand on a light ground.
+GROUND_STYLE = {"colors": "white", "alpha": 0.5, "linestyles": "solid", "linewidths": 2.5}
+DARK, LUMINANCE = 0.35, np.array([0.2126, 0.7152, 0.0722])
 SLOWEST = 0.5  # m/s; what is slower gets no arrow
 # As they stand around the vehicle; others follow in the order of the data.
 PLACES = (
@@ -103,15 +104,17 @@ def _draw_photograph(
     counts = []
     for boxes, style, what in _layers(scenery):
         lines, owners = project(boxes, photograph.lidar2image, size)
-        chosen = [colours[boxes.names[owner]] for owner in owners]
-        axes.add_collection(LineCollection(lines, colors=chosen, path_effects=EDGE, **style))
+        chosen = np.array([colours[boxes.names[owner]] for owner in owners]).reshape(-1, 3)
+        dark = chosen @ LUMINANCE < DARK
+        axes.add_collection(LineCollection(lines[dark], **GROUND_STYLE))
+        axes.add_collection(LineCollection(lines, colors=chosen, **style))
         counts.append(f"{len(np.unique(owners))} {what}")
     axes.set_xlim(0, size[0])
     axes.set_ylim(size[1], 0)
     panels.finish(axes, f"{photograph.name}: {', '.join(reversed(counts))}")
 
 
-def _layers(scenery: Scenery) -> list[tuple[Boxes, dict, str]]:
+def _layers(scenery: Scenery) -> list[tuple[Boxes, dict[str, Any], str]]:
     """Boxes, their style and name; what is drawn last lies on top."""
     layers = [(scenery.predicted, PREDICTION_STYLE, "predicted")]
     if scenery.truth is not None:

@@ -1,0 +1,53 @@
+"""Scenes of samples, from nuScenes' tables."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from nsmae_plugin.data.infos import read_infos
+from nsmae_plugin.data.scenes import frames_of_scene, scenes_of_samples
+from nsmae_plugin.errors import DataError
+
+VERSION = "v1.0-mini"
+
+
+def test_samples_of_a_scene_follow_each_other_as_the_tables_link_them(synthetic_root):
+    root = Path(synthetic_root, VERSION)
+    infos = read_infos(root / "nuscenes_infos_3sweeps_train.pkl")
+    tables = {
+        name: json.loads((root / VERSION / f"{name}.json").read_text())
+        for name in ("scene", "sample")
+    }
+    samples = {sample["token"]: sample for sample in tables["sample"]}
+    scenes = scenes_of_samples(root, VERSION)
+    backwards = infos[::-1]
+    train = {scenes[info["token"]] for info in infos}
+    assert len(train) == 2
+    for scene in (one for one in tables["scene"] if one["name"] in train):
+        found = [backwards[at]["token"] for at in frames_of_scene(backwards, scene["name"], scenes)]
+        token, linked = scene["first_sample_token"], []
+        while token:
+            linked.append(token)
+            token = samples[token]["next"]
+        assert found == linked
+
+
+def test_a_scene_of_another_split_is_an_error_that_lists_those_of_this_one():
+    infos = [{"token": "a", "timestamp": 1}, {"token": "b", "timestamp": 0}]
+    scenes = {"a": "scene-1", "b": "scene-2", "c": "scene-3"}
+    with pytest.raises(DataError, match=r"'scene-3'.*scene-1, scene-2.*--split"):
+        frames_of_scene(infos, "scene-3", scenes)
+
+
+def test_missing_or_damaged_tables_are_errors(tmp_path):
+    with pytest.raises(DataError, match=r"scene\.json.*by token or index"):
+        scenes_of_samples(tmp_path, VERSION)
+    (tmp_path / VERSION).mkdir()
+    (tmp_path / VERSION / "scene.json").write_text("[{")
+    with pytest.raises(DataError, match="no valid JSON"):
+        scenes_of_samples(tmp_path, VERSION)
+    (tmp_path / VERSION / "scene.json").write_text('[{"token": "s", "name": "scene-1"}]')
+    (tmp_path / VERSION / "sample.json").write_text('[{"token": "a", "scene_token": "other"}]')
+    with pytest.raises(DataError, match="do not fit"):
+        scenes_of_samples(tmp_path, VERSION)
