@@ -16,9 +16,8 @@ def gaussian_radius(
     """How far a centre may be off for boxes to overlap by about ``min_overlap`` still, in cells.
 
     CornerNet's three cases (shifted, inside, outside) with the formula that CenterPoint and
-    OpenPCDet use. Two of its quadratic equations have a leading coefficient other than 1 by which
-    the root is not divided; the radius is therefore larger than the geometry says. Kept, because
-    published weights were trained with it.
+    OpenPCDet use. It does not divide the roots by the leading coefficients of their equations, so
+    the radius is not quite the geometric one. Kept, because published weights were trained with it.
 
     Args:
         height, width: (K,) sizes of the boxes in cells.

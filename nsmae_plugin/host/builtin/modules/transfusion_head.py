@@ -104,7 +104,8 @@ class TransFusionHead(nn.Module):
         self.decoder = DecoderLayer(
             width, cfg.NUM_HEADS, cfg.FFN_CHANNEL, cfg.DROPOUT, cfg.ACTIVATION
         )
-        branches = dict(cfg.SEPARATE_HEAD_CFG.HEAD_DICT)
+        every = cfg.SEPARATE_HEAD_CFG.HEAD_DICT.items()
+        branches = {name: branch for name, branch in every if name in self.branches}
         branches["heatmap"] = {"out_channels": self.num_class, "num_conv": cfg.NUM_HM_CONV}
         self.prediction_head = SeparateHead(width, branches, bias)
         nn.init.constant_(classifier.get_parameter("bias"), RARE)
@@ -145,9 +146,10 @@ class TransFusionHead(nn.Module):
         columns, rows = self.grid.size
         if features.shape[2:] != (rows, columns):
             raise ConfigError(
-                f"MODEL.DENSE_HEAD got a BEV map of {features.shape[3]} x {features.shape[2]} cells, but "
-                f"the grid at FEATURE_MAP_STRIDE {self.grid.stride} has {columns} x {rows}: set "
-                "TARGET_ASSIGNER_CONFIG.FEATURE_MAP_STRIDE to the stride of the backbones"
+                f"the BEV map has {features.shape[3]} x {features.shape[2]} cells, but the grid at "
+                f"FEATURE_MAP_STRIDE {self.grid.stride} has {columns} x {rows}: set "
+                "MODEL.DENSE_HEAD.TARGET_ASSIGNER_CONFIG.FEATURE_MAP_STRIDE to the stride of the "
+                "backbones"
             )
         shared = self.shared_conv(features)
         dense_heatmap = self.heatmap_head(shared)
@@ -233,26 +235,26 @@ def check_config(model_cfg: Any, num_class: int, class_names: Sequence[str]) -> 
     """
     head, losses = model_cfg.SEPARATE_HEAD_CFG, model_cfg.LOSS_CONFIG
     order, known = list(head.HEAD_ORDER), list(BRANCHES)
-    if order not in (known[:4], known):
+    if order not in (known, known[:-1]) or any(
+        head.HEAD_DICT.get(name, {}).get("out_channels") != BRANCHES[name] for name in order
+    ):
         raise ConfigError(
-            f"MODEL.DENSE_HEAD.SEPARATE_HEAD_CFG.HEAD_ORDER must be {known}, or without vel"
+            f"MODEL.DENSE_HEAD.SEPARATE_HEAD_CFG: HEAD_ORDER must be {known} or {known[:-1]}, and "
+            f"HEAD_DICT give each of them its out_channels {BRANCHES}"
         )
-    for name in order:
-        if name not in head.HEAD_DICT or head.HEAD_DICT[name]["out_channels"] != BRANCHES[name]:
-            raise ConfigError(
-                f"MODEL.DENSE_HEAD.SEPARATE_HEAD_CFG.HEAD_DICT.{name} needs out_channels {BRANCHES[name]}"
-            )
-    size = sum(BRANCHES[name] for name in order)
-    if len(losses.LOSS_WEIGHTS["code_weights"]) != size:
-        raise ConfigError(
-            f"MODEL.DENSE_HEAD.LOSS_CONFIG.LOSS_WEIGHTS.code_weights needs {size} numbers for {order}"
-        )
-    if not losses.LOSS_CLS.get("use_sigmoid", False):
-        raise ConfigError("MODEL.DENSE_HEAD.LOSS_CONFIG.LOSS_CLS.use_sigmoid must be True")
-    if num_class != len(class_names):
-        raise ConfigError("MODEL.DENSE_HEAD.CLASS_AGNOSTIC must be False for a TransFusionHead")
-    if model_cfg.NMS_KERNEL_SIZE % 2 == 0:
-        raise ConfigError("MODEL.DENSE_HEAD.NMS_KERNEL_SIZE must be odd")
+    length, given = sum(BRANCHES[name] for name in order), len(losses.LOSS_WEIGHTS["code_weights"])
+    refused = {
+        f"LOSS_CONFIG.LOSS_WEIGHTS.code_weights has {given} values, but HEAD_ORDER {order} makes "
+        f"codes of {length}": given != length,
+        "LOSS_CONFIG.LOSS_CLS.use_sigmoid must be True": not losses.LOSS_CLS.get("use_sigmoid"),
+        "CLASS_AGNOSTIC must be False: queries have classes": num_class != len(class_names),
+        f"NMS_KERNEL_SIZE must be odd, not {model_cfg.NMS_KERNEL_SIZE}": (
+            model_cfg.NMS_KERNEL_SIZE % 2 == 0
+        ),
+    }
+    for reason, applies in refused.items():
+        if applies:
+            raise ConfigError(f"MODEL.DENSE_HEAD.{reason}")
 
 
 def sigmoid_focal_loss(
