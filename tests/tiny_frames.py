@@ -13,6 +13,7 @@ from easydict import EasyDict
 from PIL import Image
 
 from nsmae_plugin import host
+from nsmae_plugin.data.gt_database import write_gt_database
 from nsmae_plugin.data.infos import read_infos, write_infos
 from nsmae_plugin.data.masking import PROCESSORS
 from nsmae_plugin.data.nuscenes_dataset import MultiModalNuScenesDataset
@@ -196,3 +197,13 @@ def all_infos(root: Path) -> list[dict]:
         for split in ("train", "val")
         for info in read_infos(root / VERSION / f"nuscenes_infos_3sweeps_{split}.pkl")
     ]
+
+
+def add_gt_database(source: Path, target: Path) -> Path:
+    """A copy below ``target`` of a database with three sweeps, with its ground-truth database."""
+    root = link_database(source, target)
+    for path in (source / VERSION).glob("*.pkl"):
+        shutil.copy(path, root / VERSION)
+    infos = read_infos(root / VERSION / "nuscenes_infos_3sweeps_train.pkl")
+    write_gt_database(root / VERSION, infos, max_sweeps=3)
+    return root

@@ -1,7 +1,9 @@
 """Write OpenPCDet-layout info files for a nuScenes-format database.
 
 DATA_PATH/VERSION holds samples/, sweeps/ and, in a folder VERSION again, the JSON tables.
-Writes DATA_PATH/VERSION/nuscenes_infos_{max_sweeps}sweeps_{train,val}.pkl (v1.0-test: _test.pkl).
+Writes DATA_PATH/VERSION/nuscenes_infos_{max_sweeps}sweeps_{train,val}.pkl (v1.0-test: _test.pkl),
+and with --with_gt_database, for gt_sampling, gt_database_{max_sweeps}sweeps_withvelo/ and
+nuscenes_dbinfos_{max_sweeps}sweeps_withvelo.pkl of the training split.
 """
 
 import argparse
@@ -11,11 +13,12 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from nsmae_plugin.data.info_builder import LIDAR, InfoBuilder, build_all
+from nsmae_plugin.data.gt_database import write_gt_database
+from nsmae_plugin.data.info_builder import LIDAR, InfoBuilder, parallel
 from nsmae_plugin.data.infos import write_infos
 from nsmae_plugin.data.splits import scene_names
 from nsmae_plugin.data.tables import NuScenesTables
-from nsmae_plugin.errors import NSMAEError
+from nsmae_plugin.errors import ConfigError, NSMAEError
 
 logger = logging.getLogger("create_infos")
 
@@ -30,6 +33,9 @@ def parse_arguments() -> argparse.Namespace:
         "--max_sweeps", type=int, default=10, help="sweeps per frame, the keyframe included"
     )
     parser.add_argument("--with_cam", action="store_true", help="add the cameras")
+    parser.add_argument(
+        "--with_gt_database", action="store_true", help="cut out the points of all training boxes"
+    )
     parser.add_argument("--workers", type=int, default=0, help="additional processes")
     arguments = parser.parse_args()
     if arguments.max_sweeps < 1:
@@ -59,12 +65,19 @@ def split_samples(tables: NuScenesTables, names: dict[str, set[str]]) -> dict[st
 
 
 def create_infos(
-    data_path: Path, version: str, max_sweeps: int, with_cam: bool, workers: int = 0
+    data_path: Path,
+    version: str,
+    max_sweeps: int,
+    with_cam: bool,
+    with_gt_database: bool = False,
+    workers: int = 0,
 ) -> list[Path]:
     """Write the info files of all splits of ``version``; returns their paths."""
     root = data_path / version
     names = scene_names(root, version)
     labels = "test" not in names
+    if with_gt_database and not labels:
+        raise ConfigError(f"{version} has no boxes; leave out --with_gt_database")
     tables = NuScenesTables(root, version, labels)
     builder = InfoBuilder(tables, max_sweeps, with_cam, labels)
     paths = []
@@ -72,10 +85,13 @@ def create_infos(
         path = root / f"nuscenes_infos_{max_sweeps}sweeps_{split}.pkl"
         if not samples:
             logger.warning("no sample belongs to %s; %s holds an empty list", split, path)
-        bar = tqdm(build_all(builder, samples, workers), total=len(samples), desc=split)
-        write_infos(path, list(bar))
+        built = parallel(builder.build, samples, workers)
+        infos = list(tqdm(built, total=len(samples), desc=split))
+        write_infos(path, infos)
         logger.info("%s: %d samples", path, len(samples))
         paths.append(path)
+        if with_gt_database and split == "train":
+            logger.info("%s", write_gt_database(root, infos, max_sweeps, workers))
     return paths
 
 

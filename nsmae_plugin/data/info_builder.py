@@ -1,11 +1,12 @@
 """From a nuScenes database to the entries of an info file, in OpenPCDet's layout."""
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from multiprocessing import get_context
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
+import torch
 
 from nsmae_plugin.data.images import rotation_matrix
 from nsmae_plugin.data.tables import NuScenesTables, Record, inverse, matrix
@@ -191,26 +192,30 @@ class InfoBuilder:
         return (np.array(ends[1]["translation"]) - np.array(ends[0]["translation"])) / elapsed
 
 
-_worker_builder: InfoBuilder | None = None
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+_work: Callable[[Any], Any] | None = None
 
 
-def _start_worker(builder: InfoBuilder) -> None:
-    global _worker_builder
-    _worker_builder = builder
+def _start_worker(work: Callable[[Any], Any]) -> None:
+    global _work
+    _work = work
+    torch.set_num_threads(1)  # a forked process must not wait for its parent's threads
 
 
-def _build_in_worker(sample_token: str) -> dict[str, Any]:
-    assert _worker_builder is not None
-    return _worker_builder.build(sample_token)
+def _in_worker(item: Any) -> Any:
+    assert _work is not None
+    return _work(item)
 
 
-def build_all(
-    builder: InfoBuilder, samples: Sequence[str], workers: int
-) -> Iterator[dict[str, Any]]:
-    """The infos of ``samples``, in their order, made by ``workers`` processes (0: by this one)."""
+def parallel(
+    work: Callable[[Item], Result], items: Sequence[Item], workers: int
+) -> Iterator[Result]:
+    """``work`` of all items, in their order, by ``workers`` processes (0: by this one)."""
     if workers < 1:
-        yield from map(builder.build, samples)
+        yield from map(work, items)
         return
-    # Forked, so that the tables, gigabytes for the full data set, are shared and not copied.
-    with get_context("fork").Pool(workers, _start_worker, (builder,)) as pool:
-        yield from pool.imap(_build_in_worker, samples, chunksize=16)
+    # Forked, so that what `work` holds (tables, gigabytes for the full data set) is shared.
+    with get_context("fork").Pool(workers, _start_worker, (work,)) as pool:
+        yield from pool.imap(_in_worker, items, chunksize=16)

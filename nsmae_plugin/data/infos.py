@@ -47,6 +47,24 @@ class _Unpickler(pickle.Unpickler):
         raise pickle.UnpicklingError(f"it asks for {module}.{name}, which no info file needs")
 
 
+def load_plain(path: Path, what: str, remedy: str) -> Any:
+    """Content of a pickle file that may hold NumPy arrays and plain containers only.
+
+    Args:
+        what, remedy: words for the messages.
+
+    Raises:
+        DataError: the file is missing, damaged, or asks for anything else.
+    """
+    try:
+        with open(path, "rb") as file:
+            return _Unpickler(file).load()
+    except OSError as error:
+        raise DataError(f"cannot read {what} {path}: {error.strerror}; {remedy}") from error
+    except Exception as error:  # damaged pickles raise nearly anything
+        raise DataError(f"{what} {path} cannot be used: {error}; {remedy}") from error
+
+
 def read_infos(path: Path) -> list[dict[str, Any]]:
     """The frames of one info file.
 
@@ -54,13 +72,7 @@ def read_infos(path: Path) -> list[dict[str, Any]]:
         DataError: the file is missing, is no pickle of NumPy arrays and plain containers, or does
             not hold a list of frames.
     """
-    try:
-        with open(path, "rb") as file:
-            content = _Unpickler(file).load()
-    except OSError as error:
-        raise DataError(f"cannot read the info file {path}: {error.strerror}; {CREATE}") from error
-    except Exception as error:  # damaged pickles raise nearly anything
-        raise DataError(f"the info file {path} cannot be used: {error}; {CREATE}") from error
+    content = load_plain(path, "the info file", CREATE)
     if not isinstance(content, list):
         hint = ""
         if isinstance(content, dict) and {"infos", "data_list"} & set(content):
@@ -72,7 +84,7 @@ def read_infos(path: Path) -> list[dict[str, Any]]:
     return content
 
 
-def write_infos(path: Path, infos: list[dict[str, Any]]) -> None:
+def write_infos(path: Path, infos: Sequence[Any] | Mapping[str, Any]) -> None:
     """Pickle ``infos`` so that ``path`` holds either its old content or all of the new."""
     descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:

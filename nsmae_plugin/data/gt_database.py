@@ -1,0 +1,117 @@
+"""The ground-truth database: the points in every labelled box, in OpenPCDet's files.
+
+``gt_database_{N}sweeps_withvelo/{frame}_{class}_{box}.bin`` holds the points (P, 5) float32 x, y, z
+[m, relative to the centre of the box], intensity, time lag [s] of N sweeps, and
+``nuscenes_dbinfos_{N}sweeps_withvelo.pkl`` says for each class which files there are.
+"""
+
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from nsmae_plugin.data.info_builder import DETECTION_NAMES, parallel
+from nsmae_plugin.data.infos import load_plain, write_infos
+from nsmae_plugin.data.points import read_frame
+from nsmae_plugin.errors import DataError
+from nsmae_plugin.ops.roiaware_pool3d_cuda import points_in_boxes_gpu
+
+Entry = dict[str, Any]
+
+CREATE = (
+    "create it with: python tools/create_infos.py --data_path DATA_PATH --version VERSION "
+    "--with_gt_database"
+)
+_ENTRY_KEYS = {"name", "path", "image_idx", "gt_idx", "box3d_lidar", "num_points_in_gt"}
+
+
+def write_gt_database(
+    root: Path, infos: Sequence[dict[str, Any]], max_sweeps: int, workers: int = 0
+) -> Path:
+    """Write the database of labelled frames; returns the path of its list.
+
+    As OpenPCDet's, boxes of ignored objects included; a detection class that no frame shows gets an
+    empty list, where OpenPCDet's has no entry and its sampler fails.
+
+    Args:
+        root: folder of ``samples/`` and ``sweeps/``; the database is written there.
+        infos: of the training split, with boxes and at least ``max_sweeps - 1`` sweeps. A frame is
+            known to the database by its position here.
+        max_sweeps: the keyframe included.
+        workers: additional processes.
+    """
+    name = f"{max_sweeps}sweeps_withvelo"
+    folder = root / f"gt_database_{name}"
+    folder.mkdir(parents=True, exist_ok=True)
+    cut = partial(_cut_frame, root, folder.name, max_sweeps)
+    classes: dict[str, list[Entry]] = {}
+    frames = parallel(cut, list(enumerate(infos)), workers)
+    for entries in tqdm(frames, total=len(infos), desc="gt database"):
+        for entry in entries:
+            classes.setdefault(str(entry["name"]), []).append(entry)
+    for missing in sorted(set(DETECTION_NAMES.values()) - set(classes)):
+        classes[missing] = []
+    path = root / f"nuscenes_dbinfos_{name}.pkl"
+    write_infos(path, classes)
+    return path
+
+
+def _cut_frame(
+    root: Path, folder: str, max_sweeps: int, numbered: tuple[int, dict[str, Any]]
+) -> list[Entry]:
+    """Write the points in each box of one frame; returns the entries of the boxes."""
+    frame, info = numbered
+    points = read_frame(root, info, range(max_sweeps - 1))
+    boxes, names = info["gt_boxes"], info["gt_names"]
+    owner = box_of_points(points, boxes)
+    entries = []
+    for box, name in enumerate(names):
+        inside = points[owner == box]
+        inside[:, :3] -= boxes[box, :3]
+        path = f"{folder}/{frame}_{name}_{box}.bin"
+        inside.tofile(root / path)
+        entries.append(
+            {
+                "name": name,
+                "path": path,
+                "image_idx": frame,
+                "gt_idx": box,
+                "box3d_lidar": boxes[box],
+                "num_points_in_gt": len(inside),
+            }
+        )
+    return entries
+
+
+def box_of_points(points: np.ndarray, boxes: np.ndarray) -> np.ndarray:
+    """(P,) the first of the boxes (G, 7+) that holds each of the points (P, 3+), -1 for none."""
+    found = torch.full((1, len(points)), -1, dtype=torch.int32)
+    points_in_boxes_gpu(_tensor(boxes[:, :7])[None], _tensor(points[:, :3])[None], found)
+    return found[0].numpy()
+
+
+def _tensor(values: np.ndarray) -> torch.Tensor:
+    return torch.from_numpy(np.ascontiguousarray(values, dtype=np.float32))
+
+
+def read_gt_database(path: Path) -> dict[str, list[Entry]]:
+    """Class → entries of a database's list, read without trust.
+
+    Raises:
+        DataError: the file is missing, damaged or of another layout.
+    """
+    content = load_plain(path, "the list of the ground-truth database", CREATE)
+    try:
+        complete = all(set(one) >= _ENTRY_KEYS for list_ in content.values() for one in list_)
+    except (AttributeError, TypeError):
+        complete = False
+    if not complete:
+        raise DataError(
+            f"{path} holds no dict of class names and lists of {', '.join(sorted(_ENTRY_KEYS))}; "
+            f"{CREATE}"
+        )
+    return content
