@@ -1,4 +1,4 @@
-"""``python -m nsmae_plugin.host.openpcdet tools/train.py ...``: a script of OpenPCDet, uncompiled."""
+"""``python -m nsmae_plugin.host.openpcdet SCRIPT ...``: run a script of OpenPCDet, uncompiled."""
 
 import sys
 
