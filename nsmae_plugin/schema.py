@@ -15,7 +15,24 @@ from nsmae_plugin.schema_kinds import ANYTHING, NUMBER, OPTIONAL_NUMBER, PAIR, T
 
 _PER_MODE = {"train": ANYTHING, "test": ANYTHING}
 
-AUGMENTORS = {
+AUGMENTORS: dict[str, dict[str, Any]] = {
+    "gt_sampling": {
+        "DB_INFO_PATH": need(ListOf(str)),
+        "PREPARE": need({"filter_by_min_points": ListOf(str), "filter_by_difficulty": ListOf(int)}),
+        "SAMPLE_GROUPS": need(ListOf(str)),
+        "NUM_POINT_FEATURES": need(int),
+        "REMOVE_EXTRA_WIDTH": need(TRIPLE),
+        "LIMIT_WHOLE_SCENE": bool,
+        "FILTER_OBJ_POINTS_BY_TIMESTAMP": bool,
+        "TIME_RANGE": PAIR,
+        "USE_ROAD_PLANE": bool,
+        "DATABASE_WITH_FAKELIDAR": bool,
+        "IMG_AUG_TYPE": (str, type(None)),
+        "IMG_AUG_IOU_THRESH": NUMBER,
+        "USE_SHARED_MEMORY": bool,
+        "DB_DATA_PATH": ListOf(str),
+        "BACKUP_DB_INFO": ANYTHING,
+    },
     "random_world_flip": {"ALONG_AXIS_LIST": need(ListOf(str))},
     "random_world_rotation": {"WORLD_ROT_ANGLE": need((PAIR, int, float))},
     "random_world_scaling": {"WORLD_SCALE_RANGE": need(PAIR)},

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from nsmae_plugin import host
-from nsmae_plugin.data import images, infos, label_fraction, points, world
+from nsmae_plugin.data import gt_sampling, images, infos, label_fraction, points, world
 from nsmae_plugin.data.pipeline import check_pipeline, enabled_augmentors, find_step
 from nsmae_plugin.errors import DataError
 from nsmae_plugin.evaluation.nuscenes_results import NuScenesEvaluation
@@ -69,6 +69,8 @@ class MultiModalNuScenesDataset(NuScenesEvaluation, host.DatasetTemplate):
         self.use_camera = bool(self.camera_config) and self.camera_config.get("USE_CAMERA", True)
         label_fraction.settings(dataset_cfg)  # refuses what cannot be meant before anything is read
         dataset_cfg = check_pipeline(dataset_cfg, training, self.use_camera, self.use_lidar)
+        if training and host.NAME == "openpcdet":
+            gt_sampling.check_databases(dataset_cfg, root / dataset_cfg.VERSION, class_names)
         super().__init__(
             dataset_cfg=dataset_cfg,
             class_names=class_names,
@@ -117,6 +119,8 @@ class MultiModalNuScenesDataset(NuScenesEvaluation, host.DatasetTemplate):
             )
         if len(self.infos) < len(frames):
             self.logger.info("labels of %d of %d samples are used", len(self.infos), len(frames))
+            gt_sampling.limit(self.data_augmentor, frames, self.infos)
+        gt_sampling.drop_empty_groups(self.data_augmentor, self.logger)
         if balanced:
             rng = np.random.default_rng(0)
             self.infos = infos.balanced_resampling(self.infos, self.class_names, rng)
@@ -188,6 +192,7 @@ class MultiModalNuScenesDataset(NuScenesEvaluation, host.DatasetTemplate):
     def prepare_data(self, data_dict: dict[str, Any]) -> dict[str, Any]:
         """As the host's, but frames without boxes are kept where labels are not used."""
         if self.use_labels:
+            gt_sampling.restart(self.data_augmentor)
             return super().prepare_data(data_dict)
         if self.training:
             # OpenPCDet's augmentors insist on boxes.

@@ -5,7 +5,7 @@ from typing import Any
 from easydict import EasyDict
 
 from nsmae_plugin import host
-from nsmae_plugin.data import world
+from nsmae_plugin.data import gt_sampling, world
 from nsmae_plugin.errors import ConfigError
 
 CAMERA_AUGMENTORS = ("imgaug",)
@@ -39,6 +39,8 @@ def check_pipeline(dataset_cfg: Any, training: bool, cameras: bool, lidar: bool)
     augmentors = enabled_augmentors(dataset_cfg) if training else []
     processors = [one["NAME"] for one in dataset_cfg["DATA_PROCESSOR"]]
     _check_sensors(augmentors, processors, cameras, lidar)
+    labels = dataset_cfg.get("USE_LABELS", False)
+    gt_sampling.check_setting(augmentors, cameras, lidar, labels)
     _check_order(processors)
     if host.NAME == "openpcdet":
         _check_openpcdet(dataset_cfg, augmentors, processors)

@@ -15,6 +15,7 @@ from PIL import Image
 
 from nsmae_plugin.data import world
 from nsmae_plugin.errors import ConfigError
+from nsmae_plugin.host.builtin.database_sampler import DatabaseSampler
 from nsmae_plugin.host.builtin.steps import StepPipeline
 
 
@@ -22,7 +23,7 @@ class DataAugmentor(StepPipeline):
     """The steps of ``DATA_AUGMENTOR.AUG_CONFIG_LIST`` less those in ``DISABLE_AUG_LIST``."""
 
     SLOT = "augmentor"
-    STEPS = (*world.STEPS, "imgaug")
+    STEPS = ("gt_sampling", *world.STEPS, "imgaug")
 
     def __init__(
         self, root_path: Path, augmentor_configs: Any, class_names: list[str], logger: Any = None
@@ -50,6 +51,10 @@ class DataAugmentor(StepPipeline):
             data_dict["gt_boxes"] = data_dict["gt_boxes"][mask]
             data_dict["gt_names"] = data_dict["gt_names"][mask]
         return data_dict
+
+    def gt_sampling(self, config: Any) -> DatabaseSampler:
+        """Paste objects of other frames, see :class:`DatabaseSampler`."""
+        return DatabaseSampler(self.root_path, config, self.class_names, self.logger)
 
     def random_world_flip(self, data_dict: Any = None, config: Any = None) -> Any:
         """Mirror along each axis of ``ALONG_AXIS_LIST`` with probability one half."""

@@ -1,0 +1,110 @@
+"""What the data set adds to ``gt_sampling`` on either host: checks, fewer labels, fresh starts."""
+
+import logging
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from nsmae_plugin.data.gt_database import CREATE, Entry, read_gt_database
+from nsmae_plugin.errors import ConfigError, DataError
+
+NAME = "gt_sampling"
+
+
+def check_setting(augmentors: Sequence[str], cameras: bool, lidar: bool, labels: bool) -> None:
+    """Refuse ``gt_sampling`` where it cannot work.
+
+    Raises:
+        ConfigError: with cameras, without LiDAR or without labels.
+    """
+    if NAME not in augmentors:
+        return
+    if cameras:
+        raise ConfigError(
+            "gt_sampling pastes objects that no camera image shows; with USE_CAMERA True remove "
+            "it, or put it into DATA_AUGMENTOR.DISABLE_AUG_LIST"
+        )
+    for name, value in (("USE_LIDAR", lidar), ("USE_LABELS", labels)):
+        if not value:
+            raise ConfigError(f"gt_sampling needs {name} True; remove it or switch {name} on")
+
+
+def check_databases(dataset_cfg: Any, root: Path, class_names: Sequence[str]) -> None:
+    """Read the databases before the host does; OpenPCDet would run whatever code they hold.
+
+    Raises:
+        DataError: a file is missing or damaged, or knows a class not at all.
+    """
+    section = dataset_cfg["DATA_AUGMENTOR"]
+    for config in section["AUG_CONFIG_LIST"]:
+        if config["NAME"] != NAME or NAME in section["DISABLE_AUG_LIST"]:
+            continue
+        for name in config["DB_INFO_PATH"]:
+            unknown = set(class_names) - set(read_gt_database(root / name))
+            if unknown:
+                raise DataError(
+                    f"{root / name} has no list for {', '.join(sorted(unknown))}; {CREATE}"
+                )
+
+
+def samplers(augmentor: Any) -> Iterator[Any]:
+    """The samplers in an augmentor of either host."""
+    queue = augmentor.data_augmentor_queue if augmentor is not None else ()
+    return (step for step in queue if hasattr(step, "db_infos"))
+
+
+def restart(augmentor: Any) -> None:
+    """Let every sample draw its objects anew.
+
+    OpenPCDet's sampler goes on where it stopped at the sample before; what a sample shows would
+    depend on the worker that made it.
+    """
+    for sampler in samplers(augmentor):
+        for group in sampler.sample_groups.values():
+            if "indices" in group:
+                group["pointer"] = len(group["indices"])
+
+
+def limit(
+    augmentor: Any, frames: Sequence[dict[str, Any]], labelled: Sequence[dict[str, Any]]
+) -> None:
+    """Leave objects of labelled frames only: others would bring in labels that are not to be used.
+
+    Args:
+        frames: all training frames, in the order of the info files.
+        labelled: those of them that may be used.
+
+    Raises:
+        DataError: the database was made from other frames.
+    """
+    tokens = {info["token"] for info in labelled}
+    usable = [info["token"] in tokens for info in frames]
+    for sampler in samplers(augmentor):
+        for name, entries in sampler.db_infos.items():
+            for entry in entries:
+                _check_origin(entry, frames)
+            kept = [entry for entry in entries if usable[entry["image_idx"]]]
+            sampler.db_infos[name] = kept
+            group = sampler.sample_groups.get(name, {})
+            if "indices" in group:
+                group["indices"] = np.arange(len(kept))
+
+
+def drop_empty_groups(augmentor: Any, logger: logging.Logger) -> None:
+    """Do without the classes of which there is no object; OpenPCDet fails on them."""
+    for sampler in samplers(augmentor):
+        for name in [name for name in sampler.sample_groups if not sampler.db_infos[name]]:
+            logger.warning("gt_sampling: no object of class %s can be pasted", name)
+            del sampler.sample_groups[name]
+
+
+def _check_origin(entry: Entry, frames: Sequence[dict[str, Any]]) -> None:
+    frame, box = entry["image_idx"], entry["gt_idx"]
+    boxes = frames[frame]["gt_boxes"] if frame < len(frames) else ()
+    if box >= len(boxes) or not np.array_equal(boxes[box], entry["box3d_lidar"], equal_nan=True):
+        raise DataError(
+            f"{entry['path']} of the ground-truth database is no box of the training frames: it "
+            f"was made from another info file; {CREATE}"
+        )
