@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import stub_tools
 import toys
+import yaml
 
 from nsmae_plugin.evaluation import label_trials
 
@@ -20,8 +21,9 @@ sys.path.insert(0, str(toys.REPOSITORY / "tools"))
 
 import label_efficiency
 
-ALL = ["scratch_0.1_seed0", "pretrained_0.1_seed0", "scratch_1.0_seed0", "pretrained_1.0_seed0"]
-ALL += [name.replace("seed0", "seed1") for name in ALL]
+SMALL = ("--fractions", "0.1", "--seeds", "0")
+SEEDS = ("--fractions", "0.1", "--seeds", "0", "1")
+WHOLE = ("--fractions", "0.1", "1.0", "--seeds", "0", "1")
 
 
 @pytest.fixture
@@ -31,12 +33,23 @@ def workspace(tmp_path, monkeypatch):
     for name in ("OMP_NUM_THREADS", "STUB_FAIL", "STUB_INTERRUPT", "STUB_HANG"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(label_trials, "TOOLS", stub_tools.install(tmp_path / "tools"))
-    toys.write_config(tmp_path)
+    write_config()
     (tmp_path / "weights.pth").write_text("weights")
     return tmp_path
 
 
-def words(*more, grid=("--fractions", "0.1", "1.0", "--seeds", "0", "1")):
+def write_config(use_labels=True, **optimization):
+    """The configuration of the toys, with info files."""
+    data = {"VERSION": "v1", "INFO_PATH": {"train": ["infos.pkl"]}, "USE_LABELS": use_labels}
+    path = toys.write_config(".", **optimization)
+    config = yaml.safe_load(path.read_text(encoding="utf-8"))
+    config["DATA_CONFIG"].update(data)
+    path.write_text(yaml.safe_dump(config), encoding="utf-8")
+    Path("v1").mkdir(exist_ok=True)
+    Path("v1/infos.pkl").write_text("infos")
+
+
+def words(*more, grid=SMALL):
     start = ("--pretrained_model", "weights.pth") if "--only" not in more else ()
     return ["--cfg_file", "cfgs/group/toy.yaml", *grid, *start, *more]
 
@@ -60,9 +73,15 @@ def results(workspace):
 
 
 def test_every_trial_is_trained_and_evaluated_once_seed_by_seed(workspace):
-    assert experiment() == 0
+    assert experiment(grid=WHOLE) == 0
     made = [(call["script"], call["name"]) for call in calls(workspace)]
-    assert made == [(script, name) for name in ALL for script in ("train.py", "test.py")]
+    assert made == [
+        (script, f"{arm}_{fraction}_seed{seed}")
+        for seed in "01"
+        for fraction in ("0.1", "1.0")
+        for arm in ("scratch", "pretrained")
+        for script in ("train.py", "test.py")
+    ]
     training = calls(workspace)[14]  # pretrained_1.0_seed1
     assert training["seed"] == "1"
     assert training["pretrained_model"] == "weights.pth"
@@ -73,14 +92,14 @@ def test_every_trial_is_trained_and_evaluated_once_seed_by_seed(workspace):
 
 
 def test_the_table_holds_means_deviations_and_paired_differences(workspace, capsys):
-    assert experiment() == 0
+    assert experiment(grid=WHOLE) == 0
     # mAP at 10 %: scratch 5 and 6, pre-trained 15 and 16; sd of two numbers 1 apart is sqrt(1/2).
     row = "| 10 % | 2 | 5.50 ± 0.71 | 15.50 ± 0.71 | +10.00 ± 0.00 |"
     text = (folder(workspace) / "table.md").read_text(encoding="utf-8")
     assert row in text
     assert row in capsys.readouterr().out
     assert "| 100 % | 2 | 50.50 ± 0.71 | 60.50 ± 0.71 | +10.00 ± 0.00 | 101.00" in text
-    assert "8 of 8 trials have finished." in text
+    assert "Trials finished: 8; not finished: 0." in text
     comparison = results(workspace)["comparisons"][0]
     assert comparison["scratch"]["values"] == {"0": pytest.approx(5), "1": pytest.approx(6)}
     assert comparison["scratch"]["sd"] == pytest.approx(math.sqrt(0.5))
@@ -98,22 +117,22 @@ def test_a_second_start_runs_nothing_and_writes_the_same_table(workspace):
 
 
 def test_a_grid_can_grow_and_keeps_what_it_had(workspace):
-    assert experiment(grid=("--fractions", "0.1", "--seeds", "0")) == 0
+    assert experiment() == 0
     assert experiment(grid=("--fractions", "0.1", "--seeds", "1")) == 0
     assert len(calls(workspace)) == 8
     assert set(results(workspace)["comparisons"][0]["difference"]["values"]) == {"0", "1"}
 
 
 def test_an_interrupted_training_resumes_without_loading_the_weights_again(workspace, monkeypatch):
-    monkeypatch.setenv("STUB_INTERRUPT", "pretrained_1.0_seed0")
+    monkeypatch.setenv("STUB_INTERRUPT", "pretrained_0.1_seed0")
     assert experiment() == 1
     monkeypatch.delenv("STUB_INTERRUPT")
     assert experiment() == 0
-    again = [call for call in calls(workspace) if call["name"] == "pretrained_1.0_seed0"]
+    again = [call for call in calls(workspace) if call["name"] == "pretrained_0.1_seed0"]
     assert [call["script"] for call in again] == ["train.py", "train.py", "test.py"]
     assert [call["pretrained_model"] for call in again[:2]] == ["weights.pth", None]
-    values = results(workspace)["comparisons"][2]["pretrained"]["values"]
-    assert values["0"] == pytest.approx(60)
+    values = results(workspace)["comparisons"][0]["pretrained"]["values"]
+    assert values["0"] == pytest.approx(15)
 
 
 def test_a_failed_evaluation_is_repeated_without_training_again(workspace, monkeypatch):
@@ -127,11 +146,11 @@ def test_a_failed_evaluation_is_repeated_without_training_again(workspace, monke
 
 def test_a_failure_shows_its_log_and_counts_nowhere(workspace, monkeypatch, capsys):
     monkeypatch.setenv("STUB_FAIL", "train.py scratch_0.1_seed1")
-    assert experiment() == 1
+    assert experiment(grid=SEEDS) == 1
     output = capsys.readouterr().out
     assert "scratch_0.1_seed1: train ended with status 3" in output
     assert "    the stub was told to fail" in output
-    assert "7 of 8 trials finished" in output
+    assert "3 of 4 trials finished" in output
     first = results(workspace)["comparisons"][0]
     assert set(first["scratch"]["values"]) == {"0"}
     assert set(first["difference"]["values"]) == {"0"}
@@ -167,15 +186,29 @@ def test_other_weights_under_the_same_name_are_noticed(workspace, capsys):
     assert "pretrained_0.1_seed0 was made with other settings" in capsys.readouterr().err
     assert experiment("--report_only") == 0
     text = (folder(workspace) / "table.md").read_text(encoding="utf-8")
-    assert "| 10 % | 2 / 0 | 5.50 ± 0.71 | – | – |" in text
-    assert "not counted, made with other settings: pretrained_0.1_seed0 (weights_sha256" in text
+    assert "| 10 % | 1 / 0 | 5.00 | – | – |" in text
+    assert "not counted, made with other settings: pretrained_0.1_seed0 (weights " in text
 
 
 def test_an_edited_configuration_file_is_noticed(workspace, capsys):
     assert experiment() == 0
-    toys.write_config(workspace, NUM_EPOCHS=4)
+    write_config(NUM_EPOCHS=4)
     assert experiment() == 1
     assert "config.OPTIMIZATION.NUM_EPOCHS 3 -> 4" in capsys.readouterr().err
+
+
+def test_another_data_set_in_the_same_place_is_noticed(workspace, capsys):
+    assert experiment() == 0
+    Path("v1/infos.pkl").write_text("infos of another world")
+    assert experiment() == 1
+    assert "(infos.v1/infos.pkl" in capsys.readouterr().err
+
+
+def test_several_processes_are_joined_by_torchrun(workspace, capsys):
+    assert experiment("--dry_run", "--nproc_per_node", "8") == 0
+    commands = [line for line in capsys.readouterr().out.splitlines() if line[0] != "#"]
+    start = "-m torch.distributed.run --standalone --nproc_per_node 8 "
+    assert all(start in line and "--launcher pytorch" in line for line in commands)
 
 
 def test_workers_and_jobs_change_no_result_and_may_change(workspace):
@@ -208,10 +241,10 @@ def test_checkpoints_of_another_run_are_not_taken_over(workspace, capsys):
 
 
 def test_jobs_run_at_once_and_share_the_cores(workspace, monkeypatch):
-    assert experiment("--jobs", "4") == 0
+    assert experiment("--jobs", "2") == 0
     cores = len(os.sched_getaffinity(0))
-    assert {call["threads"] for call in calls(workspace)} == {str(max(1, cores // 4))}
-    assert len(results(workspace)["trials"]) == 8
+    assert {call["threads"] for call in calls(workspace)} == {str(max(1, cores // 2))}
+    assert len(results(workspace)["trials"]) == 2
 
 
 def test_a_number_of_threads_that_the_user_chose_stays(workspace, monkeypatch):
@@ -229,9 +262,9 @@ def test_one_arm_runs_alone(workspace):
 def test_dry_run_prints_commands_and_starts_none(workspace, capsys):
     assert experiment("--dry_run", "--set", "OPTIMIZATION.LR", "0.5") == 0
     output = capsys.readouterr().out
-    assert output.count("train.py") == output.count("test.py") == 8
-    assert output.count("--pretrained_model weights.pth") == 4
-    assert output.count("--set OPTIMIZATION.LR 0.5") == 16
+    assert output.count("train.py") == output.count("test.py") == 2
+    assert output.count("--pretrained_model weights.pth") == 1
+    assert output.count("--set OPTIMIZATION.LR 0.5") == 4
     assert "# scratch_0.1_seed0: not begun" in output
     assert calls(workspace) == []
     assert not folder(workspace).exists()
@@ -240,11 +273,11 @@ def test_dry_run_prints_commands_and_starts_none(workspace, capsys):
 def test_report_only_runs_nothing(workspace, monkeypatch, capsys):
     assert experiment("--report_only") == 1
     assert "no trial in" in capsys.readouterr().err
-    monkeypatch.setenv("STUB_FAIL", "train.py scratch_1.0_seed1")
+    monkeypatch.setenv("STUB_FAIL", "train.py scratch_0.1_seed0")
     assert experiment() == 1
     made = calls(workspace)
     assert experiment("--report_only") == 0
-    assert "7 of 8 trials have finished" in capsys.readouterr().out
+    assert "Trials finished: 1; not finished: 1 (scratch_0.1_seed0)." in capsys.readouterr().out
     assert calls(workspace) == made
 
 
@@ -267,6 +300,9 @@ def test_bad_arguments_are_named(workspace, capsys):
     assert "--pretrained_model" in capsys.readouterr().err
     assert experiment("--set", "OPTIMIZATION.LRR", "1") == 1
     assert "did you mean LR" in capsys.readouterr().err
+    write_config(use_labels=False)
+    assert experiment() == 1
+    assert "needs USE_LABELS True" in capsys.readouterr().err
     Path("weights.pth").unlink()
     assert experiment() == 1
     assert "no checkpoint at weights.pth" in capsys.readouterr().err
@@ -292,7 +328,7 @@ def test_a_trial_that_another_process_works_on_is_left_alone(workspace, capsys):
         assert experiment() == 1
     assert "scratch_0.1_seed0: left out, another process" in capsys.readouterr().out
     assert "scratch_0.1_seed0" not in {call["name"] for call in calls(workspace)}
-    assert len(results(workspace)["trials"]) == 7
+    assert len(results(workspace)["trials"]) == 1
 
 
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT])
@@ -306,7 +342,7 @@ def test_stopping_the_tool_stops_its_trials(workspace, monkeypatch, how):
         "signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))\n"
         "sys.exit(label_efficiency.main(sys.argv[1:]))\n"
     )
-    command = [sys.executable, "-c", script, *words("--jobs", "2")]
+    command = [sys.executable, "-c", script, *words("--jobs", "2", grid=SEEDS)]
     process = subprocess.Popen(command, cwd=workspace, start_new_session=True)
     try:
         wait_until(lambda: len(calls(workspace)) == 2)
@@ -314,7 +350,7 @@ def test_stopping_the_tool_stops_its_trials(workspace, monkeypatch, how):
         assert process.wait(20) != 0
     finally:
         process.kill()
-    for name in ALL[:2]:
+    for name in ("scratch_0.1_seed0", "pretrained_0.1_seed0"):
         with open(folder(workspace, name) / "trial.lock") as file:
             wait_until(lambda file=file: is_free(file))
     assert len(calls(workspace)) == 2

@@ -52,6 +52,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--metrics", nargs="+", default=["mAP", "NDS"], help="or dotted keys of --metrics_file")
     add("--metrics_file", default="metrics_summary.json", help="that tools/test.py writes")
     add("--jobs", type=positive, default=1, help="trials at once; they share the cores")
+    add("--nproc_per_node", type=positive, default=1, help="processes (GPUs) of one training")
     add("--workers", type=int, default=4, help="loader processes per trial")
     add("--device", choices=("auto", "cpu", "cuda"), default="auto")
     add("--extra_tag", default="label_efficiency", help="name of this experiment")
@@ -88,6 +89,7 @@ def plan(args: argparse.Namespace) -> Experiment:
         train_args=tuple(args.train_args),
         test_args=tuple(args.test_args),
         plumbing=("--workers", str(args.workers), "--device", args.device),
+        processes=args.nproc_per_node,
     )
 
 

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from nsmae_plugin.errors import DataError
-from nsmae_plugin.evaluation.label_trials import ARMS, PRETRAINED, SCRATCH, Record
+from nsmae_plugin.evaluation.label_records import Record
+from nsmae_plugin.evaluation.label_trials import ARMS, PRETRAINED, SCRATCH
 
 TITLES = {SCRATCH: "scratch", PRETRAINED: "pre-trained"}
 

@@ -17,15 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from nsmae_plugin.errors import DataError, NSMAEError
-from nsmae_plugin.evaluation.label_trials import (
-    EVAL_TAG,
-    FINISHED,
-    TRAINED,
-    Experiment,
-    Record,
-    Trial,
-    read_record,
-)
+from nsmae_plugin.evaluation.label_records import FINISHED, TRAINED, Record, Trial, read_record
+from nsmae_plugin.evaluation.label_trials import EVAL_TAG, Experiment
 
 LOG = "label_efficiency.log"
 LOCK = "trial.lock"
@@ -102,7 +95,8 @@ class Runner:
             record.metrics = read_metrics_file(folder, self.metrics_file)
             record.stage = FINISHED
             record.save(folder)
-        self.tell(f"{trial.name}: finished")
+        spent = ", ".join(f"{step} {record.seconds[step]:.0f} s" for step in record.seconds)
+        self.tell(f"{trial.name}: finished ({spent})")
 
     def _execute(
         self, step: str, command: list[str], record: Record, folder: Path, lock: int

@@ -9,7 +9,8 @@ from typing import Any
 
 from nsmae_plugin.errors import DataError
 from nsmae_plugin.evaluation.label_efficiency import Comparison, compare, format_table, value_of
-from nsmae_plugin.evaluation.label_trials import Experiment, Record
+from nsmae_plugin.evaluation.label_records import Record
+from nsmae_plugin.evaluation.label_trials import Experiment
 from nsmae_plugin.visualization.label_efficiency import draw
 
 
@@ -38,7 +39,9 @@ def write_report(experiment: Experiment, metrics: Sequence[str]) -> str:
 def _document(
     experiment: Experiment, records: Sequence[Record], comparisons: Sequence[Comparison]
 ) -> str:
-    planned = len({*experiment.trials(), *(record.trial for record in records)})
+    done = {record.trial for record in records}
+    open_ones = [trial for trial in experiment.trials() if trial not in done]
+    names = f" ({', '.join(trial.name for trial in open_ones)})" if open_ones else ""
     lines = [
         f"# Label efficiency of {experiment.cfg_file.stem}",
         "",
@@ -46,7 +49,8 @@ def _document(
         "",
         "Mean ± sample standard deviation over seeds. The difference is pre-trained minus scratch, "
         "paired by seed: both were trained on the same labelled frames with the same seed.",
-        f"{len(records)} of {planned} trials have finished{_left_out(experiment)}.",
+        f"Trials finished: {len(done)}; not finished: {len(open_ones)}{names}"
+        f"{_left_out(experiment)}.",
     ]
     if experiment.weights:
         lines.append(f"Pre-trained weights: `{experiment.weights}`.")

@@ -10,90 +10,31 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
-from nsmae_plugin import __version__
 from nsmae_plugin.config import load_config
-from nsmae_plugin.errors import ConfigError, DataError
+from nsmae_plugin.data import label_fraction
+from nsmae_plugin.errors import ConfigError
+from nsmae_plugin.evaluation.label_records import (
+    FINISHED,
+    RECORD,
+    Record,
+    Settings,
+    Trial,
+    differences,
+    read_record,
+)
 from nsmae_plugin.training.run_log import run_folder
 
 SCRATCH, PRETRAINED = ARMS = ("scratch", "pretrained")
-RECORD = "trial.json"
 EVAL_TAG = "label_efficiency"  # keeps evaluations by hand apart from those that count
 SHOWN = 3  # differing settings that an error message spells out
 TOOLS = Path(__file__).resolve().parents[2] / "tools"
-
-TRAINING, TRAINED, FINISHED = "training", "trained", "finished"  # stages of a record
-Settings = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Trial:
-    """One fine-tuning: where it starts from, its share of the labels in (0, 1], its seed."""
-
-    arm: str
-    fraction: float
-    seed: int
-
-    @property
-    def name(self) -> str:
-        return f"{self.arm}_{self.fraction!r}_seed{self.seed}"
-
-
-@dataclass
-class Record:
-    """What a trial folder knows about itself.
-
-    Attributes:
-        settings: everything that decides the trial's result, see :meth:`Experiment.settings`.
-        stage: ``training`` (begun), ``trained`` (to be evaluated) or ``finished``.
-        metrics: content of the evaluation's metrics file, once finished.
-        seconds: wall time of ``train`` (all its parts together) and ``test``.
-    """
-
-    trial: Trial
-    settings: Settings
-    stage: str = TRAINING
-    metrics: dict[str, Any] = field(default_factory=dict)
-    seconds: dict[str, float] = field(default_factory=dict)
-    version: str = __version__
-
-    def save(self, folder: Path) -> None:
-        """Write the record so that readers see the old file or the whole new one."""
-        content = {**vars(self), "trial": vars(self.trial)}
-        content["fingerprint"] = fingerprint(self.settings)
-        temporary = folder / f".{RECORD}.tmp"
-        temporary.write_text(json.dumps(content, indent=1), encoding="utf-8")
-        os.replace(temporary, folder / RECORD)
-
-
-def read_record(folder: Path) -> Record | None:
-    """The record of a trial folder, None when it has none.
-
-    Raises:
-        DataError: for a record that is damaged, or whose settings do not match its fingerprint.
-    """
-    path = folder / RECORD
-    if not path.is_file():
-        return None
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        expected = content.pop("fingerprint")
-        record = Record(**{**content, "trial": Trial(**content["trial"])})
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise DataError(f"{path} is no record of a trial ({error}); remove {folder}") from error
-    if fingerprint(record.settings) != expected:
-        raise DataError(f"{path} was edited: its settings belong to another fingerprint")
-    return record
-
-
-def fingerprint(settings: Settings) -> str:
-    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -105,6 +46,7 @@ class Experiment:
         overrides: ``KEY VALUE`` pairs for the configuration, of training and evaluation.
         train_args, test_args: further words for ``tools/train.py`` and ``tools/test.py``.
         plumbing: words for both that change no result, such as ``--workers 2``.
+        processes: of one training, joined by torchrun when there are several.
     """
 
     cfg_file: Path
@@ -117,6 +59,7 @@ class Experiment:
     train_args: tuple[str, ...] = ()
     test_args: tuple[str, ...] = ()
     plumbing: tuple[str, ...] = ()
+    processes: int = 1
     _settings: dict[Trial, Settings] = field(default_factory=dict, init=False, repr=False)
 
     @property
@@ -139,19 +82,23 @@ class Experiment:
     def settings(self, trial: Trial) -> Settings:
         """Everything that decides the result of a trial, as plain JSON types.
 
-        Weights count by content, so that a file may move; the configuration counts merged, so
-        that an edit of any file that it is made of is noticed.
+        Weights and info files count by content, so that weights may move and another world in the
+        same place is noticed; the configuration counts merged, so that an edit of any file that it
+        is made of is noticed.
 
         Raises:
             ConfigError: for a configuration that is not valid.
         """
         if trial not in self._settings:
             config = load_config(self.cfg_file, self._train_overrides(trial))
+            label_fraction.settings(config.DATA_CONFIG)
             weights = self.weights if trial.arm == PRETRAINED else None
             self._settings[trial] = {
                 "config": json.loads(json.dumps(config)),
                 "seed": trial.seed,
-                "weights_sha256": _sha256(weights) if weights else None,
+                "weights": _sha256(weights) if weights else None,
+                "infos": {str(path): _sha256(path) for path in _info_files(config.DATA_CONFIG)},
+                "processes": self.processes,
                 "train_args": list(self.train_args),
                 "test_args": list(self.test_args),
             }
@@ -182,9 +129,14 @@ class Experiment:
         return [*self._command("test.py", trial), *words]
 
     def _command(self, script: str, trial: Trial) -> list[str]:
+        torchrun = ["-m", "torch.distributed.run", "--standalone"]
+        torchrun += ["--nproc_per_node", str(self.processes)]
+        several = self.processes > 1
+        start = [sys.executable, *(torchrun if several else []), str(TOOLS / script)]
+        launcher = ["--launcher", "pytorch"] if several else []
         place = ["--extra_tag", f"{self.tag}/{trial.name}", "--output_dir", str(self.output_dir)]
         cfg = ["--cfg_file", str(self.cfg_file)]
-        return [sys.executable, str(TOOLS / script), *cfg, *place, *self.plumbing]
+        return [*start, *cfg, *place, *launcher, *self.plumbing]
 
     def stage(self, trial: Trial) -> str:
         """How far a trial is, in a word."""
@@ -194,18 +146,18 @@ class Experiment:
     def finished(self) -> list[Record]:
         """Every finished trial in the folder, of this grid or not, made with these settings."""
         found = [record for record in self._records() if record.stage == FINISHED]
-        return [record for record in found if not self.differences(record)]
+        return [record for record in found if not self.mismatch(record)]
 
     def outdated(self) -> dict[str, str]:
         """Name -> what differs, for every trial in the folder that does not belong here."""
-        compared = {record.trial.name: self.differences(record) for record in self._records()}
+        compared = {record.trial.name: self.mismatch(record) for record in self._records()}
         return {name: difference for name, difference in compared.items() if difference}
 
-    def differences(self, record: Record) -> str:
+    def mismatch(self, record: Record) -> str:
         """First differences between a record's settings and this experiment's, '' for none."""
         if record.trial.arm == PRETRAINED and self.weights is None:
             return "no --pretrained_model is given to compare with"
-        pairs = list(_differences(record.settings, self.settings(record.trial)))
+        pairs = list(differences(record.settings, self.settings(record.trial)))
         more = f" and {len(pairs) - SHOWN} more" if len(pairs) > SHOWN else ""
         return "; ".join(pairs[:SHOWN]) + more
 
@@ -216,7 +168,7 @@ class Experiment:
             folder = self.trial_folder(trial)
             record = read_record(folder)
             if record:
-                reason = self.differences(record)
+                reason = self.mismatch(record)
             else:
                 foreign = any((folder / "ckpt").glob("*.pth"))
                 reason = f"it has checkpoints, but no {RECORD}" if foreign else ""
@@ -233,16 +185,21 @@ class Experiment:
                 yield record
 
 
-def _differences(before: Any, now: Any, where: str = "") -> Iterator[str]:
-    if isinstance(before, Mapping) and isinstance(now, Mapping):
-        for key in sorted({*before, *now}):
-            name = f"{where}.{key}" if where else key
-            yield from _differences(before.get(key), now.get(key), name)
-    elif before != now:
-        yield f"{where} {before} -> {now}"
+def _info_files(data: Mapping[str, Any]) -> list[Path]:
+    """The info files that a data set of nuScenes reads, those that are there."""
+    root = Path(data.get("DATA_PATH", "")) / data.get("VERSION", "")
+    names = [name for split in data.get("INFO_PATH", {}).values() for name in split]
+    return [root / name for name in names if (root / name).is_file()]
 
 
 def _sha256(path: Path) -> str:
+    """Digest of a file, read once as long as it stays the same."""
+    status = path.stat()
+    return _digest(path, status.st_mtime_ns, status.st_size)
+
+
+@cache
+def _digest(path: Path, changed_ns: int, size: int) -> str:
     digest = hashlib.sha256()
     with open(path, "rb") as file:
         while block := file.read(1 << 20):
