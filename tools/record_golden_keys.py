@@ -1,10 +1,13 @@
-"""Record the parameter names and shapes of OpenPCDet's BevFusion, for tests without OpenPCDet.
+"""Record the parameter names and shapes of OpenPCDet's detectors, for tests without OpenPCDet.
 
-Builds the detector of OpenPCDet's own ``bevfusion.yaml`` at full size, without its dense head, and
-writes ``{name: shape}`` of its state dict. Needed again only when the reference commit changes:
+Builds the detector of one of OpenPCDet's own configurations at full size and writes
+``{name: shape}`` of its state dict. Needed again only when the reference commit changes:
 
     export OPENPCDET_ROOT=...
     python tools/record_golden_keys.py --commit 8caccce --out tests/golden/pcdet_keys.json
+
+``tests/golden/pcdet_centerpoint_keys.json`` likewise, with
+``--config tools/cfgs/nuscenes_models/cbgs_voxel0075_res3d_centerpoint.yaml``.
 """
 
 import argparse
@@ -23,13 +26,14 @@ from easydict import EasyDict
 from nsmae_plugin.host import openpcdet
 
 CONFIG = "tools/cfgs/nuscenes_models/bevfusion.yaml"
-VOXEL_SIZE = (0.075, 0.075, 0.2)  # metres, as in that file
+VOXEL_SIZE = (0.075, 0.075, 0.2)  # metres, as in the files that the docstring names
 
 
-def build_bevfusion(config: EasyDict):
-    """OpenPCDet's detector without dense head and without image checkpoint."""
+def build_detector(config: EasyDict):
+    """OpenPCDet's detector without image checkpoint."""
     model = config.MODEL
-    del model["DENSE_HEAD"], model["IMAGE_BACKBONE"]["INIT_CFG"]
+    if "IMAGE_BACKBONE" in model:
+        del model["IMAGE_BACKBONE"]["INIT_CFG"]
     extent = np.array(config.DATA_CONFIG.POINT_CLOUD_RANGE)
     dataset = SimpleNamespace(
         class_names=config.CLASS_NAMES,
@@ -55,15 +59,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--commit", required=True, help="commit of the OpenPCDet checkout")
     parser.add_argument("--out", required=True, type=Path)
+    parser.add_argument("--config", default=CONFIG, help="in the checkout (default: %(default)s)")
     args = parser.parse_args()
 
-    path = Path(os.environ["OPENPCDET_ROOT"]) / CONFIG
+    path = Path(os.environ["OPENPCDET_ROOT"]) / args.config
     config = EasyDict(yaml.safe_load(path.read_text(encoding="utf-8")))
-    state = build_bevfusion(config).state_dict()
+    state = build_detector(config).state_dict()
     golden = {
         "source": "https://github.com/open-mmlab/OpenPCDet",
         "commit": args.commit,
-        "config": CONFIG,
+        "config": args.config,
         "state": {name: list(value.shape) for name, value in state.items()},
     }
     args.out.write_text(_readable(golden), encoding="utf-8")
