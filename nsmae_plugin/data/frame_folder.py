@@ -103,15 +103,18 @@ def _frame(frame: Any, content: Mapping[str, Any], position: int, path: Path) ->
     frame = _object(frame, f"{path}: frame {position}")
     name = str(frame.get("name", f"{position:03d}"))
     where = f"{path}: frame {name!r}"
-    if Path(name).name != name or name == "..":
+    if name in ("", "..") or Path(name).name != name:
         raise DataError(f"{where}: a frame's name becomes a folder's, it may not be a path")
+    sweeps = frame.get("sweeps", [])
+    if not isinstance(sweeps, list):
+        raise DataError(f"{where}: 'sweeps' must be a list, the most recent one first")
     info: dict[str, Any] = {
         "token": name,
         "timestamp": position,
         "cams": _cameras(frame, content, where, path.parent),
         "sweeps": [
             _sweep(sweep, f"{where}: sweep {number}", path.parent)
-            for number, sweep in enumerate(frame.get("sweeps", []))
+            for number, sweep in enumerate(sweeps)
         ],
     }
     if "lidar" in frame:
