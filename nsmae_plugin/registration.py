@@ -7,6 +7,7 @@ def register_all() -> None:
     """Register the plugin's datasets, processors, modules and detectors; idempotent."""
     from nsmae_plugin.data.masking import PROCESSORS
     from nsmae_plugin.data.nuscenes_dataset import MultiModalNuScenesDataset
+    from nsmae_plugin.detectors.bev_detector import BEVDetector
     from nsmae_plugin.detectors.nsmae import NSMAE
     from nsmae_plugin.models.view_transform import FactorizedDepthLSSTransform
 
@@ -15,3 +16,4 @@ def register_all() -> None:
         host.register("processor", name, function)
     host.register("vtransform", "FactorizedDepthLSSTransform", FactorizedDepthLSSTransform)
     host.register("detector", "NSMAE", NSMAE)
+    host.register("detector", "BEVDetector", BEVDetector)

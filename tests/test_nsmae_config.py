@@ -7,8 +7,8 @@ import pytest
 import torch
 from easydict import EasyDict
 
+from nsmae_plugin.detectors.branches import bev_columns
 from nsmae_plugin.detectors.nsmae_config import (
-    bev_columns,
     camera_grid,
     check_heads,
     check_sections,

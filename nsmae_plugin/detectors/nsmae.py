@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from nsmae_plugin import host, losses
+from nsmae_plugin.detectors.branches import bev_columns, require_inputs
 from nsmae_plugin.detectors.nsmae_config import (
-    bev_columns,
     camera_grid,
     check_heads,
     check_sections,
@@ -87,7 +87,7 @@ class NSMAE(host.Detector3DTemplate):
 
     def encode_and_render(self, batch_dict: dict[str, Any]) -> dict[str, Any]:
         """Run the slots in their order; the caller's dict and its tensors stay as they are."""
-        self._check_batch(batch_dict)
+        require_inputs(batch_dict, self)
         batch_dict = dict(batch_dict)
         for module in self.module_list:
             batch_dict = module(batch_dict)
@@ -107,15 +107,6 @@ class NSMAE(host.Detector3DTemplate):
         values = torch.stack([*terms.values(), *weighted.values()]).tolist()
         loss = torch.stack(list(weighted.values())).sum()
         return loss, dict(zip(names, values, strict=True)), {}
-
-    def _check_batch(self, batch_dict: dict[str, Any]) -> None:
-        needs = {"camera_imgs": self.vtransform, "voxels": self.backbone_3d}
-        for key, module in needs.items():
-            if module is not None and key not in batch_dict:
-                raise ConfigError(
-                    f"{type(module).__name__} is in MODEL, but the data has no {key}: set "
-                    "DATA_CONFIG.CAMERA_CONFIG.USE_CAMERA, USE_LIDAR and DATA_PROCESSOR for it"
-                )
 
     # ---- slots that stock detectors do not have
 

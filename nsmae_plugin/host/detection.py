@@ -5,11 +5,13 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from nsmae_plugin.errors import ConfigError
+
 Batch = dict[str, Any]
 
 
-class DenseHeadDetector(nn.Module):
-    """Forward pass of OpenPCDet's single-stage detectors; goes in front of a host's template.
+class DenseHeadDetector:
+    """Forward pass of OpenPCDet's single-stage detectors, to inherit in front of a template.
 
     The head may keep its losses until ``get_loss()`` (CenterHead) or write ``loss`` and ``tb_dict``
     into the batch (TransFusionHead); in evaluation mode it writes ``final_box_dicts``.
@@ -22,8 +24,12 @@ class DenseHeadDetector(nn.Module):
     - ``pred_scores`` (n,) and ``pred_labels`` (n,), counted from 1;
 
     and how many boxes of ``gt_boxes`` were found, empty for data without labels.
+
+    Raises:
+        ConfigError: in training mode, data without labels.
     """
 
+    training: bool
     model_cfg: Any
     module_list: list[nn.Module]
     dense_head: Any
@@ -31,13 +37,17 @@ class DenseHeadDetector(nn.Module):
 
     def forward(self, batch_dict: Batch) -> tuple[Any, ...]:
         """Losses or boxes of a batch; the caller's dict and its labels stay as they are."""
+        labels = batch_dict.get("gt_boxes")
+        if self.training and labels is None:
+            raise ConfigError(
+                f"{type(self).__name__} learns from boxes, but the data has no gt_boxes: set "
+                "DATA_CONFIG.USE_LABELS"
+            )
         batch_dict = dict(batch_dict)
-        if "gt_boxes" in batch_dict:
-            # OpenPCDet's CenterHead numbers the classes anew for each group, in this very tensor.
-            labels, batch_dict["gt_boxes"] = batch_dict["gt_boxes"], batch_dict["gt_boxes"].clone()
-            batch_dict = {**self.run_modules(batch_dict), "gt_boxes": labels}
-        else:
-            batch_dict = self.run_modules(batch_dict)
+        if labels is not None:
+            # OpenPCDet's CenterHead numbers classes anew for each of its groups, in this tensor.
+            batch_dict["gt_boxes"] = labels.clone()
+        batch_dict = self.run_modules(batch_dict)
         if self.training:
             loss, tb_dict, disp_dict = self.get_training_loss(batch_dict)
             return {"loss": loss}, tb_dict, disp_dict
@@ -52,10 +62,11 @@ class DenseHeadDetector(nn.Module):
     def get_training_loss(self, batch_dict: Batch) -> tuple[Tensor, dict[str, float], Batch]:
         """The loss, and its terms as floats under OpenPCDet's names."""
         if hasattr(self.dense_head, "get_loss"):
-            loss, tb_dict = self.dense_head.get_loss()
-            return loss, {"loss_rpn": loss.item(), **tb_dict}, {}
-        loss, tb_dict = batch_dict["loss"], batch_dict["tb_dict"]
-        return loss, {"loss_trans": loss.item(), **tb_dict}, {}
+            name, (loss, terms) = "loss_rpn", self.dense_head.get_loss()
+        else:
+            name, loss, terms = "loss_trans", batch_dict["loss"], batch_dict["tb_dict"]
+        # OpenPCDet's TransFusionHead leaves tensors among the terms.
+        return loss, {name: float(loss)} | {key: float(terms[key]) for key in terms}, {}
 
     def post_processing(self, batch_dict: Batch) -> tuple[list[Batch], dict[str, int]]:
         """The boxes of the head, and the recall at each of POST_PROCESSING.RECALL_THRESH_LIST."""

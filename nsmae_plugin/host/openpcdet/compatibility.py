@@ -60,6 +60,27 @@ def collate_ragged_image_infos(dataset_template: type) -> None:
     dataset_template.collate_batch = staticmethod(collate_batch)  # type: ignore[attr-defined]
 
 
+def assign_where_there_is_no_box(assigner: type) -> None:
+    """Let ``HungarianAssigner3D.assign`` match nothing in a sample that has no box.
+
+    It returns a variable there that it never set, and training a TransFusionHead on a batch with
+    such a sample ends in an UnboundLocalError.
+    """
+    original = assigner.assign  # type: ignore[attr-defined]
+    if hasattr(original, "__wrapped__"):
+        return
+
+    @wraps(original)
+    def assign(
+        self: Any, bboxes: torch.Tensor, gt_bboxes: torch.Tensor, *rest: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        if len(gt_bboxes):
+            return original(self, bboxes, gt_bboxes, *rest)
+        return bboxes.new_zeros(len(bboxes), dtype=torch.long), bboxes.new_zeros(len(bboxes))
+
+    assigner.assign = assign  # type: ignore[attr-defined]
+
+
 def _object_array(infos: list[list[list[Any]]]) -> np.ndarray:
     """(B, N, fields) array whose elements are the Python objects."""
     array = np.empty((len(infos), len(infos[0]), len(infos[0][0])), dtype=object)
