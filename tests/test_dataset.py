@@ -16,6 +16,7 @@ from tiny_frames import (
 )
 
 from nsmae_plugin import host
+from nsmae_plugin.data.infos import write_infos
 from nsmae_plugin.data.loader import build_dataloader, seeded
 from nsmae_plugin.data.nuscenes_dataset import MultiModalNuScenesDataset
 from nsmae_plugin.errors import ConfigError, DataError
@@ -75,8 +76,6 @@ def test_frames_without_boxes_are_kept_when_labels_are_not_used(tmp_path):
     infos = write_frames(tmp_path)
     for info in infos:
         del info["gt_boxes"], info["gt_names"], info["num_lidar_pts"]
-    from nsmae_plugin.data.infos import write_infos
-
     write_infos(tmp_path / "v1.0-mini" / "infos.pkl", infos)
     data = dataset(tmp_path, augmentors=AUGMENTORS)
     assert [data[index]["metadata"]["token"] for index in range(2)] == ["token-0", "token-1"]
@@ -88,6 +87,19 @@ def test_labelled_training_needs_a_box_of_a_known_class(root):
     config = configuration(root, USE_LABELS=True)
     with pytest.raises(DataError, match="no box of bus"):
         MultiModalNuScenesDataset(config, ["bus"])
+
+
+def test_a_sample_without_boxes_in_range_is_replaced_and_without_any_it_is_an_error(tmp_path):
+    infos = write_frames(tmp_path, frames=2)
+    options = {"CAMERA_CONFIG": {"USE_CAMERA": False, "IMAGE": {}}, "without": CAMERA_STEPS}
+    path = tmp_path / "v1.0-mini" / "infos.pkl"
+    infos[0]["gt_boxes"][:, 0] = 500.0
+    write_infos(path, infos)
+    assert dataset(tmp_path, USE_LABELS=True, **options)[0]["metadata"]["token"] == "token-1"
+    infos[1]["gt_boxes"][:, 0] = 500.0
+    write_infos(path, infos)
+    with pytest.raises(DataError, match=r"hundreds of samples without a box of car, pedestrian"):
+        dataset(tmp_path, USE_LABELS=True, **options)[0]
 
 
 def test_boxes_with_too_few_points_are_left_out(root):
@@ -197,8 +209,6 @@ def test_depth_hints_must_be_masked_after_the_points_are_final(root):
 def test_frames_with_different_cameras_cannot_share_a_batch(tmp_path):
     infos = write_frames(tmp_path, frames=2, cameras=3)
     del infos[1]["cams"]["CAM_2"]
-    from nsmae_plugin.data.infos import write_infos
-
     write_infos(tmp_path / "v1.0-mini" / "infos.pkl", infos)
     data = dataset(tmp_path)
     with pytest.raises(DataError, match=r"lidar_1_0.* has 2 images .*batch size of 1"):

@@ -29,8 +29,10 @@ def root(tmp_path_factory):
     write_frames(folder, frames=6, cameras=1)
     tables = folder / VERSION / VERSION
     tables.mkdir()
-    records = [{"token": f"token-{n}", "scene_token": f"scene-{n // 2}"} for n in range(6)]
-    (tables / "sample.json").write_text(json.dumps(records))
+    samples = [{"token": f"token-{n}", "scene_token": f"s{n // 2}"} for n in range(6)]
+    (tables / "sample.json").write_text(json.dumps(samples))
+    scenes = [{"token": f"s{n}", "name": f"scene-{n}"} for n in range(3)]
+    (tables / "scene.json").write_text(json.dumps(scenes))
     return folder
 
 
@@ -153,17 +155,16 @@ def test_a_part_without_a_box_of_the_classes_is_named(tmp_path):
     assert len(labelled(tmp_path, LABEL_FRACTION=0.5, LABEL_FRACTION_SEED=1)) == 2
 
 
-def test_scenes_need_the_table_of_samples(tmp_path):
+def test_scenes_need_the_tables(tmp_path):
     write_frames(tmp_path, frames=2, cameras=1)
     options = {"LABEL_FRACTION": 0.5, "LABEL_FRACTION_BY": "scenes"}
-    with pytest.raises(DataError, match=r"needs the table .*sample.json: No such file"):
+    message = r"BY scenes needs nuScenes' tables \(frames does not\): .*scene.json: No such file"
+    with pytest.raises(DataError, match=message):
         labelled(tmp_path, **options)
-    path = tmp_path / VERSION / VERSION / "sample.json"
-    path.parent.mkdir()
-    path.write_text('[{"token": "token-0"}]')
-    with pytest.raises(DataError, match=r"sample.json is no list of samples: KeyError"):
-        labelled(tmp_path, **options)
-    path.write_text('[{"token": "token-0", "scene_token": "s"}]')
+    tables = tmp_path / VERSION / VERSION
+    tables.mkdir()
+    (tables / "scene.json").write_text('[{"token": "s", "name": "scene-0"}]')
+    (tables / "sample.json").write_text('[{"token": "token-0", "scene_token": "s"}]')
     with pytest.raises(DataError, match=r"the tables know no sample token-1 \(1 such"):
         labelled(tmp_path, **options)
 

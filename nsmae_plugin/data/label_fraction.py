@@ -4,13 +4,13 @@ A frame that is not selected is not trained on at all. The epoch keeps the lengt
 all labels, so that every fraction takes the same number of steps.
 """
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from nsmae_plugin.data.scenes import scenes_of_samples
 from nsmae_plugin.errors import ConfigError, DataError
 
 MODES = ("frames", "scenes")
@@ -67,7 +67,7 @@ def whole_scenes(
     those of a smaller fraction.
 
     Args:
-        scene_of: sample token → scene token.
+        scene_of: sample token → name of its scene.
 
     Raises:
         ConfigError: the fraction is less than half a scene.
@@ -95,30 +95,12 @@ def _none(fraction: float, count: int, mode: str) -> ConfigError:
     )
 
 
-def read_scenes(tables: Path) -> dict[str, str]:
-    """Sample token → scene token, from ``sample.json`` in the folder of tables.
-
-    Raises:
-        DataError: the table is missing or damaged.
-    """
-    path = tables / "sample.json"
-    try:
-        records = json.loads(path.read_text(encoding="utf-8"))
-        return {record["token"]: record["scene_token"] for record in records}
-    except OSError as error:
-        raise DataError(
-            f"LABEL_FRACTION_BY scenes needs the table {path}: {error.strerror}; put nuScenes' "
-            "tables there, or use LABEL_FRACTION_BY frames"
-        ) from error
-    except (ValueError, KeyError, TypeError) as error:
-        raise DataError(f"the table {path} is no list of samples: {error!r}") from error
-
-
-def select(frames: list[dict[str, Any]], dataset_cfg: Any, tables: Path) -> list[dict[str, Any]]:
+def select(frames: list[dict[str, Any]], dataset_cfg: Any, root: Path) -> list[dict[str, Any]]:
     """The frames that ``LABEL_FRACTION`` and its companions leave of ``frames``.
 
     Args:
-        tables: folder of the nuScenes tables, read for whole scenes only.
+        root: folder that holds, in a folder ``VERSION``, nuScenes' tables; they are read for whole
+            scenes only.
 
     Raises:
         ConfigError, DataError: see the functions above.
@@ -128,4 +110,10 @@ def select(frames: list[dict[str, Any]], dataset_cfg: Any, tables: Path) -> list
         return frames
     if mode == "frames":
         return every_kth(frames, fraction, seed)
-    return whole_scenes(frames, read_scenes(tables), fraction, seed)
+    try:
+        scene_of = scenes_of_samples(root, dataset_cfg["VERSION"])
+    except DataError as error:
+        raise DataError(
+            f"LABEL_FRACTION_BY scenes needs nuScenes' tables (frames does not): {error}"
+        ) from error
+    return whole_scenes(frames, scene_of, fraction, seed)

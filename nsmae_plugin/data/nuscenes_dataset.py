@@ -110,8 +110,7 @@ class MultiModalNuScenesDataset(NuScenesEvaluation, host.DatasetTemplate):
         frames, balanced = self.infos, self.dataset_cfg.get("BALANCED_RESAMPLING", False)
         if balanced:
             self.epoch_length = infos.balanced_length(frames, self.class_names)
-        tables = self.root_path / self.dataset_cfg.VERSION
-        self.infos = label_fraction.select(frames, self.dataset_cfg, tables)
+        self.infos = label_fraction.select(frames, self.dataset_cfg, self.root_path)
         if not any(np.isin(info["gt_names"], self.class_names).any() for info in self.infos):
             raise DataError(
                 f"no box of {', '.join(self.class_names)} in {len(self.infos)} of {len(frames)} "
@@ -132,7 +131,8 @@ class MultiModalNuScenesDataset(NuScenesEvaluation, host.DatasetTemplate):
         """One sample, not yet collated.
 
         Raises:
-            DataError: a file of the sample is missing or damaged, or no point lies in the range.
+            DataError: a file of the sample is missing or damaged, no point lies in the range, or,
+                while training with labels, no sample has a box there.
         """
         info = self.infos[index]
         sample = {
@@ -144,7 +144,15 @@ class MultiModalNuScenesDataset(NuScenesEvaluation, host.DatasetTemplate):
             sample |= self._cameras(info)
         if self.use_labels and "gt_boxes" in info:
             sample |= self._boxes(info)
-        return self._finish(self.prepare_data(sample), info)
+        try:
+            prepared = self.prepare_data(sample)
+        except RecursionError:  # both hosts take another sample in place of one without boxes
+            raise DataError(
+                f"hundreds of samples without a box of {', '.join(self.class_names)} in "
+                f"POINT_CLOUD_RANGE {list(self.dataset_cfg.POINT_CLOUD_RANGE)}; check both, "
+                "FILTER_MIN_POINTS_IN_GT and LABEL_FRACTION"
+            ) from None
+        return self._finish(prepared, info)
 
     def _points(self, info: dict[str, Any]) -> np.ndarray:
         """(P, 5) x, y, z [m, LiDAR frame], intensity, time lag [s]."""
