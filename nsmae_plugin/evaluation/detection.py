@@ -21,6 +21,7 @@ from nsmae_plugin.errors import DataError
 from nsmae_plugin.training import distributed
 from nsmae_plugin.training.distributed import World
 
+RESULT = "result.txt"  # written last: its presence says that an evaluation is complete
 WARM_UP = 0.1  # share of the batches that the latency leaves out
 
 
@@ -80,6 +81,7 @@ def evaluate(
     per_sample = folder / "final_result" / "data" if save_to_file else None
     if world.is_main:
         (per_sample or folder).mkdir(parents=True, exist_ok=True)
+        (folder / RESULT).unlink(missing_ok=True)
     distributed.from_main(None)  # the folder is there
     found = predict(model, loader, world, per_sample, measure_time)
     return distributed.on_main(lambda: _score(found, loader, model, folder))
@@ -146,7 +148,7 @@ def _score(
     dataset: Any = loader.dataset.dataset  # type: ignore[attr-defined]
     with open(folder / "result.pkl", "wb") as file:
         pickle.dump(found.annotations, file)
-    settings = distributed.bare(model).model_cfg.get("POST_PROCESSING") or {}
+    settings = getattr(distributed.bare(model), "model_cfg", {}).get("POST_PROCESSING") or {}
     text, metrics = dataset.evaluation(
         found.annotations,
         dataset.class_names,
@@ -160,7 +162,7 @@ def _score(
     recall = found.metrics()
     lines += [f"{name}: {value:.4f}" for name, value in recall.items()]
     text = "\n".join([*lines, "", text.rstrip()])
-    (folder / "result.txt").write_text(text + "\n", encoding="utf-8")
+    (folder / RESULT).write_text(text + "\n", encoding="utf-8")
     return text, {**recall, **_plain(metrics)}
 
 

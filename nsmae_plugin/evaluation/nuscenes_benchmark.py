@@ -8,7 +8,7 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from nsmae_plugin.errors import ConfigError, DataError
 CONFIG = "detection_cvpr_2019"
 MAX_BOXES = 500  # per sample; the benchmark refuses files with more
 SUMMARY = "metrics_summary.json"
+DETAILS = "metrics_details.json"
 SHOWN = 3  # samples that an error message spells out
 
 # What the devkit calls the splits of each version.
@@ -66,7 +67,8 @@ class Benchmark:
                 f"{subject} {len(self.tokens) - len(missing)} of the {len(self.tokens)} samples of "
                 f"the split {self.split} of {self.root}, and the benchmark is defined on all; "
                 f"missing: {', '.join(missing[:SHOWN])}{' ...' if missing[SHOWN:] else ''} "
-                f"({CREATE}; or name the part as a split of its own, see docs/TRAINING.md)"
+                f"({CREATE}; or list the scenes of a part as a split of its own in splits.json "
+                "beside the tables)"
             )
         if foreign:
             raise DataError(
@@ -89,15 +91,28 @@ def find(root: Path, version: str, split: str) -> Benchmark:
     """
     from nuscenes.utils.splits import create_splits_scenes
 
+    official = create_splits_scenes()
     names = _EVAL_SETS.get(version, {})
     eval_set = "test" if version == "v1.0-test" else names.get(split, split)
-    custom = _custom_splits(root / version / "splits.json")
+    path = root / version / "splits.json"
+    custom = _custom_splits(path)
+    if split in custom and eval_set in official:
+        raise ConfigError(
+            f"{path} names scenes of its own for {split!r}, but the devkit evaluates its own "
+            f"list {eval_set!r}; add the scenes under another name, such as my_{split}, and set "
+            f"DATA_CONFIG.DATA_SPLIT.test my_{split}"
+        )
     if eval_set in names.values():
-        scenes = create_splits_scenes()[eval_set]
-    elif eval_set in custom and eval_set not in create_splits_scenes():
+        scenes = official[eval_set]
+    elif eval_set in custom:
         scenes = custom[eval_set]
     else:
-        raise ConfigError(_unknown_split(root, version, split, [*names, *names.values(), *custom]))
+        known = dict.fromkeys([*names, *names.values(), *custom])
+        raise ConfigError(
+            f"DATA_CONFIG.DATA_SPLIT.test: {version} has no split {split!r} that the devkit can "
+            f"evaluate; known: {', '.join(known) or 'none'}. A split of your own goes into {path} "
+            f'as {{"my_val": [scene names]}}'
+        )
     tokens = {token for token, scene in scenes_of_samples(root, version).items() if scene in scenes}
     if not tokens:
         raise DataError(f"{root / version} has no sample of the split {eval_set}")
@@ -105,16 +120,13 @@ def find(root: Path, version: str, split: str) -> Benchmark:
 
 
 def _custom_splits(path: Path) -> dict[str, list[str]]:
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-
-
-def _unknown_split(root: Path, version: str, split: str, known: Iterable[str]) -> str:
-    names = ", ".join(dict.fromkeys(known)) or "none"
-    return (
-        f"DATA_CONFIG.DATA_SPLIT.test: the devkit cannot evaluate {split!r} of {version}; known: "
-        f"{names}. A split of your own goes into {root / version / 'splits.json'} as "
-        f'{{"my_val": [scene names], ...}} under a name that is none of nuScenes\' own'
-    )
+    if not path.exists():
+        return {}
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        return {split: list(scenes) for split, scenes in content.items()}
+    except (ValueError, AttributeError, TypeError) as error:
+        raise DataError(f'{path} must read {{"name": [scene names], ...}}: {error!r}') from error
 
 
 def score(benchmark: Benchmark, results: Path, folder: Path) -> tuple[str, dict[str, float]]:
@@ -149,7 +161,8 @@ def score(benchmark: Benchmark, results: Path, folder: Path) -> tuple[str, dict[
         )
         printed.truncate(printed.seek(0))
         evaluation.main(plot_examples=0, render_curves=False)
-    (folder / "plots").rmdir()  # made by the devkit, and empty
+    with suppress(OSError):  # the devkit makes it and leaves it empty; older curves may be in it
+        (folder / "plots").rmdir()
     summary = json.loads((folder / SUMMARY).read_text(encoding="utf-8"))
     return f"{printed.getvalue().rstrip()}\n\n{_distance_table(summary)}", _metrics(summary)
 
@@ -197,6 +210,7 @@ def _score_nothing(folder: Path) -> tuple[str, dict[str, float]]:
     metrics.add_runtime(0.0)
     summary = json.loads(json.dumps(metrics.serialize()))
     (folder / SUMMARY).write_text(json.dumps(summary, indent=2), encoding="utf-8")
+    (folder / DETAILS).unlink(missing_ok=True)  # of an earlier evaluation
     return "not a single box was predicted: mAP 0, NDS 0", _metrics(summary)
 
 

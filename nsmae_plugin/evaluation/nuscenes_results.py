@@ -232,4 +232,8 @@ class NuScenesEvaluation:
         path.write_text(json.dumps(content), encoding="utf-8")
         if not found.has_labels:
             return f"no annotations in {found.version}: submit {path}", {}
-        return nuscenes_benchmark.score(found, path, folder)
+        text, metrics = nuscenes_benchmark.score(found, path, folder)
+        absent = [name for name in ATTRIBUTES if name not in class_names]
+        if absent:
+            text = f"not in CLASS_NAMES, counted with AP 0: {', '.join(absent)}\n\n{text}"
+        return text, metrics

@@ -24,7 +24,6 @@ from nsmae_plugin.training import checkpoint, distributed, run_log
 from nsmae_plugin.training.distributed import World
 from nsmae_plugin.training.session import per_process_batch
 
-RESULT = "result.txt"  # written last: its presence says that an evaluation is complete
 POLL_SECONDS = 30.0
 
 
@@ -87,7 +86,8 @@ def build(args: Namespace, config: Any, world: World) -> TestSession:
         DataError: from the data set, or the split is not what the benchmark is defined on.
     """
     _check(args, config)
-    config.DATA_CONFIG = data_of_split(config.DATA_CONFIG, args.split)
+    if args.split != "test":
+        config.DATA_CONFIG = data_of_split(config.DATA_CONFIG, args.split)
     run = run_log.run_folder(args.output_dir, args.cfg_file, args.extra_tag)
     logger = _start_log(args, world, run / "eval")
     dataset, loader, _ = build_dataloader(
@@ -116,6 +116,10 @@ def _check(args: Namespace, config: Any) -> None:
             f"{args.cfg_file} pre-trains and detects nothing; measure its reconstruction with "
             "tools/evaluate_pretrain.py"
         )
+    needed = ("DATA_SPLIT",) if args.split == "test" else ("DATA_SPLIT", "INFO_PATH")
+    missing = [key for key in needed if key not in config.DATA_CONFIG]
+    if missing:
+        raise ConfigError(f"DATA_CONFIG has no {', '.join(missing)}: it is not known what to read")
     if config.DATA_CONFIG.DATASET == "NuScenesDataset" and args.split == "train":
         raise ConfigError(
             "OpenPCDet's NuScenesDataset evaluates the validation split only; use "
@@ -174,14 +178,16 @@ def evaluate_all(session: TestSession) -> None:
 
 
 def _next(session: TestSession, folder: Path) -> Path | None:
+    if not folder.is_dir():
+        raise CheckpointError(f"there is no folder of checkpoints {folder}")
     for epoch, path in checkpoints.epoch_checkpoints(folder, session.args.start_epoch).items():
-        result = session.results_folder(f"epoch_{epoch}") / RESULT
+        result = session.results_folder(f"epoch_{epoch}") / detection.RESULT
         if not result.is_file() or result.stat().st_mtime_ns < path.stat().st_mtime_ns:
             return path
     return None
 
 
-def score_file(session_args: Namespace, config: Any, results: Path) -> str:
+def score_file(args: Namespace, config: Any, results: Path) -> str:
     """Text of the benchmark for a results file from anywhere; no network runs.
 
     Writes ``metrics_summary.json`` and ``metrics_details.json`` beside the file.
@@ -189,7 +195,7 @@ def score_file(session_args: Namespace, config: Any, results: Path) -> str:
     Raises:
         ConfigError, DataError: the file or the split cannot be evaluated.
     """
-    data = data_of_split(config.DATA_CONFIG, session_args.split)
+    data = data_of_split(config.DATA_CONFIG, args.split)
     root = Path(data.DATA_PATH) / data.VERSION
     benchmark = nuscenes_benchmark.find(root, data.VERSION, data.DATA_SPLIT["test"])
     if not benchmark.has_labels:

@@ -217,8 +217,10 @@ def _make_evaluation(
     if hasattr(dataset, "benchmark"):
         distributed.on_main(dataset.benchmark)  # fail now, not after the first epoch
 
+    results = folder / "eval" / "eval_with_train" / config.DATA_CONFIG.DATA_SPLIT["test"]
+
     def evaluate_and_tell(model: nn.Module) -> dict[str, float]:
-        text, metrics = detection.evaluate(model, loader, world, folder / "eval/eval_with_train")
+        text, metrics = detection.evaluate(model, loader, world, results)
         logger.info("detections in the test split\n%s", text)
         return metrics
 
