@@ -1,37 +1,11 @@
-"""Cells of a BEV map against metres, and boxes from the maps of a CenterHead."""
+"""Boxes from the maps of a CenterHead."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-
-@dataclass(frozen=True)
-class Grid:
-    """Where the cells of a BEV feature map lie; x runs along columns, y along rows.
-
-    Attributes:
-        origin: x and y of the corner of cell (0, 0), metres, LiDAR frame.
-        voxel_size: metres along x and y.
-        stride: voxels per cell.
-    """
-
-    origin: tuple[float, ...]
-    voxel_size: tuple[float, ...]
-    stride: int
-
-    def to_cells(self, metres: Tensor, axis: int) -> Tensor:
-        """Coordinate along an axis (0: x, 1: y) in cells; cell i spans i to i + 1."""
-        return (metres - self.origin[axis]) / self.voxel_size[axis] / self.stride
-
-    def extent(self, metres: Tensor, axis: int) -> Tensor:
-        """A length along an axis in cells."""
-        return metres / self.voxel_size[axis] / self.stride
-
-    def to_metres(self, cells: Tensor, axis: int) -> Tensor:
-        """The inverse of :meth:`to_cells`."""
-        return cells * self.stride * self.voxel_size[axis] + self.origin[axis]
+from nsmae_plugin.host.builtin.modules.bev_grid import BevGrid
 
 
 def gather(maps: Tensor, cells: Tensor) -> Tensor:
@@ -42,7 +16,7 @@ def gather(maps: Tensor, cells: Tensor) -> Tensor:
 
 def decode(
     maps: Mapping[str, Tensor],
-    grid: Grid,
+    grid: BevGrid,
     limits: Sequence[float],
     count: int,
     score_threshold: float,
@@ -74,13 +48,12 @@ def decode(
     return [(box[mask], score[mask], label[mask]) for box, score, label, mask in found]
 
 
-def _boxes_at(maps: Mapping[str, Tensor], cells: Tensor, width: int, grid: Grid) -> Tensor:
+def _boxes_at(maps: Mapping[str, Tensor], cells: Tensor, width: int, grid: BevGrid) -> Tensor:
     """(B, K, 7 or 9) boxes of the maps at (B, K) flat cells."""
-    center = gather(maps["center"], cells)
+    corners = torch.stack((cells % width, cells // width), dim=-1)
     cosine, sine = gather(maps["rot"], cells).split(1, dim=-1)
     parts = [
-        grid.to_metres(cells[..., None] % width + center[..., :1], 0),
-        grid.to_metres(cells[..., None] // width + center[..., 1:], 1),
+        grid.metres(corners + gather(maps["center"], cells)),
         gather(maps["center_z"], cells),
         gather(maps["dim"], cells).exp(),
         torch.atan2(sine, cosine),

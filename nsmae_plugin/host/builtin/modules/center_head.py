@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from nsmae_plugin.errors import ConfigError, DataError, HostError
-from nsmae_plugin.host.builtin.modules.center_boxes import Grid, decode, gather
+from nsmae_plugin.host.builtin.modules.bev_grid import BevGrid
+from nsmae_plugin.host.builtin.modules.center_boxes import decode, gather
 from nsmae_plugin.host.builtin.modules.center_targets import assign_group
 from nsmae_plugin.host.builtin.modules.heatmap import clipped_sigmoid, gaussian_focal_loss
 from nsmae_plugin.host.builtin.modules.nms import check_type, suppress
@@ -82,12 +83,13 @@ class CenterHead(nn.Module):
 
     Args:
         class_names: all classes; CLASS_NAMES_EACH_HEAD groups them.
-        point_cloud_range, voxel_size: metres; a cell is FEATURE_MAP_STRIDE voxels wide.
+        grid_size: voxels; a cell is FEATURE_MAP_STRIDE voxels wide.
+        point_cloud_range, voxel_size: metres.
         kwargs: for two-stage detectors, which this host does not have.
 
     Raises:
         ConfigError: groups that do not hold each class once, a HEAD_ORDER that targets do not have,
-            or code weights of another number.
+            or code weights of another number; in the forward pass, a map of another size.
         HostError: options that only OpenPCDet has.
     """
 
@@ -96,6 +98,7 @@ class CenterHead(nn.Module):
         model_cfg: Any,
         input_channels: int,
         class_names: Sequence[str],
+        grid_size: Sequence[int],
         point_cloud_range: Sequence[float],
         voxel_size: Sequence[float],
         **kwargs: Any,
@@ -106,11 +109,7 @@ class CenterHead(nn.Module):
         self.groups = _group_classes(model_cfg.CLASS_NAMES_EACH_HEAD, list(class_names))
         self.order = list(model_cfg.SEPARATE_HEAD_CFG.HEAD_ORDER)
         self.code_weights = _code_weights(model_cfg, self.order)
-        self.grid = Grid(
-            tuple(map(float, point_cloud_range[:2])),
-            tuple(map(float, voxel_size[:2])),
-            model_cfg.TARGET_ASSIGNER_CONFIG.FEATURE_MAP_STRIDE,
-        )
+        self.grid = BevGrid.of_head(model_cfg, grid_size, point_cloud_range, voxel_size)
         norm = partial(
             nn.BatchNorm2d, eps=model_cfg.get("BN_EPS", 1e-5), momentum=model_cfg.get("BN_MOM", 0.1)
         )
@@ -127,22 +126,23 @@ class CenterHead(nn.Module):
 
     def forward(self, batch_dict: dict[str, Any]) -> dict[str, Any]:
         """Maps, and their targets or the boxes; keys in the class's docstring."""
+        self.grid.require(batch_dict["spatial_features_2d"])
         features = self.shared_conv(batch_dict["spatial_features_2d"])
         predicted = [head(features) for head in self.heads_list]
         if self.training:
-            targets = self.assign_targets(batch_dict["gt_boxes"], tuple(features.shape[2:]))
+            targets = self.assign_targets(batch_dict["gt_boxes"])
             self.forward_ret_dict = {"pred_dicts": predicted, "target_dicts": targets}
         else:
             batch_dict["final_box_dicts"] = self.generate_predicted_boxes(predicted)
         return batch_dict
 
     @torch.no_grad()
-    def assign_targets(self, labels: Tensor, size: tuple[int, ...]) -> dict[str, list[Tensor]]:
+    def assign_targets(self, labels: Tensor) -> dict[str, list[Tensor]]:
         """For each group, under OpenPCDet's keys, what
         :func:`~nsmae_plugin.host.builtin.modules.center_targets.assign_group` returns.
 
         Args:
-            labels: (B, M, 8 or 10). size: rows and columns of the maps.
+            labels: (B, M, 8 or 10).
 
         Raises:
             DataError: the labels lack, or have, a velocity unlike the head.
@@ -153,12 +153,9 @@ class CenterHead(nn.Module):
                 f"gt_boxes has {labels.shape[2]}: a velocity needs both 'vel' in HEAD_ORDER and "
                 "DATA_CONFIG.PRED_VELOCITY"
             )
-        rows, columns = size
         # Drawn on the CPU, object by object, after one transfer.
         on_cpu, config = labels.detach().float().cpu(), self.model_cfg.TARGET_ASSIGNER_CONFIG
-        groups = [
-            assign_group(on_cpu, group, (rows, columns), self.grid, config) for group in self.groups
-        ]
+        groups = [assign_group(on_cpu, group, self.grid, config) for group in self.groups]
         parts = [[part.to(labels.device) for part in kind] for kind in zip(*groups, strict=True)]
         return dict(zip(("heatmaps", "target_boxes", "inds", "masks"), parts, strict=True))
 

@@ -6,29 +6,26 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nsmae_plugin.host.builtin.modules.center_boxes import Grid
+from nsmae_plugin.host.builtin.modules.bev_grid import BevGrid
 from nsmae_plugin.host.builtin.modules.heatmap import draw_gaussian, gaussian_radius
 
 Targets = tuple[Tensor, Tensor, Tensor, Tensor]
 
 
-def assign_group(
-    labels: Tensor, classes: Sequence[int], size: tuple[int, int], grid: Grid, config: Any
-) -> Targets:
+def assign_group(labels: Tensor, classes: Sequence[int], grid: BevGrid, config: Any) -> Targets:
     """Targets of one group of classes for a batch.
 
     Args:
         labels: (B, M, 8 or 10) on the CPU: x, y, z, dx, dy, dz, yaw[, vx, vy], label from 1;
             padding has label 0.
         classes: the classes of the group, counted from 0, in the order of its heatmaps.
-        size: rows (y) and columns (x) of the map.
         config: TARGET_ASSIGNER_CONFIG: NUM_MAX_OBJS (K), GAUSSIAN_OVERLAP, MIN_RADIUS.
 
     Returns:
         heatmap (B, classes, Y, X); codes (B, K, 8 or 10) as :func:`encode`; the flat cell of each
         centre (B, K) int64; which of the K slots hold an object (B, K) bool.
     """
-    samples = [_assign_sample(one, classes, size, grid, config) for one in labels]
+    samples = [_assign_sample(one, classes, grid, config) for one in labels]
     heatmap, codes, cells, mask = (torch.stack(part) for part in zip(*samples, strict=True))
     return heatmap, codes, cells, mask
 
@@ -44,24 +41,21 @@ def encode(boxes: Tensor, center: Tensor, cell: Tensor) -> Tensor:
     return torch.cat(parts, dim=1)
 
 
-def _assign_sample(
-    labels: Tensor, classes: Sequence[int], size: tuple[int, int], grid: Grid, config: Any
-) -> Targets:
+def _assign_sample(labels: Tensor, classes: Sequence[int], grid: BevGrid, config: Any) -> Targets:
     is_class = labels[:, -1:].long() == torch.tensor(classes) + 1  # (M, classes)
     chosen = is_class.any(dim=1).nonzero().flatten()[: config.NUM_MAX_OBJS]
     boxes, category = labels[chosen, :-1], is_class[chosen].int().argmax(dim=1)
+    columns, rows = grid.size
     # A centre beyond the map counts at its edge; half a cell is what a float32 keeps apart.
-    limits = (size[1] - 0.5, size[0] - 0.5)
-    center = torch.stack(
-        [grid.to_cells(boxes[:, axis], axis).clamp(0, limits[axis]) for axis in (0, 1)], dim=1
-    )
+    edge = torch.tensor([columns - 0.5, rows - 0.5])
+    center = grid.coordinates(boxes[:, :2]).clamp(min=0).minimum(edge)
     cell = center.long()
-    # A box without area has no Gaussian and no logarithm.
-    valid = (boxes[:, 3:5] > 0).all(dim=1)
-    length, width = (grid.extent(boxes[:, 3 + axis], axis) for axis in (0, 1))
-    radius = gaussian_radius(length, width, config.GAUSSIAN_OVERLAP).int()
+    # A box without volume has no Gaussian or no logarithm.
+    valid = (boxes[:, 3:6] > 0).all(dim=1)
+    extent = grid.cells(boxes[:, 3:5])
+    radius = gaussian_radius(extent[:, 0], extent[:, 1], config.GAUSSIAN_OVERLAP).int()
 
-    heatmap = labels.new_zeros(len(classes), *size)
+    heatmap = labels.new_zeros(len(classes), rows, columns)
     for k in valid.nonzero().flatten().tolist():
         around = max(int(radius[k]), config.MIN_RADIUS)
         draw_gaussian(heatmap[category[k]], (int(cell[k, 0]), int(cell[k, 1])), around)
@@ -69,7 +63,7 @@ def _assign_sample(
     codes = labels.new_zeros(config.NUM_MAX_OBJS, labels.shape[1])
     codes[: len(boxes)] = torch.where(valid[:, None], encode(boxes, center, cell), 0)
     cells = torch.zeros(config.NUM_MAX_OBJS, dtype=torch.long)
-    cells[: len(boxes)] = torch.where(valid, cell[:, 1] * size[1] + cell[:, 0], 0)
+    cells[: len(boxes)] = torch.where(valid, cell[:, 1] * columns + cell[:, 0], 0)
     mask = torch.zeros(config.NUM_MAX_OBJS, dtype=torch.bool)
     mask[: len(boxes)] = valid
     return heatmap, codes, cells, mask

@@ -21,6 +21,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from nsmae_plugin.errors import ConfigError
+from nsmae_plugin.host.builtin.modules.bev_grid import BevGrid
 from nsmae_plugin.host.builtin.modules.heatmap import clipped_sigmoid, gaussian_focal_loss
 from nsmae_plugin.host.builtin.modules.transfusion_decoder import (
     RARE,
@@ -28,7 +29,6 @@ from nsmae_plugin.host.builtin.modules.transfusion_decoder import (
     SeparateHead,
 )
 from nsmae_plugin.host.builtin.modules.transfusion_targets import (
-    BevGrid,
     Predictions,
     TargetAssigner,
     Targets,
@@ -80,13 +80,7 @@ class TransFusionHead(nn.Module):
         self.model_cfg, self.num_class = model_cfg, num_class
         self.branches = list(model_cfg.SEPARATE_HEAD_CFG.HEAD_ORDER)
         assigner = model_cfg.TARGET_ASSIGNER_CONFIG
-        stride = int(assigner.FEATURE_MAP_STRIDE)
-        self.grid = BevGrid(
-            origin=(float(point_cloud_range[0]), float(point_cloud_range[1])),
-            voxel_size=(float(voxel_size[0]), float(voxel_size[1])),
-            stride=stride,
-            size=(int(grid_size[0]) // stride, int(grid_size[1]) // stride),
-        )
+        self.grid = BevGrid.of_head(model_cfg, grid_size, point_cloud_range, voxel_size)
         code_size = sum(BRANCHES[name] for name in self.branches)
         self.assigner = TargetAssigner(assigner, self.grid, point_cloud_range, num_class, code_size)
         small = SMALL.get(assigner.get("DATASET", "nuScenes"), ())
@@ -143,14 +137,7 @@ class TransFusionHead(nn.Module):
         Raises:
             ConfigError: a map of another size than the grid and FEATURE_MAP_STRIDE say.
         """
-        columns, rows = self.grid.size
-        if features.shape[2:] != (rows, columns):
-            raise ConfigError(
-                f"the BEV map has {features.shape[3]} x {features.shape[2]} cells, but the grid at "
-                f"FEATURE_MAP_STRIDE {self.grid.stride} has {columns} x {rows}: set "
-                "MODEL.DENSE_HEAD.TARGET_ASSIGNER_CONFIG.FEATURE_MAP_STRIDE to the stride of the "
-                "backbones"
-            )
+        self.grid.require(features)
         shared = self.shared_conv(features)
         dense_heatmap = self.heatmap_head(shared)
         scores = self._suppress(dense_heatmap.detach().sigmoid()).flatten(2)

@@ -7,38 +7,11 @@ from typing import Any
 import torch
 
 from nsmae_plugin.errors import ConfigError
+from nsmae_plugin.host.builtin.modules.bev_grid import BevGrid
 from nsmae_plugin.host.builtin.modules.heatmap import draw_gaussian, gaussian_radius
 from nsmae_plugin.host.builtin.modules.hungarian import HungarianAssigner
 
 Predictions = Mapping[str, torch.Tensor]
-
-
-@dataclass(frozen=True)
-class BevGrid:
-    """The BEV map that the head works on.
-
-    origin: x, y of its corner, metres; voxel_size: x, y, metres; stride: voxels per cell;
-    size: cells along x, y.
-    """
-
-    origin: tuple[float, float]
-    voxel_size: tuple[float, float]
-    stride: int
-    size: tuple[int, int]
-
-    def cells(self, metres: torch.Tensor) -> torch.Tensor:
-        """Lengths (..., 2) along x and y in cells."""
-        # Divided in OpenPCDet's order: rounding to a cell can hang on the last digit.
-        return metres / metres.new_tensor(self.voxel_size) / self.stride
-
-    def coordinates(self, xy: torch.Tensor) -> torch.Tensor:
-        """Positions (..., 2), metres, in cells from the corner of the map."""
-        return self.cells(xy - xy.new_tensor(self.origin))
-
-    def metres(self, coordinates: torch.Tensor) -> torch.Tensor:
-        """Inverse of :meth:`coordinates`."""
-        scale = coordinates.new_tensor(self.voxel_size)
-        return coordinates * self.stride * scale + coordinates.new_tensor(self.origin)
 
 
 def encode_boxes(boxes: torch.Tensor, grid: BevGrid) -> torch.Tensor:
