@@ -11,9 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from nuscenes.nuscenes import NuScenes
+from nuscenes.utils import splits
 from nuscenes.utils.geometry_utils import transform_matrix
 from pyquaternion import Quaternion
-from tiny_frames import CLASSES, VERSION, all_infos, configuration, link_database
+from tiny_frames import CLASSES, MASKS, VERSION, all_infos, configuration, link_database
 
 import nsmae_plugin
 from nsmae_plugin.data.info_builder import CAMERAS
@@ -200,12 +201,31 @@ def test_splits_of_ones_own_come_from_splits_json(tool, database, nusc):
         tool.create_infos(database, "v9-custom", 1, with_cam=False)
 
 
-def test_the_test_version_has_no_boxes_and_one_file(tool, database):
+def test_the_test_version_has_no_boxes_and_one_file_that_can_be_loaded(tool, database):
     os.rename(database / VERSION, database / "v1.0-test")
     os.rename(database / "v1.0-test" / VERSION, database / "v1.0-test" / "v1.0-test")
     (database / "v1.0-test" / "v1.0-test" / "sample_annotation.json").unlink()
-    (path,) = tool.create_infos(database, "v1.0-test", 10, with_cam=True)
-    assert path.name == "nuscenes_infos_10sweeps_test.pkl"
+    scenes = database / "v1.0-test" / "v1.0-test" / "scene.json"
+    records = json.loads(scenes.read_text())
+    for number, record in enumerate(records):
+        record["name"] = sorted(splits.test)[number]
+    scenes.write_text(json.dumps(records))
+    (path,) = tool.create_infos(database, "v1.0-test", 3, with_cam=True)
+    assert path.name == "nuscenes_infos_3sweeps_test.pkl"
+    config = configuration(
+        database,
+        without=MASKS,
+        USE_LABELS=True,
+        VERSION="v1.0-test",
+        INFO_PATH={"train": [path.name], "test": [path.name]},
+    )
+    data = MultiModalNuScenesDataset(config, CLASSES, training=False)
+    assert len(data) == 9
+    batch = data.collate_batch([data[0], data[8]])
+    assert "gt_boxes" not in batch
+    assert batch["camera_imgs"].shape == (2, 6, 3, 48, 96)
+    with pytest.raises(DataError, match=r"no boxes for sample .*\(a test split\?\)"):
+        MultiModalNuScenesDataset(config, CLASSES, training=True)
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,11 @@ import numpy as np
 import pytest
 from tiny_frames import CLASSES, VERSION, all_infos, configuration, link_database
 
+from nsmae_plugin.data.info_builder import InfoBuilder
+from nsmae_plugin.data.infos import write_infos
+from nsmae_plugin.data.loader import seeded
 from nsmae_plugin.data.nuscenes_dataset import MultiModalNuScenesDataset
+from nsmae_plugin.data.tables import NuScenesTables
 
 pytestmark = pytest.mark.openpcdet
 
@@ -67,3 +71,42 @@ def test_each_dataset_reads_the_others_info_file(synthetic_root, pcdet_root):
     logger = logging.getLogger(__name__)
     other = NuScenesDataset(theirs, CLASSES, True, root_path=synthetic_root, logger=logger)[0]
     assert sample["metadata"] == other["metadata"]
+
+
+@pytest.mark.parametrize("max_sweeps", [10, 6])
+def test_ten_sweeps_are_loaded_as_by_openpcdet(synthetic_root, tmp_path, max_sweeps):
+    """With the same seed the same sweeps in the same order, also where a scene starts."""
+    from nsmae_plugin.host import openpcdet
+
+    assert openpcdet.NAME == "openpcdet"
+    from pcdet.datasets.nuscenes.nuscenes_dataset import NuScenesDataset
+
+    root = link_database(synthetic_root, tmp_path)
+    tables = NuScenesTables(root / VERSION, VERSION)
+    builder = InfoBuilder(tables, max_sweeps=10, with_cam=False, labels=True)
+    infos = [builder.build(token) for token in tables.all("sample")]
+    write_infos(root / VERSION / "ten.pkl", infos)
+    without = ("mask_image_patches", "mask_voxels", "mask_depth_hints", "image_calibrate")
+    config = configuration(
+        root,
+        INFO_PATH={"train": ["ten.pkl"], "test": ["ten.pkl"]},
+        MAX_SWEEPS=max_sweeps,
+        CAMERA_CONFIG={"USE_CAMERA": False, "IMAGE": {}},
+        without=(*without, "image_normalize"),
+    )
+    data = MultiModalNuScenesDataset(config, CLASSES)
+    logger = logging.getLogger(__name__)
+    other = NuScenesDataset(config, CLASSES, True, root_path=root, logger=logger)
+    sizes, lags = set(), set()
+    for index, info in enumerate(infos):
+        with seeded(index):
+            ours = data._points(info)
+        with seeded(index):
+            theirs = other.get_lidar_with_sweeps(index, max_sweeps)
+        assert ours.dtype == theirs.dtype == np.float32
+        # Their product with the ones as a fourth column is summed in another order: float64.
+        np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-5)
+        sizes.add(len(ours))
+        lags |= set(np.unique(ours[:, 4]))
+    assert len(sizes) > 1
+    assert max(lags) > 0.3  # seconds
