@@ -104,15 +104,7 @@ class Inference:
         """Detect, and write into ``folder``; returns ``boxes.json`` and the pictures."""
         info, everything = self.info(index), self.detect(index)
         predicted = everything.above(self.threshold)
-        best = "" if not len(everything) else f", the best {everything.scores.max():.3f}"
-        logger.info(
-            "%s: %d of %d boxes score at least %g%s",
-            info["token"],
-            len(predicted),
-            len(everything),
-            self.threshold,
-            best,
-        )
+        _tell(info["token"], everything, predicted, self.threshold)
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / "boxes.json"
         text = json.dumps(self._as_json(info, predicted), indent=1, allow_nan=False)
@@ -158,6 +150,13 @@ class Inference:
             truth=self.truth(index),
             extent=(x_min, x_max, y_min, y_max),
         )
+
+
+def _tell(token: str, everything: Boxes, predicted: Boxes, threshold: float) -> None:
+    count = f"{len(predicted)} of {len(everything)}"
+    scores = () if everything.scores is None else everything.scores
+    best = f", the best {max(scores):.3f}" if len(scores) else ""
+    logger.info("%s: %s boxes score at least %g%s", token, count, threshold, best)
 
 
 def describe(boxes: Boxes) -> list[dict[str, Any]]:

@@ -5,6 +5,8 @@ file; in samples without annotations it sees one car ahead.
 """
 
 import json
+import sys
+from pathlib import Path
 
 import torch
 import yaml
@@ -14,6 +16,14 @@ from nsmae_plugin import host
 from nsmae_plugin.config import load_config
 from nsmae_plugin.training import checkpoint
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tools"))
+
+import infer
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+TINY = REPOSITORY / "cfgs" / "tiny"
+PICTURES = ["boxes.json", "cameras.png", "bev.png"]
+SHIFT = (0.5, -0.25, 0.125)  # metres, exact in binary
 AHEAD = [2.0, 12.0, -0.8, 4.5, 1.9, 1.6, 1.2, 1.0, 2.0]  # a car before the vehicle
 
 
@@ -64,6 +74,27 @@ def write_checkpoint(path, shift=(0.0, 0.0, 0.0)):
     return path
 
 
+def write_arguments(folder, root):
+    """What ``tools/infer.py`` takes to ask an oracle that is wrong by ``SHIFT`` about a world."""
+    config = write_config(folder / "oracle.yaml", TINY / "nsmae_pretrain.yaml", root)
+    weights = write_checkpoint(folder / "oracle.pth", SHIFT)
+    return ["--cfg_file", str(config), "--ckpt", str(weights), "--device", "cpu"]
+
+
 def register():
     """Enter the oracle into the active host."""
     host.register("detector", "OracleDetector", OracleDetector)
+
+
+def call(capsys, *arguments, code=0):
+    """Run ``tools/infer.py``: the paths that it printed, or the error when ``code`` is 1."""
+    assert infer.main(list(map(str, arguments))) == code
+    captured = capsys.readouterr()
+    if code:
+        return captured.err
+    return [Path(line) for line in captured.out.splitlines()]
+
+
+def boxes_of(path):
+    """Content of a ``boxes.json``."""
+    return json.loads(path.read_text())

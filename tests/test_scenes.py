@@ -41,13 +41,16 @@ def test_a_scene_of_another_split_is_an_error_that_lists_those_of_this_one():
 
 
 def test_missing_or_damaged_tables_are_errors(tmp_path):
-    with pytest.raises(DataError, match=r"scene\.json.*by token or index"):
+    with pytest.raises(DataError, match=r"cannot read the table .*scene\.json"):
         scenes_of_samples(tmp_path, VERSION)
     (tmp_path / VERSION).mkdir()
     (tmp_path / VERSION / "scene.json").write_text("[{")
     with pytest.raises(DataError, match="no valid JSON"):
         scenes_of_samples(tmp_path, VERSION)
     (tmp_path / VERSION / "scene.json").write_text('[{"token": "s", "name": "scene-1"}]')
+    (tmp_path / VERSION / "sample.json").write_text("3")
+    with pytest.raises(DataError, match="no nuScenes tables"):
+        scenes_of_samples(tmp_path, VERSION)
     (tmp_path / VERSION / "sample.json").write_text('[{"token": "a", "scene_token": "other"}]')
-    with pytest.raises(DataError, match="do not fit"):
+    with pytest.raises(DataError, match="do not belong together"):
         scenes_of_samples(tmp_path, VERSION)

@@ -19,14 +19,15 @@ def scenes_of_samples(root: Path, version: str) -> dict[str, str]:
     Raises:
         DataError: a table is missing or damaged.
     """
-    names = {scene["token"]: scene["name"] for scene in _table(root / version / "scene.json")}
-    samples = _table(root / version / "sample.json")
+    scenes, samples = (_table(root / version / f"{name}.json") for name in ("scene", "sample"))
     try:
+        names = {scene["token"]: scene["name"] for scene in scenes}
         return {sample["token"]: names[sample["scene_token"]] for sample in samples}
-    except KeyError as error:
+    except (KeyError, TypeError) as error:
         raise DataError(
-            f"{root / version}: sample.json and scene.json do not fit: {error}"
-        ) from None
+            f"scene.json and sample.json in {root / version} are no nuScenes tables, or do not "
+            f"belong together: {error!r}"
+        ) from error
 
 
 def frames_of_scene(
@@ -50,13 +51,13 @@ def frames_of_scene(
     return sorted(members, key=lambda at: infos[at]["timestamp"])
 
 
-def _table(path: Path) -> list[dict[str, Any]]:
+def _table(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise DataError(
-            f"cannot read the table {path}: {error.strerror}; scenes are known from nuScenes' "
-            "tables alone, choose samples by token or index instead"
+            f"cannot read the table {path}: {error.strerror}; which samples make up a scene is "
+            "written in nuScenes' tables alone"
         ) from error
     except ValueError as error:
         raise DataError(f"the table {path} is no valid JSON: {error}") from error

@@ -35,13 +35,14 @@ NUSCENES_COLOURS = {
 
 def class_colours(class_names: Sequence[str]) -> dict[str, Colour]:
     """Colour of every class: nuScenes', and for other names those of a fixed palette in turn."""
-    palette = colormaps["tab20"].colors  # type: ignore[attr-defined]
-    return {
-        name: tuple(channel / 255 for channel in NUSCENES_COLOURS[name])
-        if name in NUSCENES_COLOURS
-        else palette[position % len(palette)]
-        for position, name in enumerate(class_names)
-    }
+    palette: Sequence[Colour] = colormaps["tab20"].colors  # type: ignore[attr-defined]
+    colours = {}
+    for position, name in enumerate(class_names):
+        colours[name] = palette[position % len(palette)]
+        if name in NUSCENES_COLOURS:
+            red, green, blue = NUSCENES_COLOURS[name]
+            colours[name] = (red / 255, green / 255, blue / 255)
+    return colours
 
 
 def skeletons(boxes: Boxes) -> np.ndarray:

@@ -25,7 +25,12 @@ FILM_WIDTH = 1600  # pixels
 TRUTH_STYLE = {"linestyles": (0, (3, 2)), "linewidths": 1.0}
 PREDICTION_STYLE = {"linestyles": "solid", "linewidths": 1.5}
 # nuScenes' colours for cones and pedestrians are dark: in images they stand on a light ground.
-GROUND_STYLE = {"colors": "white", "alpha": 0.5, "linestyles": "solid", "linewidths": 2.5}
+GROUND_STYLE: dict[str, Any] = {
+    "colors": "white",
+    "alpha": 0.5,
+    "linestyles": "solid",
+    "linewidths": 2.5,
+}
 DARK, LUMINANCE = 0.35, np.array([0.2126, 0.7152, 0.0722])
 SLOWEST = 0.5  # m/s; what is slower gets no arrow
 # As they stand around the vehicle; others follow in the order of the data.
@@ -106,8 +111,8 @@ def _draw_photograph(
         lines, owners = project(boxes, photograph.lidar2image, size)
         chosen = np.array([colours[boxes.names[owner]] for owner in owners]).reshape(-1, 3)
         dark = chosen @ LUMINANCE < DARK
-        axes.add_collection(LineCollection(lines[dark], **GROUND_STYLE))
-        axes.add_collection(LineCollection(lines, colors=chosen, **style))
+        axes.add_collection(LineCollection(list(lines[dark]), **GROUND_STYLE))
+        axes.add_collection(LineCollection(list(lines), colors=chosen, **style))
         counts.append(f"{len(np.unique(owners))} {what}")
     axes.set_xlim(0, size[0])
     axes.set_ylim(size[1], 0)
@@ -134,7 +139,8 @@ def draw_above(scenery: Scenery, colours: Mapping[str, Colour]) -> Figure:
     for boxes, style, _ in _layers(scenery):
         outlines = skeletons(boxes)[:, [0, 1, 2, 3, -1], :, :2]
         chosen = [colours[name] for name in boxes.names for _ in range(outlines.shape[1])]
-        axes.add_collection(LineCollection(outlines.reshape(-1, 2, 2), colors=chosen, **style))
+        lines = list(outlines.reshape(-1, 2, 2))
+        axes.add_collection(LineCollection(lines, colors=chosen, **style))
     _draw_velocities(axes, scenery.predicted, colours)
     panels.finish(axes, _numbers(scenery))
     panels.metre_axes(axes)
@@ -208,8 +214,8 @@ def film_frame(pictures: Sequence[Path]) -> Image.Image:
     """The pictures of one sample side by side, equally high, ``FILM_WIDTH`` wide."""
     images = []
     for path in pictures:
-        with Image.open(path) as image:
-            images.append(image.convert("RGB"))
+        with Image.open(path) as picture:
+            images.append(picture.convert("RGB"))
     height = min(FILM_WIDTH / sum(one.width / one.height for one in images), images[0].height)
     sizes = [(round(height * one.width / one.height), round(height)) for one in images]
     frame = Image.new("RGB", (sum(width for width, _ in sizes), round(height)), "white")
