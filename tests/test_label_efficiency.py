@@ -14,8 +14,10 @@ import pytest
 import stub_tools
 import toys
 import yaml
+from matplotlib.figure import Figure
 
-from nsmae_plugin.evaluation import label_trials
+from nsmae_plugin.errors import DataError
+from nsmae_plugin.evaluation import label_jobs, label_report, label_trials
 
 sys.path.insert(0, str(toys.REPOSITORY / "tools"))
 
@@ -33,6 +35,7 @@ def workspace(tmp_path, monkeypatch):
     for name in ("OMP_NUM_THREADS", "STUB_FAIL", "STUB_INTERRUPT", "STUB_HANG"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(label_trials, "TOOLS", stub_tools.install(tmp_path / "tools"))
+    monkeypatch.setattr(label_report, "draw", lambda comparisons: Figure())  # takes long
     write_config()
     (tmp_path / "weights.pth").write_text("weights")
     return tmp_path
@@ -354,6 +357,46 @@ def test_stopping_the_tool_stops_its_trials(workspace, monkeypatch, how):
         with open(folder(workspace, name) / "trial.lock") as file:
             wait_until(lambda file=file: is_free(file))
     assert len(calls(workspace)) == 2
+
+
+def test_of_a_progress_bar_the_last_state_is_shown(tmp_path):
+    log = tmp_path / "trial.log"
+    log.write_bytes(
+        b"first\r\n 10%\r 20%\rdone\n" + b"line\n" * 17 + "größer".encode() + b"\n\xff\n"
+    )
+    assert label_jobs._tail(log).split("\n")[0] == "    done"
+    assert label_jobs._tail(log).endswith("    größer\n    \ufffd")
+
+
+def test_several_metrics_files_are_refused(tmp_path):
+    for epoch in (1, 2):
+        place = tmp_path / f"eval/epoch_{epoch}/val/label_efficiency"
+        place.mkdir(parents=True)
+        (place / "metrics_summary.json").write_text('{"mean_ap": 0.5}')
+        if epoch == 1:
+            by_hand = tmp_path / "eval/epoch_1/val/default/metrics_summary.json"
+            by_hand.parent.mkdir()
+            by_hand.write_text("{}")
+            found = label_jobs.read_metrics_file(tmp_path, "metrics_summary.json")
+            assert found == {"mean_ap": 0.5}
+    with pytest.raises(DataError, match="expected one metrics_summary"):
+        label_jobs.read_metrics_file(tmp_path, "metrics_summary.json")
+
+
+def test_a_trial_of_the_real_tools_on_the_synthetic_world(tmp_path, monkeypatch, synthetic_root):
+    """Half of the frames, one epoch, on whichever host is active."""
+    monkeypatch.chdir(tmp_path)
+    recipe = str(toys.REPOSITORY / "cfgs/tiny/bevfusion_det.yaml")
+    grid = ("--fractions", "0.5", "--seeds", "0", "--only", "scratch", "--workers", "0")
+    settings = ("DATA_CONFIG.DATA_PATH", str(synthetic_root), "OPTIMIZATION.NUM_EPOCHS", "1")
+    arguments = ["--cfg_file", recipe, *grid, "--set", *settings]
+    assert label_efficiency.main(arguments) == 0
+    place = tmp_path / "output/tiny/bevfusion_det/label_efficiency"
+    log = (place / "scratch_0.5_seed0/label_efficiency.log").read_text(encoding="utf-8")
+    assert "labels of 3 of 6 samples are used" in log
+    (trial,) = json.loads((place / "results.json").read_text(encoding="utf-8"))["trials"]
+    assert 0 <= trial["mAP"] <= 100
+    assert (place / "plot.png").read_bytes().startswith(b"\x89PNG")
 
 
 def is_free(file):

@@ -181,5 +181,7 @@ def read_metrics_file(folder: Path, name: str) -> dict[str, Any]:
 
 
 def _tail(path: Path) -> str:
-    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
-    return "\n".join(f"    {line}" for line in lines[-TAIL:])
+    """Last lines; of a progress bar, which returns without a line feed, its last state."""
+    lines = path.read_bytes().decode("utf-8", errors="replace").rstrip().split("\n")
+    shown = [line.rstrip("\r").rpartition("\r")[2] for line in lines[-TAIL:]]
+    return "\n".join(f"    {line}" for line in shown)

@@ -1,0 +1,53 @@
+"""The figure of a label-efficiency experiment: what is drawn where."""
+
+import pytest
+
+from nsmae_plugin.evaluation.label_efficiency import Comparison, Spread
+from nsmae_plugin.visualization.label_efficiency import draw
+
+
+def comparison(fraction, scratch, pretrained, metric="mAP"):
+    pairs = {seed: pretrained[seed] - scratch[seed] for seed in pretrained if seed in scratch}
+    return Comparison(fraction, metric, *map(Spread.of, (scratch, pretrained, pairs)))
+
+
+def means(axes):
+    """Label -> places and heights of the line through the means."""
+    return {
+        bar.get_label(): [list(data) for data in bar.lines[0].get_data()] for bar in axes.containers
+    }
+
+
+def test_means_and_differences_lie_over_their_fractions():
+    figure = draw([comparison(0.1, {0: 4, 1: 6}, {0: 7, 1: 7}), comparison(1.0, {0: 9}, {0: 8})])
+    arms, difference = figure.axes
+    assert means(arms)["scratch"][1] == [5, 9]
+    assert means(arms)["pre-trained"][1] == [7, 8]
+    assert means(difference)["difference"] == [[10, 100], [2, -1]]
+    assert [text.get_text() for text in difference.get_xticklabels()] == ["10 %", "100 %"]
+    assert difference.get_xscale() == arms.get_xscale() == "log"
+    assert arms.get_title() == "mAP (%)"
+
+
+def test_bars_are_one_standard_deviation_and_dots_single_seeds():
+    arms = draw([comparison(0.1, {0: 4, 1: 6}, {0: 7, 1: 7})]).axes[0]
+    (segment,) = arms.containers[0].lines[2][0].get_segments()
+    assert segment[:, 1] == pytest.approx([5 - 2**0.5, 5 + 2**0.5])
+    dots = [line for line in arms.lines if line.get_marker() == "."]
+    assert [list(line.get_ydata()) for line in dots] == [[4, 6], [7, 7]]
+
+
+def test_each_metric_has_a_column():
+    rows = [comparison(0.1, {0: 1}, {0: 2}), comparison(0.1, {0: 3}, {0: 5}, "car.ap")]
+    figure = draw(rows)
+    assert [axes.get_title() for axes in figure.axes[:2]] == ["mAP (%)", "car.ap"]
+    assert means(figure.axes[3])["difference"][1] == [2]
+
+
+def test_an_arm_that_has_not_begun_is_left_out():
+    arms, difference = draw([comparison(0.1, {0: 4}, {}), comparison(1.0, {0: 9}, {0: 8})]).axes
+    assert len(means(arms)["pre-trained"][0]) == 1
+    assert means(difference)["difference"] == [[100], [-1]]
+    alone, nothing = draw([comparison(0.1, {0: 4}, {})]).axes
+    assert list(means(alone)) == ["scratch"]
+    assert means(nothing) == {}
