@@ -1,0 +1,84 @@
+"""Every detector configuration takes all of its encoders from the pre-training it names."""
+
+import logging
+from pathlib import Path
+
+import pytest
+import torch
+
+import nsmae_plugin
+from nsmae_plugin import host
+from nsmae_plugin.config import load_config
+from nsmae_plugin.training import weights
+from nsmae_plugin.training.export import export
+from nsmae_plugin.training.transfer import load_pretrained
+
+CONFIGS = Path(__file__).resolve().parents[1] / "cfgs"
+LOGGER = logging.getLogger("recipes")
+DATA = {
+    "VERSION": "v1.0-mini",
+    "MAX_SWEEPS": 3,
+    "INFO_PATH.train": ["nuscenes_infos_3sweeps_train.pkl"],
+    "INFO_PATH.test": ["nuscenes_infos_3sweeps_val.pkl"],
+    # One needs a database of objects, the other cameras; neither matters to a network.
+    "DATA_AUGMENTOR.DISABLE_AUG_LIST": ["gt_sampling", "imgaug"],
+}
+RECIPES = {
+    "nsmae_pretrain": ["bevfusion_det", "transfusion_lidar", "centerpoint_lidar"],
+    "nsmae_pretrain_128x352": ["bevfusion_det_128x352"],
+    "nsmae_pretrain_camera": ["camera_det"],
+    "nsmae_pretrain_lidar": ["transfusion_lidar", "centerpoint_lidar"],
+    "tiny/nsmae_pretrain": [
+        "tiny/bevfusion_det",
+        "tiny/transfusion_lidar",
+        "tiny/centerpoint_lidar",
+        "tiny/camera_det",
+    ],
+    "tiny/nsmae_pretrain_camera": ["tiny/camera_det"],
+    "tiny/nsmae_pretrain_lidar": ["tiny/transfusion_lidar", "tiny/centerpoint_lidar"],
+}
+
+
+def build(name, root):
+    """The network of a configuration, on the active host and the tiny synthetic world."""
+    nsmae_plugin.register()
+    settings = {"DATA_CONFIG.DATA_PATH": root}
+    settings |= {f"DATA_CONFIG.{key}": value for key, value in DATA.items()}
+    overrides = [str(part) for setting in settings.items() for part in setting]
+    config = load_config(CONFIGS / f"{name}.yaml", overrides)
+    dataset = host.build_dataset(config.DATA_CONFIG, config.CLASS_NAMES, True)
+    return host.build_network(config.MODEL, len(config.CLASS_NAMES), dataset)
+
+
+def test_every_detector_is_listed():
+    detectors = {
+        str(path.relative_to(CONFIGS).with_suffix(""))
+        for folder in (CONFIGS, CONFIGS / "tiny")
+        for path in folder.glob("*.yaml")
+        if load_config(path).MODEL.NAME != "NSMAE"
+    }
+    # The keyframe is learnt by heart from scratch.
+    assert detectors - {"tiny/bevfusion_det_keyframe"} == {
+        n for one in RECIPES.values() for n in one
+    }
+
+
+@pytest.mark.parametrize("pretraining", RECIPES)
+def test_detectors_start_from_all_encoders_of_their_pretraining(
+    pretraining, synthetic_root, tmp_path
+):
+    torch.manual_seed(0)
+    (tmp_path / "ckpt").mkdir()
+    content = {"model_state": build(pretraining, synthetic_root).state_dict()}
+    torch.save(content, tmp_path / "ckpt/checkpoint_epoch_1.pth")
+    export(tmp_path / "ckpt", tmp_path / "w.pth")
+    exported = weights.read(tmp_path / "w.pth")["model_state"]
+    for detector in RECIPES[pretraining]:
+        model = build(detector, synthetic_root)
+        found = load_pretrained(model, tmp_path / "w.pth", LOGGER)
+        state = model.state_dict()
+        assert found.keys() == set(weights.slots_of(state)) & set(weights.ENCODERS), detector
+        for slot, one in found.items():
+            assert one.complete, (detector, slot)
+            assert one.zeroed == [], (detector, slot)
+            assert all(torch.equal(state[name], exported[name]) for name in one.loaded)
