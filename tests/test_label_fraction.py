@@ -133,16 +133,16 @@ def test_evaluation_sees_every_frame(root):
 
 
 def test_the_part_is_taken_before_the_classes_are_balanced(tmp_path):
-    infos = write_frames(tmp_path, frames=4, cameras=1)
+    infos = write_frames(tmp_path, frames=5, cameras=1)
     for info in infos[1:]:
         info["gt_names"] = np.array(["car", "car"])  # the only pedestrian is in frame 0
     write_infos(tmp_path / VERSION / "infos.pkl", infos)
     data = labelled(tmp_path, LABEL_FRACTION=0.5, BALANCED_RESAMPLING=True)
-    # Frames 0 and 2: two show a car, one a pedestrian: 3 // 2 = 1 draw for each class.
-    assert len(data) == 2
-    assert {info["token"] for info in data.infos} <= {"token-0", "token-2"}
-    # All frames: (4 + 1) // 2 = 2 draws for each class.
-    assert data.epoch_length == len(labelled(tmp_path, BALANCED_RESAMPLING=True)) == 4
+    # Frames 0, 2 and 4: three show a car, one a pedestrian: 4 // 2 = 2 draws for each class.
+    assert len(data) == 4
+    assert {info["token"] for info in data.infos} <= {"token-0", "token-2", "token-4"}
+    # All frames: (5 + 1) // 2 = 3 draws for each class.
+    assert data.epoch_length == len(labelled(tmp_path, BALANCED_RESAMPLING=True)) == 6
 
 
 def test_a_part_without_a_box_of_the_classes_is_named(tmp_path):
