@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from nsmae_plugin.data.infos import read_infos, write_infos
+from nsmae_plugin.errors import DataError
 
 
 def test_writing_replaces_the_file_as_a_whole_or_not_at_all(tmp_path):
@@ -39,3 +40,28 @@ def test_files_written_under_numpy_2_can_be_read(tmp_path):
     assert b"cnumpy.core.multiarray\n" in content
     path.write_bytes(content.replace(b"cnumpy.core.multi", b"cnumpy._core.multi"))
     np.testing.assert_equal(read_infos(path), [{"boxes": np.arange(3.0)}])
+
+
+@pytest.mark.parametrize(
+    ("module", "name"),
+    [
+        ("os", "system"),
+        ("posix", "system"),
+        ("__builtin__", "eval"),
+        ("builtins", "getattr"),
+        ("builtins", "object"),
+        ("numpy", "load"),
+        ("numpy", "ndarray.tofile"),  # protocol 4 follows dots
+        ("numpy.core.multiarray", "fromfile"),
+        ("numpy._core.multiarray", "scalar.__class__"),
+        ("collections", "OrderedDict.fromkeys"),
+        ("torch", "load"),
+    ],
+)
+def test_nothing_but_numpy_and_plain_containers_is_reached(tmp_path, module, name):
+    """Each would be resolved by ``pickle.load``, and most are a step to running code."""
+    path = tmp_path / "infos.pkl"
+    words = b"".join(b"\x8c" + bytes([len(word)]) + word.encode() for word in (module, name))
+    path.write_bytes(b"\x80\x04" + words + b"\x93.")  # SHORT_BINUNICODE twice, STACK_GLOBAL, STOP
+    with pytest.raises(DataError, match=f"{name}, which no info file needs"):
+        read_infos(path)
