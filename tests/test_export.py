@@ -167,7 +167,7 @@ def tool(*arguments):
 def test_the_tool_tells_what_it_wrote_and_why_it_did_not(run, tmp_path, capsys):
     assert tool("--ckpt", run.parent, "--out", tmp_path / "w.pth", "--safetensors") == 0
     output = capsys.readouterr().out
-    assert "camera+lidar encoders of toy, epoch 2, step 20" in output
+    assert "camera+lidar encoders of toy, epoch 2\n" in output
     assert "image_backbone          7 tensors" in output
     assert "--cfg_file adds it" in output
     assert f"{tmp_path}/w.pth, {tmp_path}/w.json, {tmp_path}/w.safetensors" in output

@@ -33,7 +33,8 @@ def main(arguments: list[str] | None = None) -> int:
     except NSMAEError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    print("{modality} encoders of {config}, epoch {epoch}, step {step}".format(**manifest))
+    origin = manifest["config"] or manifest["checkpoint"]
+    print(f"{manifest['modality']} encoders of {origin}, epoch {manifest['epoch']}")
     for slot, names in manifest["slots"].items():
         print(f"  {slot:<20} {len(names):>4} tensors")
     if manifest["inputs"] is None:
