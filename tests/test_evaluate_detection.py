@@ -19,11 +19,13 @@ from nsmae_plugin import host
 
 # isort: split
 import torch
+from tensorboardX import event_file_writer
 from tensorboardX.proto.event_pb2 import Event
 from torch import nn
 
 from nsmae_plugin.data.infos import read_infos
 from nsmae_plugin.evaluation import session as evaluation_session
+from nsmae_plugin.evaluation.history import History
 from nsmae_plugin.registration import register_all
 from nsmae_plugin.training import checkpoint
 
@@ -148,7 +150,7 @@ def history(workspace):
 
 
 def scalars(folder):
-    """``{tag: [(step, value)]}`` of the TensorBoard files in a folder, in the order written."""
+    """``{tag: [(step, value)]}`` of the TensorBoard files in a folder, in the order of steps."""
     result = {}
     for path in sorted(folder.iterdir()):
         content, position = path.read_bytes(), 0
@@ -158,7 +160,15 @@ def scalars(folder):
             position += 16 + length
             for value in event.summary.value:
                 result.setdefault(value.tag, []).append((event.step, value.simple_value))
-    return result
+    return {tag: sorted(values) for tag, values in result.items()}
+
+
+def test_evaluations_within_a_second_all_reach_tensorboard(tmp_path, monkeypatch):
+    monkeypatch.setattr(event_file_writer.time, "time", lambda: 1e9)
+    history = History(tmp_path, "val", "default")
+    for step in (4, 8):
+        history.add(1, step, {"mAP": 0.5})
+    assert scalars(tmp_path / "tensorboard_val_default") == {"eval/mAP": [(4, 0.5), (8, 0.5)]}
 
 
 @pytest.mark.parametrize("flag", OPENPCDET_FLAGS)

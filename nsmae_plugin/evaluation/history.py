@@ -30,7 +30,10 @@ class History:
         if self._folder is None:
             return
         name = f"tensorboard_{self._key['split']}_{self._key['eval_tag']}"
-        with SummaryWriter(logdir=str(self._folder / name)) as board:
+        # Files are named by the second: without the suffix, quick evaluations would share one and
+        # the later would replace what the earlier wrote.
+        suffix = f".step{step}"
+        with SummaryWriter(logdir=str(self._folder / name), filename_suffix=suffix) as board:
             for metric, value in metrics.items():
                 board.add_scalar(f"eval/{metric}", value, step)
         key = {"epoch": epoch, "step": step, **self._key}

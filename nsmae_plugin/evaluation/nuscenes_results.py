@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -68,7 +69,7 @@ def prediction_dicts(
 
 def attribute(name: str, velocity: Sequence[float]) -> str:
     """nuScenes attribute of a box of class ``name`` with (vx, vy) in m/s."""
-    return ATTRIBUTES[name][0 if np.hypot(*velocity) > MOVING_SPEED else 1]
+    return ATTRIBUTES[name][0 if math.hypot(*velocity) > MOVING_SPEED else 1]
 
 
 def sample_results(annotation: Mapping[str, Any], info: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -172,14 +173,16 @@ class NuScenesEvaluation:
         Such a file holds ``token`` and, in the LiDAR frame, ``names``, ``scores`` and ``boxes``.
         """
         annotations = prediction_dicts(batch_dict, pred_dicts, class_names)
-        for one in annotations if output_path is not None else ():
+        if output_path is None:
+            return annotations
+        for one in annotations:
             content = {
                 "token": one["metadata"]["token"],
                 "names": one["name"].tolist(),
                 "scores": one["score"].tolist(),
                 "boxes": one["boxes_lidar"].tolist(),
             }
-            path = Path(output_path) / f"{one['frame_id']}.json"
+            path = output_path / f"{one['frame_id']}.json"
             path.write_text(json.dumps(content), encoding="utf-8")
         return annotations
 
