@@ -42,9 +42,16 @@ def test_an_untrained_head_expects_objects_to_be_rare():
     assert predictions["heatmap"].sigmoid().mean() < 0.3
 
 
+def test_the_decoder_starts_with_xaviers_weights():
+    weight = make_head().decoder.linear1.weight  # 16 -> 24 channels
+    bound = math.sqrt(6 / (16 + 24))
+    assert 0.9 * bound < weight.abs().max() <= bound
+
+
 def test_it_learns_to_give_back_the_boxes_of_a_batch():
     quarter = {"grid_size": [128, 128, 40], "point_cloud_range": [-6.4, -6.4, -5, 6.4, 6.4, 3]}
-    head = make_head({"NUM_PROPOSALS": 12, "HIDDEN_CHANNEL": 32}, **quarter).train()
+    changes = {"NUM_PROPOSALS": 12, "HIDDEN_CHANNEL": 32, "BN_MOMENTUM": 0.1}
+    head = make_head(changes, **quarter).train()
     batch = make_batch(4, 4, seed=5, size=(16, 16))
     batch["gt_boxes"][..., :2] *= 0.4  # inside of the map
     optimizer = torch.optim.AdamW(head.parameters(), lr=5e-3)

@@ -27,7 +27,7 @@ def head_config(**changes: Any) -> EasyDict:
         NMS_KERNEL_SIZE=3,
         FFN_CHANNEL=24,
         DROPOUT=0.0,
-        BN_MOMENTUM=0.1,
+        BN_MOMENTUM=0.05,
         ACTIVATION="relu",
         NUM_HM_CONV=2,
         SEPARATE_HEAD_CFG={
