@@ -186,6 +186,7 @@ def test_predictions_take_openpcdets_layout(tmp_path):
 def test_ground_truth_as_predictions_gets_full_marks(val, tmp_path, capfd):
     text, metrics = val.score(val.truth(), tmp_path)
     assert metrics["mAP"] == pytest.approx(1.0)
+    assert metrics["mAP_present"] == pytest.approx(1.0)
     assert all(metrics[f"AP/{name}"] == pytest.approx(1.0) for name in DETECTION_NAMES)
     for error in ("trans_err", "scale_err", "orient_err"):
         assert metrics[error] == pytest.approx(0.0, abs=1e-4)
@@ -267,7 +268,7 @@ def test_no_box_at_all_scores_nothing(val, tmp_path):
     (tmp_path / "metrics_details.json").write_text("{}", encoding="utf-8")
     nothing = [annotation([], [], token=info["token"]) for info in val.infos]
     text, metrics = val.score(nothing, tmp_path)
-    assert (metrics["mAP"], metrics["NDS"]) == (0.0, 0.0)
+    assert (metrics["mAP"], metrics["mAP_present"], metrics["NDS"]) == (0.0, 0.0, 0.0)
     assert "not a single box" in text
     summary = json.loads((tmp_path / "metrics_summary.json").read_text(encoding="utf-8"))
     assert summary["nd_score"] == 0.0
@@ -293,9 +294,24 @@ def test_the_training_split_can_be_evaluated(synthetic_root, tmp_path):
     frames = Frames(synthetic_root, "train")
     assert frames.benchmark().split == "mini_train"
     metrics = frames.score(frames.truth(), tmp_path)[1]
-    present = {name for info in frames.infos for name in info["gt_names"]}
     assert metrics["AP/car"] == pytest.approx(1.0)
-    assert metrics["mAP"] == pytest.approx(len(present & set(DETECTION_NAMES)) / 10)
+    assert metrics["mAP_present"] == pytest.approx(1.0)
+
+
+def test_classes_that_the_split_lacks_limit_its_map(copied_tables, synthetic_root, tmp_path):
+    """Full marks in nine classes and zero in the tenth, of which there is no box."""
+    root = copied_tables("v1.0-mini")
+    folder = root / VERSION / VERSION
+    categories = json.loads((folder / "category.json").read_text(encoding="utf-8"))
+    for one in categories:
+        if one["name"].startswith("vehicle.bus"):
+            one["name"] = "animal"  # which the benchmark does not know
+    (folder / "category.json").write_text(json.dumps(categories), encoding="utf-8")
+    val = Frames(root, infos=Frames(synthetic_root).infos)
+    text, metrics = val.score(val.truth(), tmp_path / "out")
+    assert metrics["mAP"] == pytest.approx(0.9)
+    assert metrics["mAP_present"] == pytest.approx(1.0)
+    assert "mAP of the 9 classes that the split has: 1.0000" in text
 
 
 def test_a_part_of_the_split_is_refused_and_names_what_is_missing(synthetic_root):

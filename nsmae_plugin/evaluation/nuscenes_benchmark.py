@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -136,7 +136,9 @@ def score(benchmark: Benchmark, results: Path, folder: Path) -> tuple[str, dict[
 
     Returns:
         The devkit's table with the APs at each distance, and ``mAP``, ``NDS``, the five mean
-        true-positive errors (``trans_err``, ...) and ``AP/<class>``.
+        true-positive errors (``trans_err``, ...), ``AP/<class>``, and ``mAP_present``: the mean AP
+        of the classes that the split has a box of. Without any, a class has AP 0 however good the
+        predictions are, so that in a small split ``mAP`` cannot reach 1.
 
     Raises:
         DataError: the file holds other samples than the split, or breaks a rule of the benchmark.
@@ -164,7 +166,13 @@ def score(benchmark: Benchmark, results: Path, folder: Path) -> tuple[str, dict[
     with suppress(OSError):  # the devkit makes it and leaves it empty; older curves may be in it
         (folder / "plots").rmdir()
     summary = json.loads((folder / SUMMARY).read_text(encoding="utf-8"))
-    return f"{printed.getvalue().rstrip()}\n\n{_distance_table(summary)}", _metrics(summary)
+    present = {box.detection_name for box in evaluation.gt_boxes.all}
+    metrics = _metrics(summary, present)
+    lines = [printed.getvalue().rstrip(), "", _distance_table(summary)]
+    if len(present) < len(summary["mean_dist_aps"]):
+        mean = f"{metrics['mAP_present']:.4f}"
+        lines += ["", f"mAP of the {len(present)} classes that the split has: {mean}"]
+    return "\n".join(lines), metrics
 
 
 def _read_results(path: Path) -> dict[str, list[Any]]:
@@ -211,15 +219,17 @@ def _score_nothing(folder: Path) -> tuple[str, dict[str, float]]:
     summary = json.loads(json.dumps(metrics.serialize()))
     (folder / SUMMARY).write_text(json.dumps(summary, indent=2), encoding="utf-8")
     (folder / DETAILS).unlink(missing_ok=True)  # of an earlier evaluation
-    return "not a single box was predicted: mAP 0, NDS 0", _metrics(summary)
+    return "not a single box was predicted: mAP 0, NDS 0", _metrics(summary, config.class_names)
 
 
-def _metrics(summary: Mapping[str, Any]) -> dict[str, float]:
+def _metrics(summary: Mapping[str, Any], present: Collection[str]) -> dict[str, float]:
+    aps = summary["mean_dist_aps"]
     return {
         "mAP": summary["mean_ap"],
+        "mAP_present": sum(value for name, value in aps.items() if name in present) / len(present),
         "NDS": summary["nd_score"],
         **summary["tp_errors"],
-        **{f"AP/{name}": value for name, value in summary["mean_dist_aps"].items()},
+        **{f"AP/{name}": value for name, value in aps.items()},
     }
 
 
