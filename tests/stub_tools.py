@@ -32,7 +32,7 @@ def main(script: str) -> int:
     group, stem = Path(args.cfg_file).parent.name, Path(args.cfg_file).stem
     folder = Path(args.output_dir) / group / stem / args.extra_tag
     call = {"script": script, "name": folder.name, **vars(args)}
-    call["threads"] = os.environ.get("OMP_NUM_THREADS")
+    call["pid"], call["threads"] = os.getpid(), os.environ.get("OMP_NUM_THREADS")
     with open("calls.jsonl", "a", encoding="utf-8") as file:
         file.write(json.dumps(call) + "\n")
     if os.environ.get("STUB_FAIL") == f"{script} {folder.name}":

@@ -334,9 +334,8 @@ def test_a_trial_that_another_process_works_on_is_left_alone(workspace, capsys):
     assert len(results(workspace)["trials"]) == 1
 
 
-@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT])
-def test_stopping_the_tool_stops_its_trials(workspace, monkeypatch, how):
-    monkeypatch.setenv("STUB_HANG", "1")
+def start_tool(workspace):
+    """The tool in a process of its own, once its two trainings hang."""
     script = (
         "import sys, signal; from pathlib import Path\n"
         f"sys.path.insert(0, {str(toys.REPOSITORY / 'tools')!r})\n"
@@ -346,17 +345,34 @@ def test_stopping_the_tool_stops_its_trials(workspace, monkeypatch, how):
         "sys.exit(label_efficiency.main(sys.argv[1:]))\n"
     )
     command = [sys.executable, "-c", script, *words("--jobs", "2", grid=SEEDS)]
-    process = subprocess.Popen(command, cwd=workspace, start_new_session=True)
-    try:
-        wait_until(lambda: len(calls(workspace)) == 2)
-        process.send_signal(how)
-        assert process.wait(20) != 0
-    finally:
-        process.kill()
+    environment = {**os.environ, "STUB_HANG": "1"}
+    process = subprocess.Popen(command, cwd=workspace, env=environment, start_new_session=True)
+    wait_until(lambda: len(calls(workspace)) == 2)
+    return process
+
+
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT])
+def test_stopping_the_tool_stops_its_trials(workspace, how):
+    process = start_tool(workspace)
+    process.send_signal(how)
+    assert process.wait(30) != 0
     for name in ("scratch_0.1_seed0", "pretrained_0.1_seed0"):
-        with open(folder(workspace, name) / "trial.lock") as file:
-            wait_until(lambda file=file: is_free(file))
+        wait_until(lambda name=name: is_free(folder(workspace, name) / "trial.lock"))
     assert len(calls(workspace)) == 2
+
+
+def test_a_training_that_outlives_the_tool_is_not_started_twice(workspace, capsys):
+    process = start_tool(workspace)
+    process.kill()
+    process.wait(30)
+    trainings = calls(workspace)
+    assert experiment() == 1
+    assert capsys.readouterr().out.count("left out, another process") == 2
+    assert calls(workspace) == trainings
+    for training in trainings:
+        os.kill(training["pid"], signal.SIGKILL)
+        wait_until(lambda one=training: is_free(folder(workspace, one["name"]) / "trial.lock"))
+    assert experiment() == 0
 
 
 def test_of_a_progress_bar_the_last_state_is_shown(tmp_path):
@@ -399,12 +415,13 @@ def test_a_trial_of_the_real_tools_on_the_synthetic_world(tmp_path, monkeypatch,
     assert (place / "plot.png").read_bytes().startswith(b"\x89PNG")
 
 
-def is_free(file):
+def is_free(path):
     """Whether nobody holds the lock: neither the tool nor a process that it started."""
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        return False
+    with open(path) as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            return False
     return True
 
 
