@@ -65,8 +65,9 @@ class DenseHeadDetector:
             name, (loss, terms) = "loss_rpn", self.dense_head.get_loss()
         else:
             name, loss, terms = "loss_trans", batch_dict["loss"], batch_dict["tb_dict"]
+        terms = {name: loss, **terms}
         # OpenPCDet's TransFusionHead leaves tensors among the terms.
-        return loss, {name: float(loss)} | {key: float(terms[key]) for key in terms}, {}
+        return loss, {k: v.item() if isinstance(v, Tensor) else v for k, v in terms.items()}, {}
 
     def post_processing(self, batch_dict: Batch) -> tuple[list[Batch], dict[str, int]]:
         """The boxes of the head, and the recall at each of POST_PROCESSING.RECALL_THRESH_LIST."""

@@ -1,0 +1,65 @@
+"""Configurations of BEVDetector that cannot work are refused with the keys to change."""
+
+import pytest
+from detector_case import SENSORS, make_config, make_dataset
+
+from nsmae_plugin.detectors.bev_config import check_sections, check_sizes
+from nsmae_plugin.errors import ConfigError
+
+PRETRAINING = {"NAME": "BEVRenderHead", "NUM_BINS": 41}
+
+
+@pytest.mark.parametrize("recipe", SENSORS)
+def test_the_recipes_are_accepted(recipe):
+    config = make_config(recipe)
+    check_sections(config)
+    check_sizes(config, make_dataset())
+
+
+@pytest.mark.parametrize(
+    ("recipe", "changes", "message"),
+    [
+        ("bevfusion_det", {"NECK": None}, "camera branch lacks MODEL.NECK"),
+        ("bevfusion_det", {"VFE": None}, "LiDAR branch lacks MODEL.VFE"),
+        ("camera_det", {"VTRANSFORM": None}, "camera branch lacks MODEL.VTRANSFORM"),
+        ("centerpoint_lidar", dict.fromkeys(("VFE", "BACKBONE_3D", "MAP_TO_BEV")), "or both"),
+        ("bevfusion_det", {"FUSER": None}, "needs MODEL.FUSER to join"),
+        ("camera_det", {"FUSER": {"NAME": "ConvFuser"}}, "remove it, or add both"),
+        ("centerpoint_lidar", {"FUSER": {"NAME": "ConvFuser"}}, "remove it, or add both"),
+        ("camera_det", {"BACKBONE_2D": None}, "needs MODEL.BACKBONE_2D"),
+        ("camera_det", {"DENSE_HEAD": None}, "needs MODEL.DENSE_HEAD"),
+        ("camera_det", {"BEV_HEAD": PRETRAINING}, "MODEL.BEV_HEAD belong to pre-training"),
+    ],
+)
+def test_sections_that_make_no_detector_are_named(recipe, changes, message):
+    config = make_config(recipe)
+    config.update(changes)
+    with pytest.raises(ConfigError, match=message):
+        check_sections(config)
+
+
+@pytest.mark.parametrize(
+    ("section", "changes", "message"),
+    [
+        ("FUSER", {"IN_CHANNEL": 336}, "IN_CHANNEL is 336.* 32 .* 256 make 288"),
+        ("VTRANSFORM", {"DOWNSAMPLE": 1}, "BEV grids of camera and LiDAR differ"),
+        ("VTRANSFORM", {"XBOUND": [-51.2, 51.2, 0.8]}, "XBOUND covers -51.2 to 51.2 m"),
+        ("BACKBONE_2D", {"UPSAMPLE_STRIDES": [1, 2]}, "cells of 8 voxels .* is 4"),
+        ("BACKBONE_2D", {"UPSAMPLE_STRIDES": [2, 2]}, "cells of 4, 8 voxels"),
+        ("BACKBONE_2D", {"LAYER_STRIDES": [4, 8]}, "16 x 16 BEV cells do not divide by 32"),
+    ],
+)
+def test_sizes_that_do_not_fit_are_named(section, changes, message):
+    config = make_config("bevfusion_det")
+    config.BACKBONE_2D.update(LAYER_STRIDES=[1, 2], UPSAMPLE_STRIDES=[2, 4])
+    config.DENSE_HEAD.TARGET_ASSIGNER_CONFIG.FEATURE_MAP_STRIDE = 4
+    check_sizes(config, make_dataset())
+    config[section].update(changes)
+    with pytest.raises(ConfigError, match=message):
+        check_sizes(config, make_dataset())
+
+
+def test_a_backbone_of_another_kind_is_left_to_itself():
+    config = make_config("bevfusion_det")
+    config.BACKBONE_2D = {"NAME": "SomebodysBackbone"}
+    check_sizes(config, make_dataset())
