@@ -9,9 +9,9 @@ from easydict import EasyDict
 from transfusion_case import RANGE, gt_boxes, head_config
 
 from nsmae_plugin.errors import ConfigError
+from nsmae_plugin.host.builtin.modules.bev_grid import BevGrid
 from nsmae_plugin.host.builtin.modules.hungarian import HungarianAssigner, iou_3d
 from nsmae_plugin.host.builtin.modules.transfusion_targets import (
-    BevGrid,
     TargetAssigner,
     decode_boxes,
     encode_boxes,
