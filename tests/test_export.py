@@ -208,3 +208,17 @@ def test_one_branch_of_a_network_starts_from_the_export_of_both(
     for key, value in model.state_dict().items():
         expected = source[key] if key.split(".")[0] in slots else before[key]
         assert torch.equal(value, expected), key
+
+
+def test_data_unlike_those_of_the_pretraining_are_pointed_out(synthetic_root, tmp_path, caplog):
+    source = build("nsmae_pretrain", synthetic_root)
+    path = write_run(tmp_path / "run", source.state_dict())
+    config = load_config(
+        REPOSITORY / "cfgs/tiny/nsmae_pretrain.yaml",
+        ["DATA_CONFIG.DATA_PROCESSOR.transform_points_to_voxels.VOXEL_SIZE", "[0.1, 0.1, 0.2]"],
+    )
+    run_log.write_config(config, path.parents[1] / "toy.yaml")
+    export(path, tmp_path / "w.pth")
+    load_pretrained(build("nsmae_pretrain_lidar", synthetic_root), tmp_path / "w.pth", LOGGER)
+    warnings = [one.getMessage() for one in caplog.records if one.levelno == logging.WARNING]
+    assert warnings == ["  voxel_size is [0.2, 0.2, 0.2] here and was [0.1, 0.1, 0.2] before"]

@@ -20,7 +20,15 @@ from nsmae_plugin import __version__
 from nsmae_plugin.config import load_config
 from nsmae_plugin.errors import CheckpointError, ConfigError
 from nsmae_plugin.training import checkpoint
-from nsmae_plugin.training.weights import ENCODERS, GRID, MANIFEST, SAFETENSORS, slot_of, slots_of
+from nsmae_plugin.training.weights import (
+    ENCODERS,
+    GRID,
+    MANIFEST,
+    SAFETENSORS,
+    inputs_of,
+    slot_of,
+    slots_of,
+)
 
 FORMAT = 1  # of the manifest
 _SECTIONS = ("VFE", "BACKBONE_3D", "MAP_TO_BEV", "IMAGE_BACKBONE", "NECK", "VTRANSFORM")
@@ -108,7 +116,7 @@ def build_manifest(
         "epoch": content.get("epoch"),
         "step": content.get("it"),
         "modality": modality(slots),
-        "inputs": _inputs(config["DATA_CONFIG"]) if config else None,
+        "inputs": inputs_of(config["DATA_CONFIG"]) if config else None,
         "model": _model(config["MODEL"]) if config else None,
         "slots": {
             slot: {name: list(one.shape) for name, one in state.items() if slot_of(name) == slot}
@@ -121,23 +129,6 @@ def modality(slots: list[str]) -> str:
     """``camera+lidar``, ``camera`` or ``lidar``."""
     branches = {"camera": "image_backbone", "lidar": "backbone_3d"}
     return "+".join(name for name, slot in branches.items() if slot in slots)
-
-
-def _inputs(data: Mapping[str, Any]) -> dict[str, Any]:
-    """What the sensors' data looked like to the encoders."""
-    steps = {step["NAME"]: step for step in data["DATA_PROCESSOR"]}
-    cameras = data.get("CAMERA_CONFIG") or {}
-    voxels, normalise = steps.get("transform_points_to_voxels"), steps.get("image_normalize")
-    found = {
-        "point_features": list(data["POINT_FEATURE_ENCODING"]["used_feature_list"]),
-        "max_sweeps": data.get("MAX_SWEEPS"),
-        "point_cloud_range": list(data["POINT_CLOUD_RANGE"]),
-        "voxel_size": list(voxels["VOXEL_SIZE"]) if voxels else None,
-        "image_size": list(cameras["IMAGE"]["FINAL_DIM"]) if cameras.get("USE_CAMERA") else None,
-        "image_mean": list(normalise["mean"]) if normalise else None,
-        "image_std": list(normalise["std"]) if normalise else None,
-    }
-    return {key: value for key, value in found.items() if value is not None}
 
 
 def _model(model: Mapping[str, Any]) -> dict[str, Any]:

@@ -16,6 +16,8 @@ from nsmae_plugin.training import checkpoint, weights
 from nsmae_plugin.training.weights import ENCODERS, GRID, slot_of, slots_of
 
 LEAST_SHARE = 0.5  # of the parameters of a head, or of an encoder that may match in part
+# Inputs that encoders are not indifferent to, although their shapes do not show it.
+TELLING_INPUTS = ("point_features", "max_sweeps", "voxel_size", "image_mean", "image_std")
 
 
 @dataclass
@@ -94,6 +96,7 @@ def load_pretrained(
             f"{', '.join(slots_of(state))}, the model has {', '.join(slots_of(model.state_dict()))}"
         )
     _log(model, content, slots, source, logger)
+    _compare_inputs(model, content, logger)
     for slot, found in slots.items():
         _check(slot, found, source, partial)
     chosen = {name: state[name] for found in slots.values() for name in found.loaded}
@@ -183,3 +186,15 @@ def _log(
     own, theirs = slots_of(model.state_dict()), slots_of(content["model_state"])
     logger.info("  left behind: %s", ", ".join(s for s in theirs if s not in own) or "nothing")
     logger.info("  as initialised: %s", ", ".join(s for s in own if s not in theirs) or "nothing")
+
+
+def _compare_inputs(model: nn.Module, content: Mapping[str, Any], logger: logging.Logger) -> None:
+    """Warn of data that differ from those of the pre-training, as far as the manifest knows."""
+    config = getattr(getattr(model, "dataset", None), "dataset_cfg", None)
+    theirs = (content.get(weights.MANIFEST) or {}).get("inputs")
+    if config is None or theirs is None:
+        return
+    own = weights.inputs_of(config)
+    for key in TELLING_INPUTS:
+        if key in own and key in theirs and own[key] != theirs[key]:
+            logger.warning("  %s is %s here and was %s before", key, own[key], theirs[key])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,29 @@ def slot_of(name: str) -> str:
 def slots_of(names: Iterable[str]) -> list[str]:
     """The slots of some names, each once, in order of appearance."""
     return [slot for slot in dict.fromkeys(map(slot_of, names)) if slot]
+
+
+def inputs_of(data: Mapping[str, Any]) -> dict[str, Any]:
+    """What the sensors' data look like to encoders trained with this DATA_CONFIG.
+
+    Returns:
+        ``point_features``, ``max_sweeps``, ``point_cloud_range`` (m), ``voxel_size`` (m),
+        ``image_size`` (height, width), ``image_mean``, ``image_std``; those that it tells.
+    """
+    steps = {step["NAME"]: step for step in data.get("DATA_PROCESSOR", ())}
+    cameras = data.get("CAMERA_CONFIG") or {}
+    normalise = steps.get("image_normalize", {})
+    found = {
+        "point_features": data.get("POINT_FEATURE_ENCODING", {}).get("used_feature_list"),
+        "max_sweeps": data.get("MAX_SWEEPS"),
+        "point_cloud_range": data.get("POINT_CLOUD_RANGE"),
+        "voxel_size": steps.get("transform_points_to_voxels", {}).get("VOXEL_SIZE"),
+        "image_size": cameras["IMAGE"]["FINAL_DIM"] if cameras.get("USE_CAMERA") else None,
+        "image_mean": normalise.get("mean"),
+        "image_std": normalise.get("std"),
+    }
+    plain = {key: list(one) if isinstance(one, Iterable) else one for key, one in found.items()}
+    return {key: value for key, value in plain.items() if value is not None}
 
 
 def read(path: Path | str) -> dict[str, Any]:
