@@ -46,6 +46,11 @@ def test_boxes_behind_or_beside_the_view_are_not_drawn():
         assert owners.shape == (0,)
 
 
+def test_an_edge_through_the_camera_itself_starts_before_it():
+    lines, _ = project(one_box(0, 1, 1, 2, 2, 2, 0), looking_along_x(), SIZE)
+    assert np.isfinite(lines).all()
+
+
 def test_owners_say_which_box_a_line_belongs_to():
     values = [[-10, 0, 0, 2, 2, 2, 0], [10, 2, 0, 2, 2, 2, 0], [10, -2, 0, 2, 2, 2, 0]]
     lines, owners = project(make_boxes(values, ["car"] * 3), looking_along_x(), SIZE)
