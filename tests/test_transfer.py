@@ -172,3 +172,14 @@ def test_the_grid_of_the_view_transform_is_never_taken_over(tmp_path):
     assert model.vtransform.nx.tolist() == [32, 32]
     assert slots["vtransform"].loaded == ["vtransform.depthnet.weight", "vtransform.depthnet.bias"]
     assert slots["vtransform"].complete
+
+
+def test_counters_and_index_tables_follow_from_the_architecture(tmp_path):
+    """Other versions of a library have other integer buffers; they are not what was learnt."""
+    source = network(vfe=branch())
+    state = {**source.state_dict(), "vfe.index": torch.arange(3)}
+    del state["vfe.1.num_batches_tracked"]
+    torch.save({"model_state": state}, tmp_path / "a.pth")
+    slots = transfer.load_pretrained(network(vfe=branch()), tmp_path / "a.pth", LOGGER)
+    assert slots["vfe"].complete
+    assert len(slots["vfe"].loaded) == 8
