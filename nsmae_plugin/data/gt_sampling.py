@@ -85,11 +85,7 @@ def limit(
         for name, entries in sampler.db_infos.items():
             for entry in entries:
                 _check_origin(entry, frames)
-            kept = [entry for entry in entries if usable[entry["image_idx"]]]
-            sampler.db_infos[name] = kept
-            group = sampler.sample_groups.get(name, {})
-            if "indices" in group:
-                group["indices"] = np.arange(len(kept))
+            sampler.db_infos[name] = [entry for entry in entries if usable[entry["image_idx"]]]
 
 
 def drop_empty_groups(augmentor: Any, logger: logging.Logger) -> None:
