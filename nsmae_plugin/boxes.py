@@ -98,12 +98,16 @@ def to_global(boxes: Boxes, matrix: np.ndarray) -> list[dict[str, Any]]:
         ``translation`` (3), metres; ``size`` width, length, height; ``rotation`` quaternion
         w, x, y, z; ``velocity`` (2), None when not known.
     """
-    turn = Rotation.from_matrix(matrix[:3, :3])
+    if not len(boxes):
+        return []
     centres = boxes.values[:, :3] @ matrix[:3, :3].T + matrix[:3, 3]
+    headings = Rotation.from_rotvec(boxes.values[:, 6:7] * np.array([0.0, 0.0, 1.0]))
+    rotations = (Rotation.from_matrix(matrix[:3, :3]) * headings).as_quat(canonical=True)
+    velocities = boxes.values[:, 7:9] @ matrix[:2, :2].T
     result = []
-    for centre, values in zip(centres, boxes.values, strict=True):
-        x, y, z, w = (turn * Rotation.from_euler("z", values[6])).as_quat(canonical=True)
-        velocity = matrix[:2, :2] @ values[7:9]
+    for centre, values, (x, y, z, w), velocity in zip(
+        centres, boxes.values, rotations, velocities, strict=True
+    ):
         result.append(
             {
                 "translation": centre.tolist(),
