@@ -195,6 +195,7 @@ def score_file(args: Namespace, config: Any, results: Path) -> str:
     Raises:
         ConfigError, DataError: the file or the split cannot be evaluated.
     """
+    _check(args, config)
     data = data_of_split(config.DATA_CONFIG, args.split)
     root = Path(data.DATA_PATH) / data.VERSION
     benchmark = nuscenes_benchmark.find(root, data.VERSION, data.DATA_SPLIT["test"])
