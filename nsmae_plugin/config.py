@@ -20,7 +20,7 @@ from nsmae_plugin import schema
 from nsmae_plugin.errors import ConfigError
 from nsmae_plugin.schema_kinds import ANYTHING, ListOf, Required, describe, need
 
-OUR_DATASETS = ("MultiModalNuScenesDataset", "NuScenesDataset")
+NUSCENES_DATASETS = ("MultiModalNuScenesDataset", "NuScenesDataset")
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> EasyDict:
@@ -148,7 +148,7 @@ def validate(config: Mapping[str, Any]) -> None:
         "HOOK": ANYTHING,
     }
     _check_section(config, kinds, "")
-    if config["DATA_CONFIG"].get("DATASET") in OUR_DATASETS:
+    if config["DATA_CONFIG"].get("DATASET") in NUSCENES_DATASETS:
         _check_data(config["DATA_CONFIG"])
     _check_model(config["MODEL"])
     _check_section(config["OPTIMIZATION"], schema.OPTIMIZATION, "OPTIMIZATION")
@@ -156,6 +156,12 @@ def validate(config: Mapping[str, Any]) -> None:
 
 def _check_data(data: Mapping[str, Any]) -> None:
     _check_section(data, schema.DATA_CONFIG, "DATA_CONFIG")
+    ignored = [key for key in schema.OWN_DATA_KEYS if key in data]
+    if data["DATASET"] == "NuScenesDataset" and ignored:
+        raise ConfigError(
+            f"OpenPCDet's NuScenesDataset ignores DATA_CONFIG.{', '.join(ignored)}: set "
+            "DATA_CONFIG.DATASET to MultiModalNuScenesDataset"
+        )
     augmentors = data.get("DATA_AUGMENTOR", {}).get("AUG_CONFIG_LIST", [])
     _check_named(augmentors, schema.AUGMENTORS, "DATA_CONFIG.DATA_AUGMENTOR.AUG_CONFIG_LIST")
     _check_named(data["DATA_PROCESSOR"], schema.PROCESSORS, "DATA_CONFIG.DATA_PROCESSOR")

@@ -170,6 +170,15 @@ DATA_CONFIG = {
     "DATA_PROCESSOR": need(ANYTHING),
 }
 
+# Of these, what only MultiModalNuScenesDataset knows.
+OWN_DATA_KEYS = (
+    "USE_LABELS",
+    "USE_LIDAR",
+    "LABEL_FRACTION",
+    "LABEL_FRACTION_BY",
+    "LABEL_FRACTION_SEED",
+)
+
 OPTIMIZATION = {
     "BATCH_SIZE_PER_GPU": need(int),
     "NUM_EPOCHS": need(int),

@@ -129,3 +129,10 @@ def test_openpcdets_own_configurations_are_read_as_they_are(openpcdet_root, name
     config = load_config(openpcdet_root / f"tools/cfgs/nuscenes_models/{name}.yaml")
     assert config.DATA_CONFIG.DATASET == "NuScenesDataset"
     assert config.DATA_CONFIG.POINT_CLOUD_RANGE[0] == -54.0
+
+
+def test_keys_that_the_data_set_of_openpcdet_would_ignore_are_refused():
+    path = CFGS / "tiny" / "bevfusion_det.yaml"
+    overrides = ["DATA_CONFIG.DATASET", "NuScenesDataset", "DATA_CONFIG.LABEL_FRACTION", "0.1"]
+    with pytest.raises(ConfigError, match="NuScenesDataset ignores .*LABEL_FRACTION: set"):
+        load_config(path, overrides)
