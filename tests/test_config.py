@@ -134,5 +134,5 @@ def test_openpcdets_own_configurations_are_read_as_they_are(openpcdet_root, name
 def test_keys_that_the_data_set_of_openpcdet_would_ignore_are_refused():
     path = CFGS / "tiny" / "bevfusion_det.yaml"
     overrides = ["DATA_CONFIG.DATASET", "NuScenesDataset", "DATA_CONFIG.LABEL_FRACTION", "0.1"]
-    with pytest.raises(ConfigError, match="NuScenesDataset ignores .*LABEL_FRACTION: set"):
+    with pytest.raises(ConfigError, match=r"NuScenesDataset ignores .*LABEL_FRACTION: set"):
         load_config(path, overrides)
