@@ -58,6 +58,6 @@ class BEVDetector(DenseHeadDetector, host.Detector3DTemplate):
     def build_vtransform(self, model_info_dict: ModelInfo) -> tuple[nn.Module | None, ModelInfo]:
         vtransform, info = super().build_vtransform(model_info_dict)
         if vtransform is not None:
-            # The LiDAR branch, or the fuser, has the last word on what the backbone reads.
-            info.setdefault("num_bev_features", self.model_cfg.VTRANSFORM.OUT_CHANNEL)
+            # What the backbone reads, unless a fuser follows.
+            info["num_bev_features"] = self.model_cfg.VTRANSFORM.OUT_CHANNEL
         return vtransform, info

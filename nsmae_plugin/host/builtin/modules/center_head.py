@@ -208,8 +208,8 @@ def regression_loss(predicted: Tensor, target: Tensor, mask: Tensor) -> Tensor:
         mask: (B, K) bool, which of the K are objects.
     """
     known = mask[..., None] & ~target.isnan()
-    difference = predicted - torch.where(known, target, 0)
-    return torch.where(known, difference.abs(), 0).sum(dim=(0, 1)) / mask.sum().clamp(min=1)
+    distance = torch.where(known, (predicted - target).abs(), 0)
+    return distance.sum(dim=(0, 1)) / mask.sum().clamp(min=1)
 
 
 def _group_classes(groups: Sequence[Sequence[str]], class_names: list[str]) -> list[list[int]]:
