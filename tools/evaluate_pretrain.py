@@ -10,8 +10,8 @@ import nsmae_plugin  # noqa: F401  (before torch: sets the OpenMP policy)
 # isort: split
 from tqdm import tqdm
 
+from nsmae_plugin.command_line import errors_in_one_line
 from nsmae_plugin.config import load_config
-from nsmae_plugin.errors import NSMAEError
 from nsmae_plugin.evaluation.prepare import add_trial_arguments, prepare
 from nsmae_plugin.evaluation.reconstruction import evaluate
 from nsmae_plugin.evaluation.report import format_table
@@ -45,15 +45,12 @@ def run(args: argparse.Namespace) -> dict[str, dict[str, float]]:
     return results
 
 
+@errors_in_one_line
 def main(arguments: list[str] | None = None) -> int:
     args = parse_arguments(arguments)
-    try:
-        # OpenPCDet prints while it builds a network, which would spoil the JSON.
-        with redirect_stdout(sys.stderr):
-            results = run(args)
-    except NSMAEError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    # OpenPCDet prints while it builds a network, which would spoil the JSON.
+    with redirect_stdout(sys.stderr):
+        results = run(args)
     if args.json:
         print(json.dumps(results, indent=2))
     else:

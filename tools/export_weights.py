@@ -10,7 +10,7 @@ from pathlib import Path
 import nsmae_plugin  # noqa: F401  (before torch: sets the OpenMP policy)
 
 # isort: split
-from nsmae_plugin.errors import NSMAEError
+from nsmae_plugin.command_line import errors_in_one_line
 from nsmae_plugin.training.export import export
 
 
@@ -26,13 +26,10 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
+@errors_in_one_line
 def main(arguments: list[str] | None = None) -> int:
     args = parse_args(arguments)
-    try:
-        manifest, written = export(args.ckpt, args.out, args.safetensors, args.cfg_file)
-    except NSMAEError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    manifest, written = export(args.ckpt, args.out, args.safetensors, args.cfg_file)
     origin = manifest["config"] or manifest["checkpoint"]
     print(f"{manifest['modality']} encoders of {origin}, epoch {manifest['epoch']}")
     for slot, names in manifest["slots"].items():

@@ -11,10 +11,10 @@ import nsmae_plugin  # noqa: F401  (before torch: sets the OpenMP policy)
 
 # isort: split
 from nsmae_plugin import host
+from nsmae_plugin.command_line import errors_in_one_line
 from nsmae_plugin.config import load_config
 from nsmae_plugin.data.frame_folder import FrameFolderDataset
 from nsmae_plugin.data.scenes import frames_of_scene, scenes_of_samples
-from nsmae_plugin.errors import NSMAEError
 from nsmae_plugin.evaluation.prepare import add_trial_arguments, prepare
 from nsmae_plugin.inference import Inference
 from nsmae_plugin.training import distributed
@@ -84,16 +84,13 @@ def choose(args: argparse.Namespace, config: Any, inference: Inference) -> list[
     return [(index, args.output_dir / inference.info(index)["token"]) for index in indices]
 
 
+@errors_in_one_line
 def main(arguments: list[str] | None = None) -> int:
     args = parse_arguments(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    try:
-        # OpenPCDet prints while it builds a network; what is printed here are the paths alone.
-        with redirect_stdout(sys.stderr):
-            paths = run(args)
-    except NSMAEError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    # OpenPCDet prints while it builds a network; what is printed here are the paths alone.
+    with redirect_stdout(sys.stderr):
+        paths = run(args)
     print(*paths, sep="\n")
     return 0
 

@@ -16,6 +16,7 @@ from pathlib import Path
 import nsmae_plugin  # noqa: F401  (before torch: sets the OpenMP policy)
 
 # isort: split
+from nsmae_plugin.command_line import errors_in_one_line, positive
 from nsmae_plugin.errors import ConfigError, NSMAEError
 from nsmae_plugin.evaluation.label_jobs import Runner
 from nsmae_plugin.evaluation.label_report import write_report
@@ -28,14 +29,6 @@ def fraction(text: str) -> float:
     value = float(text)
     if not 0 < value <= 1:
         raise ValueError(f"{value} is not in (0, 1]")
-    return value
-
-
-def positive(text: str) -> int:
-    """An integer of at least 1, for argparse."""
-    value = int(text)
-    if value < 1:
-        raise ValueError(f"{value} is not positive")
     return value
 
 
@@ -125,13 +118,9 @@ def report_so_far(experiment: Experiment, metrics: list[str]) -> None:
         tell(f"no report yet: {error}")
 
 
+@errors_in_one_line
 def main(arguments: list[str] | None = None) -> int:
-    args = parse_arguments(arguments)
-    try:
-        return run(args)
-    except NSMAEError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    return run(parse_arguments(arguments))
 
 
 if __name__ == "__main__":

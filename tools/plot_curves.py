@@ -4,7 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from nsmae_plugin.errors import NSMAEError
+from nsmae_plugin.command_line import errors_in_one_line
 from nsmae_plugin.visualization.curves import draw_curves, read_metrics
 
 
@@ -16,14 +16,11 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
+@errors_in_one_line
 def main(arguments: list[str] | None = None) -> int:
     args = parse_arguments(arguments)
     output = args.output or args.metrics_file.with_name("curves.png")
-    try:
-        figure = draw_curves(read_metrics(args.metrics_file), args.metrics)
-    except NSMAEError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    figure = draw_curves(read_metrics(args.metrics_file), args.metrics)
     output.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(output, dpi=110)
     print(output)

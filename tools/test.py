@@ -13,8 +13,8 @@ from pathlib import Path
 import nsmae_plugin  # (before torch: sets the OpenMP policy)
 
 # isort: split
+from nsmae_plugin.command_line import errors_in_one_line
 from nsmae_plugin.config import load_config
-from nsmae_plugin.errors import NSMAEError
 from nsmae_plugin.evaluation import session
 from nsmae_plugin.evaluation.prepare import SPLITS
 from nsmae_plugin.training import distributed
@@ -54,13 +54,11 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
+@errors_in_one_line
 def main(arguments: list[str] | None = None) -> int:
     args = parse_args(arguments)
     try:
         run(args)
-    except NSMAEError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
     finally:
         distributed.stop()
     return 0

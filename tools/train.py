@@ -12,19 +12,11 @@ from pathlib import Path
 import nsmae_plugin  # (before torch: sets the OpenMP policy)
 
 # isort: split
+from nsmae_plugin.command_line import errors_in_one_line, positive
 from nsmae_plugin.config import load_config
-from nsmae_plugin.errors import NSMAEError
 from nsmae_plugin.training import distributed, engine
 from nsmae_plugin.training.random_state import FIXED_SEED
 from nsmae_plugin.training.session import AMP_DTYPES, build
-
-
-def positive(text: str) -> int:
-    """An integer of at least 1, for argparse."""
-    value = int(text)
-    if value < 1:
-        raise ValueError(f"{value} is not positive")
-    return value
 
 
 def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -71,13 +63,11 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
+@errors_in_one_line
 def main(arguments: list[str] | None = None) -> int:
     args = parse_args(arguments)
     try:
         run(args)
-    except NSMAEError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
     finally:
         distributed.stop()
     return 0

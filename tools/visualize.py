@@ -11,8 +11,8 @@ import nsmae_plugin  # noqa: F401  (before torch: sets the OpenMP policy)
 import torch
 
 from nsmae_plugin import host
+from nsmae_plugin.command_line import errors_in_one_line
 from nsmae_plugin.config import load_config
-from nsmae_plugin.errors import NSMAEError
 from nsmae_plugin.evaluation.prepare import add_trial_arguments, prepare
 from nsmae_plugin.training import distributed
 from nsmae_plugin.visualization.reconstruction import save_pictures
@@ -43,15 +43,12 @@ def run(args: argparse.Namespace) -> list[Path]:
     return save_pictures(sample, caption, args.output_dir)
 
 
+@errors_in_one_line
 def main(arguments: list[str] | None = None) -> int:
     args = parse_arguments(arguments)
-    try:
-        # OpenPCDet prints while it builds a network; what is printed here are the paths alone.
-        with redirect_stdout(sys.stderr):
-            paths = run(args)
-    except NSMAEError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    # OpenPCDet prints while it builds a network; what is printed here are the paths alone.
+    with redirect_stdout(sys.stderr):
+        paths = run(args)
     print(*paths, sep="\n")
     return 0
 
