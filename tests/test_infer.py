@@ -1,6 +1,5 @@
 """``tools/infer.py`` with a detector that knows the annotations: files, frames, bad input."""
 
-
 import numpy as np
 import oracle
 import pytest

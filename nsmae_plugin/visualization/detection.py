@@ -203,7 +203,7 @@ def save_pictures(
     folder.mkdir(parents=True, exist_ok=True)
     paths = []
     for name, figure in figures.items():
-        figure.suptitle(caption, fontsize=10)
+        figure.suptitle(caption, fontsize=10, wrap=True)
         path = folder / f"{name}.png"
         figure.savefig(path, dpi=DPI)
         paths.append(path)
