@@ -342,6 +342,8 @@ def start_tool(workspace):
         "import label_efficiency; from nsmae_plugin.evaluation import label_trials\n"
         "label_trials.TOOLS = Path('tools').resolve()\n"
         "signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))\n"
+        # A test run in the background of a shell was told to ignore Ctrl-C, and passes it on.
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "sys.exit(label_efficiency.main(sys.argv[1:]))\n"
     )
     command = [sys.executable, "-c", script, *words("--jobs", "2", grid=SEEDS)]

@@ -80,5 +80,8 @@ def test_detectors_start_from_all_encoders_of_their_pretraining(
         assert found.keys() == set(weights.slots_of(state)) & set(weights.ENCODERS), detector
         for slot, one in found.items():
             assert one.complete, (detector, slot)
-            assert one.zeroed == [], (detector, slot)
+            # OpenPCDet's CenterPoint has biases that the pre-trained encoder does without.
+            biased = detector == "centerpoint_lidar" and slot == "backbone_3d"
+            assert bool(one.zeroed) is biased, (detector, slot)
+            assert not any(state[name].any() for name in one.zeroed)
             assert all(torch.equal(state[name], exported[name]) for name in one.loaded)
