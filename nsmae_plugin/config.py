@@ -156,7 +156,8 @@ def validate(config: Mapping[str, Any]) -> None:
 
 def _check_data(data: Mapping[str, Any]) -> None:
     _check_section(data, schema.DATA_CONFIG, "DATA_CONFIG")
-    ignored = [key for key in schema.OWN_DATA_KEYS if key in data]
+    own = schema.OWN_DATA_KEYS.items()
+    ignored = [key for key, stock in own if data.get(key, stock) != stock]
     if data["DATASET"] == "NuScenesDataset" and ignored:
         raise ConfigError(
             f"OpenPCDet's NuScenesDataset ignores DATA_CONFIG.{', '.join(ignored)}: set "

@@ -170,14 +170,14 @@ DATA_CONFIG = {
     "DATA_PROCESSOR": need(ANYTHING),
 }
 
-# Of these, what only MultiModalNuScenesDataset knows.
-OWN_DATA_KEYS = (
-    "USE_LABELS",
-    "USE_LIDAR",
-    "LABEL_FRACTION",
-    "LABEL_FRACTION_BY",
-    "LABEL_FRACTION_SEED",
-)
+# Of these, what only MultiModalNuScenesDataset knows -> what OpenPCDet's NuScenesDataset does.
+OWN_DATA_KEYS = {
+    "USE_LABELS": True,
+    "USE_LIDAR": True,
+    "LABEL_FRACTION": 1.0,
+    "LABEL_FRACTION_BY": "frames",
+    "LABEL_FRACTION_SEED": 0,
+}
 
 OPTIMIZATION = {
     "BATCH_SIZE_PER_GPU": need(int),
