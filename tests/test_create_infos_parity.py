@@ -74,7 +74,9 @@ def test_each_dataset_reads_the_others_info_file(synthetic_root, pcdet_root):
 
 
 @pytest.mark.parametrize("max_sweeps", [10, 6])
-def test_ten_sweeps_are_loaded_as_by_openpcdet(synthetic_root, tmp_path, max_sweeps):
+def test_ten_sweeps_are_loaded_as_by_openpcdet(
+    openpcdet_root, synthetic_root, tmp_path, max_sweeps
+):
     """With the same seed the same sweeps in the same order, also where a scene starts."""
     from nsmae_plugin.host import openpcdet
 
