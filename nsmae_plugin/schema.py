@@ -149,6 +149,12 @@ DATA_CONFIG = {
     "LABEL_FRACTION": NUMBER,
     "LABEL_FRACTION_BY": str,
     "LABEL_FRACTION_SEED": int,
+    "MAP_CONFIG": {
+        "CLASSES": need(ListOf(str)),
+        "XBOUND": need(TRIPLE),
+        "YBOUND": need(TRIPLE),
+        "LINE_WIDTH": need(NUMBER),
+    },
     "CAMERA_CONFIG": {
         "USE_CAMERA": bool,
         "IMAGE": need(
@@ -177,6 +183,7 @@ OWN_DATA_KEYS = {
     "LABEL_FRACTION": 1.0,
     "LABEL_FRACTION_BY": "frames",
     "LABEL_FRACTION_SEED": 0,
+    "MAP_CONFIG": None,
 }
 
 OPTIMIZATION = {

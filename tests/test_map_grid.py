@@ -1,0 +1,104 @@
+"""The grid of a map, its classes, and what a configuration may say about them."""
+
+import numpy as np
+import pytest
+
+from nsmae_plugin.config import _check_data
+from nsmae_plugin.data.maps.classes import LAYERS_OF_CLASS, map_classes
+from nsmae_plugin.data.maps.grid import MapGrid
+from nsmae_plugin.errors import ConfigError
+
+MAP = {
+    "CLASSES": ["drivable_area", "divider"],
+    "XBOUND": [-50.0, 50.0, 0.5],
+    "YBOUND": [-50.0, 50.0, 0.5],
+    "LINE_WIDTH": 1.0,
+}
+
+
+def test_rows_run_along_y_and_columns_along_x_both_ascending():
+    grid = MapGrid((0.0, 3.0, 1.0), (-1.0, 1.0, 0.5))
+    assert grid.shape == (4, 3)
+    centres = grid.centres()
+    assert centres.shape == (4, 3, 2)
+    np.testing.assert_allclose(centres[0], [[0.5, -0.75], [1.5, -0.75], [2.5, -0.75]])
+    np.testing.assert_allclose(
+        centres[:, 0], [[0.5, -0.75], [0.5, -0.25], [0.5, 0.25], [0.5, 0.75]]
+    )
+
+
+def test_the_usual_grid_has_200_cells_a_side_and_is_symmetric():
+    grid = MapGrid.from_config(MAP)
+    assert grid.shape == (200, 200)
+    x, y = grid.axes()
+    np.testing.assert_array_equal(x, -x[::-1])
+    assert (x[0], y[-1]) == (-49.75, 49.75)
+
+
+def test_integers_are_metres_too_and_steps_may_be_no_binary_fraction():
+    grid = MapGrid.from_config({"XBOUND": [-3, 3, 0.1], "YBOUND": [0, 2, 1]})
+    assert grid.shape == (2, 60)
+
+
+@pytest.mark.parametrize(
+    ("name", "bound", "message"),
+    [
+        ("XBOUND", [-50, 50, 0.3], r"XBOUND \[-50.0, 50.0, 0.3\] is 333.333 cells; 100 m must be"),
+        ("YBOUND", [5, -5, 0.5], r"YBOUND must be \[min, max, step\] .* not \[5.0, -5.0, 0.5\]"),
+        ("YBOUND", [-5, 5, 0], "step > 0"),
+        ("XBOUND", [-5, float("inf"), 1], "XBOUND must be"),
+    ],
+)
+def test_bounds_that_make_no_grid_are_refused(name, bound, message):
+    with pytest.raises(ConfigError, match=message):
+        MapGrid.from_config({**MAP, name: bound})
+
+
+def test_a_class_is_a_layer_or_joins_layers():
+    assert LAYERS_OF_CLASS["walkway"] == ("walkway",)
+    assert LAYERS_OF_CLASS["divider"] == ("road_divider", "lane_divider")
+    assert map_classes(MAP) == ["drivable_area", "divider"]
+
+
+@pytest.mark.parametrize(
+    ("classes", "message"),
+    [
+        (["walkways"], "no layer of the map is called 'walkways'; known classes: drivable_area, "),
+        (["traffic_light"], "no layer of the map is called 'traffic_light'"),
+        (["walkway", "walkway"], "names 'walkway' more than once"),
+        ([], "CLASSES is empty"),
+    ],
+)
+def test_classes_that_no_map_holds_are_refused(classes, message):
+    with pytest.raises(ConfigError, match=message):
+        map_classes({**MAP, "CLASSES": classes})
+
+
+def configuration(**changes):
+    encoding = {"encoding_type": "", "used_feature_list": [], "src_feature_list": []}
+    return {
+        "DATASET": "MultiModalNuScenesDataset",
+        "DATA_PATH": "data",
+        "VERSION": "v1.0-mini",
+        "MAX_SWEEPS": 1,
+        "DATA_SPLIT": {"train": "train", "test": "val"},
+        "INFO_PATH": {"train": [], "test": []},
+        "POINT_CLOUD_RANGE": [-50, -50, -5, 50, 50, 3],
+        "POINT_FEATURE_ENCODING": encoding,
+        "DATA_PROCESSOR": [],
+        "MAP_CONFIG": MAP,
+        **changes,
+    }
+
+
+def test_the_section_is_checked_like_all_others():
+    _check_data(configuration())
+    with pytest.raises(ConfigError, match=r"unknown key DATA_CONFIG.MAP_CONFIG.CLASS .*CLASSES"):
+        _check_data(configuration(MAP_CONFIG={**MAP, "CLASS": []}))
+    with pytest.raises(ConfigError, match=r"missing key DATA_CONFIG.MAP_CONFIG.XBOUND: .* 3 "):
+        _check_data(configuration(MAP_CONFIG={k: v for k, v in MAP.items() if k != "XBOUND"}))
+
+
+def test_openpcdets_data_set_that_would_ignore_the_section_is_refused():
+    with pytest.raises(ConfigError, match=r"NuScenesDataset ignores DATA_CONFIG.MAP_CONFIG"):
+        _check_data(configuration(DATASET="NuScenesDataset"))
