@@ -1,4 +1,4 @@
-"""From a checkpoint and frames to boxes, files and pictures."""
+"""From a checkpoint and frames to boxes, maps, files and pictures."""
 
 from __future__ import annotations
 
@@ -13,26 +13,51 @@ import numpy as np
 import torch
 
 from nsmae_plugin import host
+from nsmae_plugin.bev_map import BEVMap
 from nsmae_plugin.boxes import Boxes, lidar_to_global, make_boxes, to_global
 from nsmae_plugin.data.images import camera_matrices, load_image
+from nsmae_plugin.data.maps.classes import map_classes
+from nsmae_plugin.data.maps.grid import MapGrid
 from nsmae_plugin.data.points import read_points, remove_ego_points
 from nsmae_plugin.errors import ConfigError, DataError, NonFiniteError
 from nsmae_plugin.evaluation.prepare import Trial
 from nsmae_plugin.visualization.boxes import class_colours
-from nsmae_plugin.visualization.detection import Photograph, Scenery, save_pictures
+from nsmae_plugin.visualization.detection import (
+    Photograph,
+    Scenery,
+    save_figures,
+    save_pictures,
+)
+from nsmae_plugin.visualization.map_cameras import draw_map_cameras, ground_plane
+from nsmae_plugin.visualization.maps import draw_map
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
+class Prediction:
+    """What a network says of one sample; None for what it does not predict.
+
+    Attributes:
+        boxes: all of them, best first, in the LiDAR frame.
+        map: on the grid of ``MAP_CONFIG``, in the LiDAR frame.
+    """
+
+    boxes: Boxes | None
+    map: BEVMap | None
+
+
+@dataclass(frozen=True)
 class Inference:
-    """A detector, the frames that it is tried on, and what is kept of its boxes.
+    """A network, the frames that it is tried on, and what is kept of its predictions.
 
     Attributes:
         trial: network and data.
         config: as ``load_config`` gives it.
         threshold: boxes with a lower score are neither written nor drawn.
         network: configuration and weights in words, for captions and files.
+        map_threshold: map cells with a lower probability are drawn as free of a class.
+        draw_labels: lay the vector map upon the ground in the images, not the predicted map.
 
     Raises:
         ConfigError: when the data set is not in nuScenes' layout.
@@ -43,6 +68,8 @@ class Inference:
     device: torch.device
     threshold: float
     network: str
+    map_threshold: float = 0.5
+    draw_labels: bool = False
 
     def __post_init__(self) -> None:
         infos = getattr(self.trial.dataset, "infos", None)
@@ -63,34 +90,71 @@ class Inference:
             raise DataError(f"there is no sample {index}: the split has {len(infos)}, from 0 on")
         return infos[index]
 
+    def predict(self, index: int) -> Prediction:
+        """Boxes, map or both of frame ``index``.
+
+        Raises:
+            ConfigError: the network predicts neither.
+            NonFiniteError: a number of its prediction is NaN or infinite.
+            DataError: there is no such frame, or a file of it is missing or damaged.
+        """
+        batch = self.trial.batch_of(index)
+        with torch.inference_mode():
+            predictions = self.trial.model(host.to_device(batch, self.device))[0]
+        result = predictions[0] if isinstance(predictions, list) else {}
+        if "pred_boxes" not in result and "masks_bev" not in result:
+            raise ConfigError(
+                f"MODEL.NAME {self.config.MODEL.NAME} predicts neither boxes nor a map; "
+                "tools/infer.py needs a network that does (tools/visualize.py draws what a "
+                "pre-trained network renders)"
+            )
+        self._check_finite(result, index)
+        return Prediction(
+            self._boxes(result) if "pred_boxes" in result else None,
+            self._map(result, batch) if "masks_bev" in result else None,
+        )
+
     def detect(self, index: int) -> Boxes:
         """All boxes of frame ``index``, best first, in its LiDAR frame.
 
         Raises:
             ConfigError: the network is no detector.
-            NonFiniteError: a box or score is NaN or infinite.
-            DataError: there is no such frame, or a file of it is missing or damaged.
+            NonFiniteError, DataError: see :meth:`predict`.
         """
-        batch = host.to_device(self.trial.batch_of(index), self.device)
-        with torch.inference_mode():
-            predictions = self.trial.model(batch)[0]
-        if not isinstance(predictions, list) or "pred_boxes" not in predictions[0]:
+        boxes = self.predict(index).boxes
+        if boxes is None:
             raise ConfigError(
-                f"MODEL.NAME {self.config.MODEL.NAME} predicts no boxes; tools/infer.py needs a "
-                "detector (tools/visualize.py draws what a pre-trained network renders)"
+                f"MODEL.NAME {self.config.MODEL.NAME} predicts no boxes: it has no DENSE_HEAD"
             )
+        return boxes
+
+    def _check_finite(self, result: Mapping[str, Any], index: int) -> None:
+        for key in ("pred_boxes", "pred_scores", "masks_bev"):
+            if key in result and not torch.isfinite(result[key]).all():
+                raise NonFiniteError(
+                    f"the network predicts NaN or infinity for sample {self.info(index)['token']} "
+                    f"({key}); its weights are damaged, or its training diverged"
+                )
+
+    def _boxes(self, result: Mapping[str, Any]) -> Boxes:
         values, scores, labels = (
-            predictions[0][f"pred_{key}"].detach().cpu().double().numpy()
+            result[f"pred_{key}"].detach().cpu().double().numpy()
             for key in ("boxes", "scores", "labels")
         )
-        if not (np.isfinite(values).all() and np.isfinite(scores).all()):
-            raise NonFiniteError(
-                f"the network predicts NaN or infinity for sample {self.info(index)['token']}; its "
-                "weights are damaged, or its training diverged"
-            )
         order = np.argsort(-scores, kind="stable")
         names = [self.config.CLASS_NAMES[int(label) - 1] for label in labels[order]]
         return make_boxes(values[order], names, scores[order])
+
+    def _map(self, result: Mapping[str, Any], batch: Mapping[str, Any]) -> BEVMap:
+        settings = self.config.DATA_CONFIG.MAP_CONFIG
+        labels = batch.get("gt_masks_bev")
+        return BEVMap(
+            classes=tuple(map_classes(settings)),
+            grid=MapGrid.from_config(settings),
+            probabilities=result["masks_bev"].detach().cpu().float().numpy(),
+            labels=None if labels is None else np.asarray(labels[0], dtype=bool),
+            threshold=self.map_threshold,
+        )
 
     def truth(self, index: int) -> Boxes | None:
         """The annotated boxes of the configured classes; None where there are no annotations."""
@@ -101,17 +165,48 @@ class Inference:
         return make_boxes(info["gt_boxes"][kept], info["gt_names"][kept])
 
     def save(self, index: int, folder: Path) -> list[Path]:
-        """Detect, and write into ``folder``; returns ``boxes.json`` and the pictures."""
-        info, everything = self.info(index), self.detect(index)
-        predicted = everything.above(self.threshold)
-        _tell(info["token"], everything, predicted, self.threshold)
+        """Predict, and write into ``folder``; returns ``boxes.json`` and the pictures of the boxes,
+        then ``map.npz`` and the pictures of the map: what the network predicts of the two.
+
+        Raises:
+            ConfigError, NonFiniteError, DataError: see :meth:`predict`; or the vector map is to be
+                drawn, and the sample has none.
+        """
+        prediction = self.predict(index)
         folder.mkdir(parents=True, exist_ok=True)
+        kept = make_boxes([], [], [])
+        if prediction.boxes is not None:
+            kept = prediction.boxes.above(self.threshold)
+            _tell(self.info(index)["token"], prediction.boxes, kept, self.threshold)
+        scenery = self._scenery(index, kept, prediction.boxes is not None)
+        written = []
+        if prediction.boxes is not None:
+            written += self._save_boxes(index, scenery, folder)
+        if prediction.map is not None:
+            written += self._save_map(index, scenery, prediction.map, folder)
+        return written
+
+    def _save_boxes(self, index: int, scenery: Scenery, folder: Path) -> list[Path]:
+        info = self.info(index)
         path = folder / "boxes.json"
-        text = json.dumps(self._as_json(info, predicted), indent=1, allow_nan=False)
+        text = json.dumps(self._as_json(info, scenery.predicted), indent=1, allow_nan=False)
         path.write_text(text + "\n", encoding="utf-8")
         caption = f"{info['token']} · {self.network} · score ≥ {self.threshold:g}"
         colours = class_colours(self.config.CLASS_NAMES)
-        return [path, *save_pictures(self._scenery(index, predicted), colours, caption, folder)]
+        return [path, *save_pictures(scenery, colours, caption, folder)]
+
+    def _save_map(self, index: int, scenery: Scenery, view: BEVMap, folder: Path) -> list[Path]:
+        info = self.info(index)
+        if self.draw_labels and view.labels is None:
+            raise DataError(f"there is no vector map of sample {info['token']} to draw")
+        _tell_map(info["token"], view)
+        path = view.save(folder / "map.npz", info["token"], self.network, lidar_to_global(info))
+        figures = {"map": draw_map(scenery, view)}
+        if scenery.photographs:
+            ground = ground_plane(info)
+            figures["map_cameras"] = draw_map_cameras(scenery, view, ground, self.draw_labels)
+        caption = f"{info['token']} · {self.network} · probability ≥ {self.map_threshold:g}"
+        return [path, *save_figures(figures, caption, folder)]
 
     def _as_json(self, info: Mapping[str, Any], predicted: Boxes) -> dict[str, Any]:
         matrix = lidar_to_global(info)
@@ -127,8 +222,11 @@ class Inference:
             "boxes": boxes,
         }
 
-    def _scenery(self, index: int, predicted: Boxes) -> Scenery:
-        """Everything to draw: also a sensor that the network does not use, when its files exist."""
+    def _scenery(self, index: int, predicted: Boxes, detects: bool) -> Scenery:
+        """Everything to draw: also a sensor that the network does not use, when its files exist.
+
+        Annotated boxes are left out of the pictures of a network that does not detect any.
+        """
         info, root = self.info(index), Path(self.trial.dataset.root_path)
         lidar = root / info["lidar_path"]
         points = None
@@ -147,7 +245,7 @@ class Inference:
             ),
             points=points,
             predicted=predicted,
-            truth=self.truth(index),
+            truth=self.truth(index) if detects else None,
             extent=(x_min, x_max, y_min, y_max),
         )
 
@@ -157,6 +255,18 @@ def _tell(token: str, everything: Boxes, predicted: Boxes, threshold: float) -> 
     scores = () if everything.scores is None else everything.scores
     best = f", the best {max(scores):.3f}" if len(scores) else ""
     logger.info("%s: %s boxes score at least %g%s", token, count, threshold, best)
+
+
+def _tell_map(token: str, view: BEVMap) -> None:
+    """Per class the share of the map that it covers, and how right that is."""
+    shares, iou = view.masks.mean(axis=(1, 2)), view.iou()
+    words = []
+    for number, name in enumerate(view.classes):
+        told = f"{name} {100 * shares[number]:.1f} %"
+        if iou is not None and not np.isnan(iou[number]):
+            told += f" (IoU {100 * iou[number]:.1f} %)"
+        words.append(told)
+    logger.info("%s: of the map %s", token, ", ".join(words))
 
 
 def describe(boxes: Boxes) -> list[dict[str, Any]]:

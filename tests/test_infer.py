@@ -130,7 +130,7 @@ def test_a_network_that_predicts_no_boxes_is_an_error(synthetic_root, tmp_path, 
     arguments = ["--cfg_file", TINY / "nsmae_pretrain_lidar.yaml", "--ckpt", weights, "--index", 0]
     arguments += ["--output_dir", tmp_path, "--set", "DATA_CONFIG.DATA_PATH", synthetic_root]
     error = call(capsys, *arguments, code=1)
-    assert "MODEL.NAME NSMAE predicts no boxes" in error
+    assert "MODEL.NAME NSMAE predicts neither boxes nor a map" in error
     assert "tools/visualize.py" in error
 
 

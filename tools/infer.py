@@ -1,4 +1,4 @@
-"""Detect objects in a sample, a scene or a folder: boxes as JSON, pictures, and a GIF."""
+"""Detect objects and segment the map in a sample, a scene or a folder: files, pictures, GIFs."""
 
 import argparse
 import logging
@@ -18,9 +18,15 @@ from nsmae_plugin.data.scenes import frames_of_scene, scenes_of_samples
 from nsmae_plugin.evaluation.prepare import add_trial_arguments, prepare
 from nsmae_plugin.inference import Inference
 from nsmae_plugin.training import distributed
-from nsmae_plugin.visualization.detection import film_frame, save_film
+from nsmae_plugin.visualization.detection import FILM_WIDTH, film_frame, save_film
 
 logger = logging.getLogger("infer")
+
+# Film of a scene -> the pictures of a sample that it shows side by side, and its width in pixels.
+FILMS = {
+    "film.gif": (("cameras.png", "bev.png"), FILM_WIDTH),
+    "map.gif": (("map.png",), 1200),
+}
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -33,9 +39,17 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--score_threshold", type=float, default=0.3, help="of written and drawn boxes"
     )
+    parser.add_argument(
+        "--map_threshold", type=float, default=0.5, help="probability of the drawn map cells"
+    )
+    parser.add_argument(
+        "--labels",
+        action="store_true",
+        help="lay the vector map upon the ground in the images, not the predicted map",
+    )
     parser.add_argument("--output_dir", type=Path, default=Path("output/inference"))
     parser.add_argument(
-        "--seconds_per_frame", type=float, default=0.5, help="of the GIF (default: keyframes' pace)"
+        "--seconds_per_frame", type=float, default=0.5, help="of a GIF (default: keyframes' pace)"
     )
     add_trial_arguments(parser)
     args = parser.parse_args(arguments)
@@ -45,7 +59,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
 
 
 def run(args: argparse.Namespace) -> list[Path]:
-    """Detect, write everything, and return the paths of the files."""
+    """Predict, write everything, and return the paths of the files."""
     config = load_config(args.cfg_file, args.overrides)
     if args.folder is not None:
         host.register("dataset", FrameFolderDataset.__name__, FrameFolderDataset)
@@ -56,15 +70,24 @@ def run(args: argparse.Namespace) -> list[Path]:
     device = distributed.start("none", args.device).device
     trial = prepare(config, args.split, device, args.ckpt, seed=args.seed, logger=logger)
     network = f"{args.cfg_file.stem}, {trial.origin}"
-    inference = Inference(trial, config, device, args.score_threshold, network)
-    written, frames = [], []
-    for index, folder in choose(args, config, inference):
-        boxes, *pictures = inference.save(index, folder)
-        written += [boxes, *pictures]
-        frames.append(film_frame(pictures))
-    if len(frames) > 1:
-        written.append(save_film(frames, args.seconds_per_frame, folder.parent / "film.gif"))
-    return written
+    inference = Inference(
+        trial, config, device, args.score_threshold, network, args.map_threshold, args.labels
+    )
+    chosen = choose(args, config, inference)
+    written = [inference.save(index, folder) for index, folder in chosen]
+    films = save_films(written, args.seconds_per_frame, chosen[0][1].parent)
+    return [path for paths in written for path in paths] + films
+
+
+def save_films(written: list[list[Path]], seconds: float, folder: Path) -> list[Path]:
+    """Films of several samples, each of the pictures that were written; returns their paths."""
+    films = []
+    for name, (pictures, width) in FILMS.items():
+        shown = [[path for path in paths if path.name in pictures] for paths in written]
+        if len(shown) > 1 and shown[0]:
+            frames = [film_frame(paths, width) for paths in shown]
+            films.append(save_film(frames, seconds, folder / name))
+    return films
 
 
 def choose(args: argparse.Namespace, config: Any, inference: Inference) -> list[tuple[int, Path]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
-from matplotlib.figure import Figure
+from matplotlib.figure import Figure, FigureBase
 from matplotlib.lines import Line2D
 from PIL import Image
 
@@ -76,7 +76,23 @@ class Scenery:
 
 def draw_cameras(scenery: Scenery, colours: Mapping[str, Colour]) -> Figure:
     """All cameras, up to three in a row, with the boxes that they see."""
-    photographs = sorted(scenery.photographs, key=_place)
+
+    def draw(axes: Axes, photograph: Photograph) -> None:
+        _draw_boxes(axes, photograph, scenery, colours)
+
+    figure = camera_figure(scenery.photographs, draw)
+    _legend(figure, scenery, colours)
+    return figure
+
+
+def camera_figure(
+    photographs: Sequence[Photograph], draw: Callable[[Axes, Photograph], None]
+) -> Figure:
+    """All images, up to three in a row, as they stand around the vehicle.
+
+    Args:
+        draw: adds to a panel; its axes are in pixels of the image.
+    """
     columns = min(COLUMNS, len(photographs))
     rows = -(-len(photographs) // columns)
     shape = max(one.image.height / one.image.width for one in photographs)
@@ -86,36 +102,49 @@ def draw_cameras(scenery: Scenery, colours: Mapping[str, Colour]) -> Figure:
         dpi=DPI,
         layout="constrained",
     )
+    draw_photographs(figure, photographs, columns, draw)
+    return figure
+
+
+def draw_photographs(
+    figure: FigureBase,
+    photographs: Sequence[Photograph],
+    columns: int,
+    draw: Callable[[Axes, Photograph], None] | None = None,
+) -> None:
+    """Fill a figure with images as they stand around the vehicle, each under its name."""
+    rows = -(-len(photographs) // columns)
     axes = figure.subplots(rows, columns, squeeze=False).ravel()
-    for place, photograph in zip(axes, photographs, strict=False):
-        _draw_photograph(place, photograph, scenery, colours)
+    for place, photograph in zip(axes, sorted(photographs, key=_place), strict=False):
+        size = photograph.image.size
+        small = photograph.image.copy()
+        small.thumbnail((PANEL_WIDTH, size[1]))
+        extent = (0, size[0], size[1], 0)
+        place.imshow(small, extent=extent, aspect="equal", interpolation="antialiased")
+        panels.finish(place, photograph.name)
+        if draw is not None:
+            draw(place, photograph)
+        place.set_xlim(0, size[0])
+        place.set_ylim(size[1], 0)
     for place in axes[len(photographs) :]:
         place.remove()
-    _legend(figure, scenery, colours)
-    return figure
 
 
 def _place(photograph: Photograph) -> int:
     return PLACES.index(photograph.name) if photograph.name in PLACES else len(PLACES)
 
 
-def _draw_photograph(
+def _draw_boxes(
     axes: Axes, photograph: Photograph, scenery: Scenery, colours: Mapping[str, Colour]
 ) -> None:
-    size = photograph.image.size
-    small = photograph.image.copy()
-    small.thumbnail((PANEL_WIDTH, size[1]))
-    axes.imshow(small, extent=(0, size[0], size[1], 0), aspect="equal", interpolation="antialiased")
     counts = []
     for boxes, style, what in _layers(scenery):
-        lines, owners = project(boxes, photograph.lidar2image, size)
+        lines, owners = project(boxes, photograph.lidar2image, photograph.image.size)
         chosen = np.array([colours[boxes.names[owner]] for owner in owners]).reshape(-1, 3)
         dark = chosen @ LUMINANCE < DARK
         axes.add_collection(LineCollection(list(lines[dark]), **GROUND_STYLE))
         axes.add_collection(LineCollection(list(lines), colors=chosen, **style))
         counts.append(f"{len(np.unique(owners))} {what}")
-    axes.set_xlim(0, size[0])
-    axes.set_ylim(size[1], 0)
     panels.finish(axes, f"{photograph.name}: {', '.join(reversed(counts))}")
 
 
@@ -200,6 +229,11 @@ def save_pictures(
     figures = {"bev": draw_above(scenery, colours)}
     if scenery.photographs:
         figures = {"cameras": draw_cameras(scenery, colours), **figures}
+    return save_figures(figures, caption, folder)
+
+
+def save_figures(figures: Mapping[str, Figure], caption: str, folder: Path) -> list[Path]:
+    """Write every figure as ``<name>.png`` under the same heading; returns their paths."""
     folder.mkdir(parents=True, exist_ok=True)
     paths = []
     for name, figure in figures.items():
@@ -210,15 +244,15 @@ def save_pictures(
     return paths
 
 
-def film_frame(pictures: Sequence[Path]) -> Image.Image:
-    """The pictures of one sample side by side, equally high, ``FILM_WIDTH`` wide."""
+def film_frame(pictures: Sequence[Path], width: int = FILM_WIDTH) -> Image.Image:
+    """The pictures of one sample side by side, equally high, together at most ``width`` wide."""
     images = []
     for path in pictures:
         with Image.open(path) as picture:
             images.append(picture.convert("RGB"))
-    height = min(FILM_WIDTH / sum(one.width / one.height for one in images), images[0].height)
+    height = min(width / sum(one.width / one.height for one in images), images[0].height)
     sizes = [(round(height * one.width / one.height), round(height)) for one in images]
-    frame = Image.new("RGB", (sum(width for width, _ in sizes), round(height)), "white")
+    frame = Image.new("RGB", (sum(size[0] for size in sizes), round(height)), "white")
     left = 0
     for image, size in zip(images, sizes, strict=True):
         frame.paste(image.resize(size, Image.Resampling.LANCZOS), (left, 0))

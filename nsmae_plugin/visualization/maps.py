@@ -1,0 +1,155 @@
+"""Pictures of a predicted map: beside the cameras, the vector map and the errors of every class."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.collections import LineCollection
+from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure, SubFigure
+from matplotlib.patches import Patch
+
+from nsmae_plugin.bev_map import BEVMap
+from nsmae_plugin.boxes import Boxes
+from nsmae_plugin.visualization import panels
+from nsmae_plugin.visualization.boxes import Colour, skeletons
+from nsmae_plugin.visualization.detection import (
+    COLUMNS,
+    DPI,
+    Photograph,
+    Scenery,
+    draw_photographs,
+)
+
+# nuScenes' own (nuscenes-devkit, map_expansion/map_api.py), in the order of painting: what lies
+# upon something else comes later. ``divider`` joins both kinds and takes the lane dividers'.
+MAP_COLOURS = {
+    "drivable_area": "#a6cee3",
+    "road_segment": "#1f78b4",
+    "road_block": "#b2df8a",
+    "lane": "#33a02c",
+    "lane_connector": "#33a02c",
+    "carpark_area": "#ff7f00",
+    "walkway": "#e31a1c",
+    "ped_crossing": "#fb9a99",
+    "stop_line": "#fdbf6f",
+    "road_divider": "#cab2d6",
+    "lane_divider": "#6a3d9a",
+    "divider": "#6a3d9a",
+}
+MISSED, INVENTED = to_rgb("black"), to_rgb("0.62")
+WIDTH = 16.0  # inches
+MAP_HEIGHT = 6.3
+
+
+def map_colours(classes: Sequence[str]) -> dict[str, Colour]:
+    """Colour of every class, in the order of painting."""
+    return {name: to_rgb(code) for name, code in MAP_COLOURS.items() if name in classes}
+
+
+def paint(masks: np.ndarray, classes: Sequence[str], alpha: float = 1.0) -> np.ndarray:
+    """Classes over one another.
+
+    Args:
+        masks: (C, Y, X) bool.
+        alpha: opacity of a cell that belongs to any class; the others are transparent.
+
+    Returns:
+        (Y, X, 4) red, green, blue, opacity in [0, 1], float32.
+    """
+    picture = np.zeros((*masks.shape[1:], 4), dtype=np.float32)
+    for name, colour in map_colours(classes).items():
+        picture[masks[list(classes).index(name)]] = (*colour, alpha)
+    return picture
+
+
+def compare(mask: np.ndarray, label: np.ndarray, colour: Colour) -> np.ndarray:
+    """(Y, X, 4) a class found (its colour), missed (black) and invented (grey)."""
+    picture = np.zeros((*mask.shape, 4), dtype=np.float32)
+    for cells, shade in (
+        (mask & label, colour),
+        (label & ~mask, MISSED),
+        (mask & ~label, INVENTED),
+    ):
+        picture[cells] = (*shade, 1.0)
+    return picture
+
+
+def draw_map(scenery: Scenery, view: BEVMap) -> Figure:
+    """All cameras; below them the predicted map, the labelled one and every class by itself."""
+    cameras = _rows(scenery.photographs)
+    height = WIDTH / COLUMNS * cameras * _shape(scenery.photographs) + 0.3 * cameras
+    figure = Figure(figsize=(WIDTH, height + MAP_HEIGHT + 0.8), dpi=DPI, layout="constrained")
+    if scenery.photographs:
+        above, below = figure.subfigures(2, 1, height_ratios=[height, MAP_HEIGHT])
+        draw_photographs(above, scenery.photographs, COLUMNS)
+    else:
+        (below,) = figure.subfigures(1, 1, squeeze=False).ravel()
+    _draw_maps(below, scenery, view)
+    _legend(figure, view)
+    return figure
+
+
+def _rows(photographs: Sequence[Photograph]) -> int:
+    return -(-len(photographs) // COLUMNS)
+
+
+def _shape(photographs: Sequence[Photograph]) -> float:
+    """Height over width of the tallest image."""
+    return max((one.image.height / one.image.width for one in photographs), default=0.0)
+
+
+def _draw_maps(figure: SubFigure, scenery: Scenery, view: BEVMap) -> None:
+    whole = [("predicted", view.masks, scenery.predicted)]
+    if view.labels is not None:
+        whole.append(("vector map", view.labels, scenery.truth))
+    rows = -(-len(view.classes) // 2)
+    grid = figure.add_gridspec(1, len(whole) + 1, width_ratios=[*[1.0] * len(whole), 2 / rows])
+    for column, (title, masks, boxes) in enumerate(whole):
+        axes = figure.add_subplot(grid[0, column])
+        _show(axes, paint(masks, view.classes), view, title)
+        panels.metre_axes(axes)
+        _mark_vehicle(axes)
+        if boxes is not None:
+            _outline(axes, boxes)
+    parts = grid[0, len(whole)].subgridspec(rows, 2)
+    colours, iou = map_colours(view.classes), view.iou()
+    for number, name in enumerate(view.classes):
+        axes = figure.add_subplot(parts[number // 2, number % 2])
+        mask, title = view.masks[number], name
+        label = mask if view.labels is None else view.labels[number]
+        if iou is not None:
+            title += f": IoU {panels.number(100 * iou[number], '%')}"
+        _show(axes, compare(mask, label, colours[name]), view, title)
+        _mark_vehicle(axes, size=4)
+
+
+def _show(axes: Axes, picture: np.ndarray, view: BEVMap, title: str) -> None:
+    extent = (*view.grid.x_bound[:2], *view.grid.y_bound[:2])
+    axes.imshow(picture, origin="lower", extent=extent, interpolation="nearest", aspect="equal")
+    panels.finish(axes, title)
+
+
+def _mark_vehicle(axes: Axes, size: int = 8) -> None:
+    """Where the LiDAR is, and ahead in nuScenes' LiDAR frame: along y."""
+    axes.plot(0, 0, marker="^", color="white", markeredgecolor="black", markersize=size)
+
+
+def _outline(axes: Axes, boxes: Boxes) -> None:
+    lines = skeletons(boxes)[:, [0, 1, 2, 3, -1], :, :2].reshape(-1, 2, 2)
+    axes.add_collection(LineCollection(list(lines), colors="0.15", linewidths=0.9))
+
+
+def _legend(figure: Figure, view: BEVMap) -> None:
+    colours = map_colours(view.classes)
+    handles = [Patch(color=colours[name], label=name) for name in view.classes]
+    if view.labels is not None:
+        handles += [
+            Patch(color=MISSED, label="one class: missed"),
+            Patch(color=INVENTED, label="one class: predicted, but not there"),
+        ]
+    figure.legend(
+        handles=handles, loc="outside lower center", ncols=len(handles), fontsize=9, frameon=False
+    )
