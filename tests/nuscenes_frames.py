@@ -7,7 +7,7 @@ from easydict import EasyDict
 from nuscenes.eval.detection.constants import DETECTION_NAMES
 
 from nsmae_plugin.data.infos import read_infos
-from nsmae_plugin.evaluation.nuscenes_results import NuScenesEvaluation
+from nsmae_plugin.evaluation.nuscenes_evaluation import NuScenesEvaluation
 
 VERSION = "v1.0-mini"
 

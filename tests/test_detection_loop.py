@@ -35,7 +35,7 @@ class Samples:
     """A data set of which only the length and the writer of predictions are asked for."""
 
     class_names = ("car",)
-    generate_prediction_dicts = staticmethod(Frames.generate_prediction_dicts)
+    generate_prediction_dicts = Frames.generate_prediction_dicts
 
     def __init__(self, length):
         self.length = length

@@ -110,7 +110,7 @@ def test_every_sample_needs_its_predictions_once():
         make_results([given["x"]], infos, True, True)
 
 
-def test_predictions_take_openpcdets_layout(tmp_path):
+def test_predictions_take_openpcdets_layout(tmp_path, val):
     batch = {"frame_id": np.array(["f0", "f1"]), "metadata": [{"token": "a"}, {"token": "b"}]}
     found = {
         "pred_boxes": torch.tensor([CAR], dtype=torch.bfloat16),
@@ -122,7 +122,7 @@ def test_predictions_take_openpcdets_layout(tmp_path):
         "pred_scores": torch.zeros(0),
         "pred_labels": torch.zeros(0, dtype=torch.long),
     }
-    one, other = Frames.generate_prediction_dicts(
+    one, other = val.generate_prediction_dicts(
         batch, [found, nothing], ["car", "bus"], output_path=tmp_path
     )
     assert one["name"].tolist() == ["bus"]

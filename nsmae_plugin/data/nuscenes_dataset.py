@@ -11,7 +11,7 @@ from nsmae_plugin import host
 from nsmae_plugin.data import gt_sampling, images, infos, label_fraction, points, world
 from nsmae_plugin.data.pipeline import check_pipeline, enabled_augmentors, find_step
 from nsmae_plugin.errors import DataError
-from nsmae_plugin.evaluation.nuscenes_results import NuScenesEvaluation
+from nsmae_plugin.evaluation.nuscenes_evaluation import NuScenesEvaluation
 
 LIDAR_KEYS = ("points", "voxels", "voxel_coords", "voxel_num_points", "use_lead_xyz")
 MATRIX_KEYS = (

@@ -1,0 +1,84 @@
+"""Predicted BEV maps of a batch: their counts, and files with what a network predicts."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from nsmae_plugin.errors import DataError, NonFiniteError
+from nsmae_plugin.evaluation import map_iou
+
+SUMMARY = "map_metrics.json"
+
+
+def map_counts(
+    batch: Mapping[str, Any], predictions: Sequence[Mapping[str, Any]]
+) -> list[np.ndarray]:
+    """Of each sample (C, T, 3) int64, as :func:`nsmae_plugin.evaluation.map_iou.count_cells`.
+
+    Args:
+        batch: holds ``metadata`` and ``gt_masks_bev`` (B, C, Y, X), on the device of the network.
+        predictions: for each sample ``masks_bev`` (C, Y, X), probabilities on the same grid.
+
+    Raises:
+        DataError: the data has no labels, or labels of another shape.
+        NonFiniteError: naming the sample whose probabilities are NaN or infinite.
+    """
+    tokens = [one["token"] for one in batch["metadata"]]
+    if "gt_masks_bev" not in batch:
+        raise DataError(
+            f"the network predicts a map, but sample {tokens[0]} has no gt_masks_bev to compare it "
+            "with: evaluate frames that have a vector map, with DATA_CONFIG.MAP_CONFIG"
+        )
+    probabilities = torch.stack([one["masks_bev"].detach() for one in predictions])
+    finite = probabilities.isfinite().flatten(1).all(1).tolist()
+    if not all(finite):
+        raise NonFiniteError(
+            f"the map predicted for sample {tokens[finite.index(False)]} is NaN or infinite: the "
+            "weights of this network are broken, or its input is"
+        )
+    labels = torch.as_tensor(batch["gt_masks_bev"], device=probabilities.device).bool()
+    return list(map_iou.count_cells(probabilities, labels).cpu().numpy())
+
+
+def save_map(path: Path, token: str, probabilities: np.ndarray, map_config: Any) -> None:
+    """Write the map of a sample as an ``npz`` file.
+
+    It holds ``probabilities`` (C, Y, X) float16, ``classes`` (C,) str, ``x_bound`` and ``y_bound``
+    (minimum, maximum and step in metres, LiDAR frame) and ``sample``, the token; as ``map.npz`` of
+    tools/infer.py.
+
+    Args:
+        map_config: the section ``DATA_CONFIG.MAP_CONFIG``.
+    """
+    np.savez_compressed(
+        path,
+        probabilities=probabilities.astype(np.float16),
+        classes=np.array(map_config["CLASSES"], dtype=str),
+        x_bound=np.array(map_config["XBOUND"], dtype=np.float64),
+        y_bound=np.array(map_config["YBOUND"], dtype=np.float64),
+        sample=np.array(token),
+    )
+
+
+def score(
+    annotations: Sequence[Mapping[str, Any]], classes: Sequence[str], folder: Path
+) -> tuple[str, dict[str, float]]:
+    """Table and metrics of all samples of a data set; writes ``map_metrics.json``.
+
+    Args:
+        annotations: of every sample, each with ``map_counts``.
+        classes: of the map, in the order of the counts.
+
+    Raises:
+        DataError: no cell belongs to any class.
+    """
+    total = np.sum([one["map_counts"] for one in annotations], axis=0)
+    summary = map_iou.summarise(total, classes, len(annotations))
+    (folder / SUMMARY).write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
+    return map_iou.format_table(summary), map_iou.metrics(summary)
