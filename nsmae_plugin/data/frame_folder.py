@@ -48,6 +48,9 @@ class FrameFolderDataset(MultiModalNuScenesDataset):
         self.logger.info("%s: %d frames from %s", type(self).__name__, len(frames), folder)
         return frames
 
+    def _map_labels(self) -> None:
+        """There is no map of frames of one's own."""
+
     def _complete(self, info: dict[str, Any], folder: Path) -> None:
         """Check the sensors; stand-ins for missing sweeps, as where a nuScenes scene starts."""
         where = f"frame {info['token']!r} of {folder / NAME}"

@@ -21,7 +21,8 @@ def settings(dataset_cfg: Any) -> tuple[float, str, int]:
     """``LABEL_FRACTION`` (1), ``LABEL_FRACTION_BY`` ("frames") and ``LABEL_FRACTION_SEED`` (0).
 
     Raises:
-        ConfigError: a value that means nothing, or a fraction without ``USE_LABELS``.
+        ConfigError: a value that means nothing, or a fraction where there are no labels, neither
+            boxes (``USE_LABELS``) nor maps (``MAP_CONFIG``).
     """
     fraction = dataset_cfg.get("LABEL_FRACTION", 1.0)
     mode = dataset_cfg.get("LABEL_FRACTION_BY", "frames")
@@ -32,10 +33,10 @@ def settings(dataset_cfg: Any) -> tuple[float, str, int]:
         raise ConfigError(f"LABEL_FRACTION_BY must be {' or '.join(MODES)}, not {mode!r}")
     if seed < 0:
         raise ConfigError(f"LABEL_FRACTION_SEED must not be negative, as {seed} is")
-    if fraction < 1 and not dataset_cfg.get("USE_LABELS", False):
+    if fraction < 1 and not (dataset_cfg.get("USE_LABELS", False) or dataset_cfg.get("MAP_CONFIG")):
         raise ConfigError(
-            f"LABEL_FRACTION {fraction} needs USE_LABELS True; training without labels uses every "
-            "frame"
+            f"LABEL_FRACTION {fraction} needs USE_LABELS True or MAP_CONFIG; training without "
+            "labels uses every frame"
         )
     return fraction, mode, seed
 

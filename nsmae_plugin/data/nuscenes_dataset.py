@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 
 from nsmae_plugin import host
-from nsmae_plugin.data import gt_sampling, images, infos, label_fraction, points, world
+from nsmae_plugin.data import gt_sampling, images, infos, label_fraction, labelled, points, world
+from nsmae_plugin.data.maps.labels import MapLabels
 from nsmae_plugin.data.pipeline import check_pipeline, enabled_augmentors, find_step
 from nsmae_plugin.errors import DataError
 from nsmae_plugin.evaluation.nuscenes_evaluation import NuScenesEvaluation
@@ -30,6 +31,7 @@ class MultiModalNuScenesDataset(NuScenesEvaluation, host.DatasetTemplate):
 
     - ``USE_LABELS`` (False): without it no boxes are read, and no frame is left out for want of
       boxes; with it samples are those of OpenPCDet;
+    - ``MAP_CONFIG``: the map around every sample is drawn as ``gt_masks_bev``, a label too;
     - ``LABEL_FRACTION`` (1): train on a part of the frames, every k-th or, with
       ``LABEL_FRACTION_BY: scenes``, whole scenes; ``LABEL_FRACTION_SEED`` (0) chooses which. The
       part is taken before ``BALANCED_RESAMPLING``;
@@ -51,7 +53,7 @@ class MultiModalNuScenesDataset(NuScenesEvaluation, host.DatasetTemplate):
 
     Raises:
         ConfigError: settings that cannot work together.
-        DataError: an info file is missing, empty or of another layout.
+        DataError: an info file or a map is missing, empty or of another layout.
     """
 
     def __init__(
@@ -83,8 +85,16 @@ class MultiModalNuScenesDataset(NuScenesEvaluation, host.DatasetTemplate):
         self.normalization = find_step(dataset_cfg, "image_normalize")
         self.infos = self._read_infos()
         self.epoch_length = len(self.infos)
-        if self.use_labels and training:
-            self._select_labelled()
+        if training:
+            self.infos, self.epoch_length = labelled.training_frames(
+                self.infos,
+                dataset_cfg,
+                class_names,
+                self.root_path,
+                self.data_augmentor,
+                self.logger,
+            )
+        self.map_labels = self._map_labels()
 
     def _read_infos(self) -> list[dict[str, Any]]:
         frames: list[dict[str, Any]] = []
@@ -105,24 +115,11 @@ class MultiModalNuScenesDataset(NuScenesEvaluation, host.DatasetTemplate):
         self.logger.info("%s: %d samples from %s", type(self).__name__, len(frames), names)
         return frames
 
-    def _select_labelled(self) -> None:
-        """Reduce ``infos`` to the fraction with labels, then balance the classes."""
-        frames, balanced = self.infos, self.dataset_cfg.get("BALANCED_RESAMPLING", False)
-        if balanced:
-            self.epoch_length = infos.balanced_length(frames, self.class_names)
-        self.infos = label_fraction.select(frames, self.dataset_cfg, self.root_path)
-        if not any(np.isin(info["gt_names"], self.class_names).any() for info in self.infos):
-            raise DataError(
-                f"no box of {', '.join(self.class_names)} in {len(self.infos)} of {len(frames)} "
-                "samples; check CLASS_NAMES, INFO_PATH and LABEL_FRACTION"
-            )
-        if len(self.infos) < len(frames):
-            self.logger.info("labels of %d of %d samples are used", len(self.infos), len(frames))
-            gt_sampling.limit(self.data_augmentor, frames, self.infos)
-        gt_sampling.drop_empty_groups(self.data_augmentor, self.logger)
-        if balanced:
-            rng = np.random.default_rng(0)
-            self.infos = infos.balanced_resampling(self.infos, self.class_names, rng)
+    def _map_labels(self) -> MapLabels | None:
+        section = self.dataset_cfg.get("MAP_CONFIG")
+        if section is None:
+            return None
+        return MapLabels(section, self.infos, self.root_path, self.dataset_cfg.VERSION)
 
     def __len__(self) -> int:
         return len(self.infos)
@@ -239,6 +236,8 @@ class MultiModalNuScenesDataset(NuScenesEvaluation, host.DatasetTemplate):
                 sample[f"image_{name}"] = np.array(self.normalization[name], dtype=np.float32)
         if "gt_boxes" in sample:
             sample["gt_boxes"] = self._finish_boxes(sample["gt_boxes"])
+        if self.map_labels and "gt_masks_bev" not in sample:  # else another sample stands in
+            sample["gt_masks_bev"] = self.map_labels.masks(info, sample["lidar_aug_matrix"])
         return sample
 
     def _finish_boxes(self, boxes: np.ndarray) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Which keyframes make up a scene; info files do not say."""
+"""Which keyframes make up a scene, and where it was recorded; info files do not say."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -30,6 +30,29 @@ def scenes_of_samples(root: Path, version: str) -> dict[str, str]:
         ) from error
 
 
+def locations_of_samples(root: Path, version: str) -> dict[str, str]:
+    """Token of every sample → location of its map, such as ``boston-seaport``.
+
+    Args:
+        root: folder that holds the folder ``version`` of JSON tables.
+
+    Raises:
+        DataError: a table is missing or damaged.
+    """
+    logs, scenes, samples = (
+        _table(root / version / f"{name}.json") for name in ("log", "scene", "sample")
+    )
+    try:
+        at_log = {log["token"]: log["location"] for log in logs}
+        at_scene = {scene["token"]: at_log[scene["log_token"]] for scene in scenes}
+        return {sample["token"]: at_scene[sample["scene_token"]] for sample in samples}
+    except (KeyError, TypeError) as error:
+        raise DataError(
+            f"log.json, scene.json and sample.json in {root / version} are no nuScenes tables, or "
+            f"do not belong together: {error!r}"
+        ) from error
+
+
 def frames_of_scene(
     infos: Sequence[Mapping[str, Any]], scene: str, scenes: Mapping[str, str]
 ) -> list[int]:
@@ -56,8 +79,8 @@ def _table(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise DataError(
-            f"cannot read the table {path}: {error.strerror}; which samples make up a scene is "
-            "written in nuScenes' tables alone"
+            f"cannot read the table {path}: {error.strerror}; which samples make up a scene, and "
+            "where it was recorded, is written in nuScenes' tables alone"
         ) from error
     except ValueError as error:
         raise DataError(f"the table {path} is no valid JSON: {error}") from error

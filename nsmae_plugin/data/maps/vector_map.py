@@ -1,0 +1,135 @@
+"""The areas of a location's vector map as arrays, read once through the devkit's NuScenesMap."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+import shapely
+from shapely.geometry import LineString, Polygon
+
+from nsmae_plugin.data.maps.classes import LAYERS_OF_CLASS, LINE_LAYERS
+from nsmae_plugin.data.maps.raster import Rings
+from nsmae_plugin.errors import DataError
+
+GET = (
+    "get the nuScenes map expansion pack, version 1.3, from https://www.nuscenes.org/nuscenes"
+    "#download and unpack it into DATA_PATH/VERSION/maps, or remove DATA_CONFIG.MAP_CONFIG"
+)
+KEPT = 16  # maps in memory; nuScenes has four locations, a run one or two sets of classes
+
+
+@dataclass(frozen=True)
+class VectorMap:
+    """Areas of several classes, each an outline with holes.
+
+    Args:
+        rings: global frame.
+        sizes: (P,) points of each area's rings, which follow one another.
+        bounds: (P, 4) least x and y, greatest x and y of each area, in metres.
+    """
+
+    rings: Rings
+    sizes: np.ndarray
+    bounds: np.ndarray
+
+    @classmethod
+    def from_polygons(cls, polygons: Iterable[tuple[int, Polygon]]) -> "VectorMap":
+        """Valid, non-empty polygons with the number of their class."""
+        points, last, channel, sizes, bounds = [], [], [], [], []
+        for number, polygon in polygons:
+            outline = [np.asarray(ring.coords)[:, :2] for ring in _rings(polygon)]
+            points += outline
+            ends = np.cumsum([len(ring) for ring in outline])
+            last.append(np.isin(np.arange(1, ends[-1] + 1), ends))
+            channel.append(np.full(ends[-1], number))
+            sizes.append(ends[-1])
+            bounds.append(polygon.bounds)
+        rings = Rings(
+            np.concatenate([np.zeros((0, 2)), *points]),
+            np.concatenate([np.zeros(0, bool), *last]),
+            np.concatenate([np.zeros(0, np.intp), *channel]),
+        )
+        return cls(rings, np.array(sizes, np.intp), np.array(bounds).reshape(-1, 4))
+
+    def near(self, low: np.ndarray, high: np.ndarray) -> Rings:
+        """The rings of the areas whose bounds meet the box from ``low`` (2,) to ``high`` (2,)."""
+        meets = (self.bounds[:, :2] <= high).all(axis=1) & (self.bounds[:, 2:] >= low).all(axis=1)
+        chosen = np.repeat(meets, self.sizes)
+        return Rings(self.rings.points[chosen], self.rings.last[chosen], self.rings.channel[chosen])
+
+
+def _rings(polygon: Polygon) -> list[Any]:
+    polygon = shapely.geometry.polygon.orient(polygon)
+    return [polygon.exterior, *polygon.interiors]
+
+
+def load_map(root: Path, location: str, classes: Sequence[str], line_width: float) -> VectorMap:
+    """The areas of ``classes`` at a location; read once, as long as the file stays the same.
+
+    Polygons are repaired where they cross themselves (the devkit's masks leave them out). Lines
+    become bands of ``line_width`` metres with flat ends.
+
+    Args:
+        root: folder that holds ``maps/expansion/<location>.json``.
+        location: as nuScenes' table ``log`` names it.
+        classes: keys of :data:`~nsmae_plugin.data.maps.classes.LAYERS_OF_CLASS`; their positions
+            become the channels.
+
+    Raises:
+        DataError: the map is missing, damaged or older than version 1.3; says where to get it.
+    """
+    path = Path(root).resolve() / "maps" / "expansion" / f"{location}.json"
+    try:
+        status = path.stat()
+    except OSError as error:
+        raise DataError(
+            f"cannot read the map of {location}, {path}: {error.strerror}; {GET}"
+        ) from error
+    return _load(path, status.st_mtime_ns, status.st_size, tuple(classes), line_width)
+
+
+@lru_cache(maxsize=KEPT)
+def _load(
+    path: Path, changed_ns: int, size: int, classes: tuple[str, ...], line_width: float
+) -> VectorMap:
+    try:
+        return VectorMap.from_polygons(_areas(_open(path), classes, line_width))
+    except Exception as error:  # damaged maps raise nearly anything, the devkit bare Exceptions
+        raise DataError(f"the map {path} cannot be used: {error!r}; {GET}") from error
+
+
+def _open(path: Path) -> Any:
+    """The devkit's ``NuScenesMap``, without the plotting style that it would leave behind."""
+    with matplotlib.rc_context():
+        from nuscenes.map_expansion.map_api import NuScenesMap
+    return NuScenesMap(dataroot=str(path.parents[2]), map_name=path.stem)
+
+
+def _areas(
+    nuscenes_map: Any, classes: Sequence[str], line_width: float
+) -> Iterator[tuple[int, Polygon]]:
+    for number, name in enumerate(classes):
+        for layer in LAYERS_OF_CLASS[name]:
+            for record in getattr(nuscenes_map, layer):
+                for shape in _shapes(nuscenes_map, layer, record, line_width):
+                    for polygon in _polygons(shapely.make_valid(shape)):
+                        yield number, polygon
+
+
+def _shapes(nuscenes_map: Any, layer: str, record: dict[str, Any], width: float) -> list[Any]:
+    if layer in LINE_LAYERS:
+        line: LineString = nuscenes_map.extract_line(record["line_token"])
+        return [line.buffer(width / 2, cap_style="flat")]
+    tokens = record["polygon_tokens"] if layer == "drivable_area" else [record["polygon_token"]]
+    return [nuscenes_map.extract_polygon(token) for token in tokens]
+
+
+def _polygons(shape: Any) -> list[Polygon]:
+    """The parts of a geometry that have an area."""
+    if isinstance(shape, Polygon):
+        return [] if shape.is_empty else [shape]
+    return [part for whole in getattr(shape, "geoms", ()) for part in _polygons(whole)]
