@@ -1,8 +1,9 @@
-"""Evaluate the checkpoints of a detector with the metrics of its data set.
+"""Evaluate the checkpoints of a detector or map segmenter with the metrics of its data set.
 
 Flags, their meaning and the output directory are OpenPCDet's. Results go to
-``output/<group>/<config>/<extra_tag>/eval/epoch_N/<split>/<eval_tag>/``: ``results_nusc.json`` (to
-submit), ``metrics_summary.json``, ``metrics_details.json``, ``result.txt`` and ``result.pkl``.
+``output/<group>/<config>/<extra_tag>/eval/epoch_N/<split>/<eval_tag>/``: ``result.txt`` and
+``result.pkl``; of boxes ``results_nusc.json`` (to submit), ``metrics_summary.json`` and
+``metrics_details.json``; of maps ``map_metrics.json`` with the IoU of every class.
 ``eval/metrics.jsonl`` and TensorBoard collect the metrics of all checkpoints.
 """
 

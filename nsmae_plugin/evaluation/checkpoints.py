@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,11 @@ from torch import Tensor, nn
 from nsmae_plugin.errors import CheckpointError
 from nsmae_plugin.training import checkpoint, weights
 
-HEAD = "dense_head."
+# Prefix of a head's weights -> what its shapes follow from, in words for a message.
+HEADS = {
+    "dense_head.": "CLASS_NAMES and MODEL.DENSE_HEAD",
+    "map_head.": "DATA_CONFIG.MAP_CONFIG.CLASSES and MODEL.MAP_HEAD",
+}
 _EPOCH_NAME = re.compile(r"checkpoint_epoch_(\d+)\.pth")
 
 
@@ -40,12 +44,13 @@ def folder_name(content: Mapping[str, Any]) -> str:
 
 
 def load(
-    model: nn.Module, path: Path, class_names: Sequence[str], pretrained: Path | None = None
+    model: nn.Module, path: Path, config: Mapping[str, Any], pretrained: Path | None = None
 ) -> dict[str, Any]:
     """Load all weights of a checkpoint; nothing may be missing, left over or of another shape.
 
     Args:
-        class_names: of the configuration; must be those that a run of this plugin was trained for.
+        config: its classes, of boxes and of the map, must be those that a run of this plugin was
+            trained for.
         pretrained: gives the weights that the checkpoint lacks, as in OpenPCDet.
 
     Returns:
@@ -56,7 +61,7 @@ def load(
             architecture.
     """
     content = weights.read(path)
-    _check_classes(content, path, class_names)
+    _check_classes(content, path, config)
     own = model.state_dict()
     state = dict(content["model_state"])
     if pretrained is not None:
@@ -67,32 +72,40 @@ def load(
     state = {
         name: value for name, value in state.items() if name in own or name not in weights.GRID
     }
-    _check_head(own, state, path)
+    _check_heads(own, state, path)
     checkpoint.load_model_state(model, state, path)
     return content
 
 
-def _check_classes(content: Mapping[str, Any], path: Path, class_names: Sequence[str]) -> None:
+def _check_classes(content: Mapping[str, Any], path: Path, config: Mapping[str, Any]) -> None:
     """Heads for as many other classes have the same shapes: ask the run's own configuration."""
-    config = path.parent.parent / f"{content.get('config_tag')}.yaml"
-    if not config.is_file():
+    source = path.parent.parent / f"{content.get('config_tag')}.yaml"
+    if not source.is_file():
         return
-    trained = yaml.safe_load(config.read_text(encoding="utf-8"))["CLASS_NAMES"]
-    if list(trained) != list(class_names):
-        raise CheckpointError(
-            f"{path} was trained for the classes {', '.join(trained)}, but CLASS_NAMES are "
-            f"{', '.join(class_names)}; evaluate it with its own configuration, {config}"
-        )
+    before = _classes(yaml.safe_load(source.read_text(encoding="utf-8")))
+    for key, now in _classes(config).items():
+        if key in before and before[key] != now:
+            raise CheckpointError(
+                f"{path} was trained for the classes {', '.join(before[key])}, but {key} are "
+                f"{', '.join(now)}; evaluate it with its own configuration, {source}"
+            )
 
 
-def _check_head(own: Mapping[str, Tensor], state: Mapping[str, Tensor], path: Path) -> None:
+def _classes(config: Mapping[str, Any]) -> dict[str, list[str]]:
+    """Key of the configuration -> the classes that it names; without a map only those of boxes."""
+    maps = config.get("DATA_CONFIG", {}).get("MAP_CONFIG") or {}
+    named = {"CLASS_NAMES": config["CLASS_NAMES"], "MAP_CONFIG.CLASSES": maps.get("CLASSES")}
+    return {key: list(names) for key, names in named.items() if names is not None}
+
+
+def _check_heads(own: Mapping[str, Tensor], state: Mapping[str, Tensor], path: Path) -> None:
     for name, value in own.items():
-        if not name.startswith(HEAD) or name not in state or state[name].shape == value.shape:
+        reason = next((HEADS[prefix] for prefix in HEADS if name.startswith(prefix)), None)
+        if reason is None or name not in state or state[name].shape == value.shape:
             continue
         raise CheckpointError(
             f"{path}: the head's {name} has shape {tuple(state[name].shape)}, the model "
             f"{tuple(value.shape)}: it was trained for other classes or with another head; "
-            "evaluate it with CLASS_NAMES and MODEL.DENSE_HEAD of its own configuration (the YAML "
-            "beside its folder ckpt), or train a new head from it with "
-            "tools/train.py --pretrained_model"
+            f"evaluate it with {reason} of its own configuration (the YAML beside its folder "
+            "ckpt), or train a new head from it with tools/train.py --pretrained_model"
         )

@@ -1,4 +1,4 @@
-"""Runs a detector over a data set and lets the data set score what it finds; for both hosts."""
+"""Runs a network over a data set, which scores the boxes and maps that it finds; on both hosts."""
 
 from __future__ import annotations
 
@@ -23,16 +23,19 @@ from nsmae_plugin.training.distributed import World
 
 RESULT = "result.txt"  # written last: its presence says that an evaluation is complete
 WARM_UP = 0.1  # share of the batches that the latency leaves out
+BOX_HEADS = ("dense_head", "point_head", "roi_head")
+MAP_HEAD = "map_head"
 
 
 @dataclass
 class Predictions:
-    """What a detector found in a whole data set.
+    """What a network found in a whole data set.
 
     Attributes:
-        annotations: of every sample, in the data set's order, in OpenPCDet's layout.
+        annotations: of every sample, in the data set's order, in OpenPCDet's layout; with
+            ``map_counts`` where maps are predicted.
         recall: ``gt`` (annotated boxes) and how many of them were found, by ``roi_<IoU>`` and
-            ``rcnn_<IoU>``; empty without labels.
+            ``rcnn_<IoU>``; empty without labels, or without boxes.
         latency: milliseconds per sample in the network of one process, or None.
     """
 
@@ -55,6 +58,26 @@ class Predictions:
         }
 
 
+def predicts(model: nn.Module) -> bool:
+    """Whether the network has a head whose output a data set can score."""
+    return any(getattr(model, name, None) is not None for name in (*BOX_HEADS, MAP_HEAD))
+
+
+def check_data(dataset: Any, model: nn.Module) -> None:
+    """Let the data set find out, in rank 0, whether it can score what ``model`` predicts.
+
+    All processes must call together; a data set without such a check passes.
+
+    Raises:
+        ConfigError, DataError: from the data set's ``benchmark``, in every process.
+    """
+    if not hasattr(dataset, "benchmark"):
+        return
+    has_map = getattr(model, MAP_HEAD, None) is not None
+    boxes = not has_map or any(getattr(model, name, None) is not None for name in BOX_HEADS)
+    distributed.on_main(lambda: dataset.benchmark(boxes=boxes))
+
+
 def evaluate(
     model: nn.Module,
     loader: DataLoader,
@@ -73,7 +96,7 @@ def evaluate(
         measure_time: wait for the device around every forward pass, and report the latency.
 
     Returns:
-        Text with the data set's table, and ``{metric: value}``; the same in every process.
+        Text with the data set's tables, and ``{metric: value}``; the same in every process.
 
     Raises:
         ConfigError, DataError, NonFiniteError: from the data set's evaluation, in every process.
@@ -94,12 +117,14 @@ def predict(
     per_sample: Path | None = None,
     measure_time: bool = False,
 ) -> Predictions:
-    """Boxes of every sample exactly once, whatever the number of processes; in all of them.
+    """Boxes and counts of the map of every sample exactly once; the same in all processes.
 
     The model is put into evaluation mode and given back in the mode it came in.
 
     Raises:
-        DataError: the processes together did not see every sample exactly once.
+        DataError: the processes together did not see every sample exactly once, or a map has no
+            labels.
+        NonFiniteError: a map is NaN or infinite.
     """
     # The wrapper's forward synchronises buffers, and would wait for processes with fewer batches.
     model = distributed.bare(model)
@@ -155,8 +180,10 @@ def _score(
         eval_metric=settings.get("EVAL_METRIC"),
         output_path=folder,
     )
-    boxes = sum(len(one["name"]) for one in found.annotations)
-    lines = [f"{len(found.annotations)} samples, {boxes / len(found.annotations):.1f} boxes each"]
+    lines = [f"{len(found.annotations)} samples"]
+    if "name" in found.annotations[0]:
+        boxes = sum(len(one["name"]) for one in found.annotations)
+        lines[0] += f", {boxes / len(found.annotations):.1f} boxes each"
     if found.latency is not None:
         lines.append(f"latency {found.latency:.2f} ms per sample")
     recall = found.metrics()

@@ -60,9 +60,7 @@ class TestSession:
             CheckpointError, ConfigError, DataError, NonFiniteError: it does not fit or cannot be
                 evaluated.
         """
-        content = checkpoints.load(
-            self.model, path, self.config.CLASS_NAMES, self.args.pretrained_model
-        )
+        content = checkpoints.load(self.model, path, self.config, self.args.pretrained_model)
         folder = self.results_folder(checkpoints.folder_name(content))
         self.logger.info("evaluating %s on %s", path, self.split)
         text, metrics = detection.evaluate(
@@ -101,10 +99,9 @@ def build(args: Namespace, config: Any, world: World) -> TestSession:
         logger=logger,
     )
     if not hasattr(dataset, "evaluation"):
-        raise ConfigError(f"the data set {type(dataset).__name__} has no evaluation of detections")
-    if hasattr(dataset, "benchmark"):
-        distributed.on_main(dataset.benchmark)
+        raise ConfigError(f"the data set {type(dataset).__name__} has no evaluation")
     model = host.build_network(config.MODEL, len(config.CLASS_NAMES), dataset).to(world.device)
+    detection.check_data(dataset, model)
     split = config.DATA_CONFIG.DATA_SPLIT["test"]
     history = History(run / "eval" if world.is_main else None, split, args.eval_tag)
     return TestSession(args, config, world, run, logger, dataset, loader, model, history)
@@ -113,8 +110,8 @@ def build(args: Namespace, config: Any, world: World) -> TestSession:
 def _check(args: Namespace, config: Any) -> None:
     if config.MODEL.NAME == "NSMAE":
         raise ConfigError(
-            f"{args.cfg_file} pre-trains and detects nothing; measure its reconstruction with "
-            "tools/evaluate_pretrain.py"
+            f"{args.cfg_file} pre-trains and finds neither boxes nor maps; measure its "
+            "reconstruction with tools/evaluate_pretrain.py"
         )
     needed = ("DATA_SPLIT",) if args.split == "test" else ("DATA_SPLIT", "INFO_PATH")
     missing = [key for key in needed if key not in config.DATA_CONFIG]

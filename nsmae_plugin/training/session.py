@@ -204,24 +204,21 @@ def _make_evaluation(
     logger: logging.Logger,
     folder: Path,
 ) -> engine.Evaluate | None:
-    """Evaluation of the test split: detections, or how well a pre-training reconstructs."""
+    """Evaluation of the test split: boxes and maps, or how well a pre-training reconstructs."""
     splits = config.DATA_CONFIG.get("INFO_PATH", {})
     if args.eval_interval == 0 or not splits.get("test"):
         return None
     dataset, loader, _ = load(training=False, seed=0)
     if type(model).__name__ == "NSMAE":
         return _evaluation_of_reconstruction(loader, world, logger)
-    heads = (getattr(model, name, None) for name in ("dense_head", "point_head", "roi_head"))
-    if not hasattr(dataset, "evaluation") or not any(heads):
+    if not hasattr(dataset, "evaluation") or not detection.predicts(model):
         return None
-    if hasattr(dataset, "benchmark"):
-        distributed.on_main(dataset.benchmark)  # fail now, not after the first epoch
-
+    detection.check_data(dataset, model)  # fail now, not after the first epoch
     results = folder / "eval" / "eval_with_train" / config.DATA_CONFIG.DATA_SPLIT["test"]
 
     def evaluate_and_tell(model: nn.Module) -> dict[str, float]:
         text, metrics = detection.evaluate(model, loader, world, results)
-        logger.info("detections in the test split\n%s", text)
+        logger.info("predictions for the test split\n%s", text)
         return metrics
 
     return evaluate_and_tell
