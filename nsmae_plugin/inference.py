@@ -16,11 +16,10 @@ from nsmae_plugin import host
 from nsmae_plugin.bev_map import BEVMap
 from nsmae_plugin.boxes import Boxes, lidar_to_global, make_boxes, to_global
 from nsmae_plugin.data.images import camera_matrices, load_image
-from nsmae_plugin.data.maps.classes import map_classes
-from nsmae_plugin.data.maps.grid import MapGrid
 from nsmae_plugin.data.points import read_points, remove_ego_points
-from nsmae_plugin.errors import ConfigError, DataError, NonFiniteError
+from nsmae_plugin.errors import ConfigError, DataError
 from nsmae_plugin.evaluation.prepare import Trial
+from nsmae_plugin.prediction import Prediction, read_prediction
 from nsmae_plugin.visualization.boxes import class_colours
 from nsmae_plugin.visualization.detection import (
     Photograph,
@@ -32,19 +31,6 @@ from nsmae_plugin.visualization.map_cameras import draw_map_cameras, ground_plan
 from nsmae_plugin.visualization.maps import draw_map
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """What a network says of one sample; None for what it does not predict.
-
-    Attributes:
-        boxes: all of them, best first, in the LiDAR frame.
-        map: on the grid of ``MAP_CONFIG``, in the LiDAR frame.
-    """
-
-    boxes: Boxes | None
-    map: BEVMap | None
 
 
 @dataclass(frozen=True)
@@ -102,17 +88,7 @@ class Inference:
         with torch.inference_mode():
             predictions = self.trial.model(host.to_device(batch, self.device))[0]
         result = predictions[0] if isinstance(predictions, list) else {}
-        if "pred_boxes" not in result and "masks_bev" not in result:
-            raise ConfigError(
-                f"MODEL.NAME {self.config.MODEL.NAME} predicts neither boxes nor a map; "
-                "tools/infer.py needs a network that does (tools/visualize.py draws what a "
-                "pre-trained network renders)"
-            )
-        self._check_finite(result, index)
-        return Prediction(
-            self._boxes(result) if "pred_boxes" in result else None,
-            self._map(result, batch) if "masks_bev" in result else None,
-        )
+        return read_prediction(result, batch, self.config, self.map_threshold)
 
     def detect(self, index: int) -> Boxes:
         """All boxes of frame ``index``, best first, in its LiDAR frame.
@@ -127,34 +103,6 @@ class Inference:
                 f"MODEL.NAME {self.config.MODEL.NAME} predicts no boxes: it has no DENSE_HEAD"
             )
         return boxes
-
-    def _check_finite(self, result: Mapping[str, Any], index: int) -> None:
-        for key in ("pred_boxes", "pred_scores", "masks_bev"):
-            if key in result and not torch.isfinite(result[key]).all():
-                raise NonFiniteError(
-                    f"the network predicts NaN or infinity for sample {self.info(index)['token']} "
-                    f"({key}); its weights are damaged, or its training diverged"
-                )
-
-    def _boxes(self, result: Mapping[str, Any]) -> Boxes:
-        values, scores, labels = (
-            result[f"pred_{key}"].detach().cpu().double().numpy()
-            for key in ("boxes", "scores", "labels")
-        )
-        order = np.argsort(-scores, kind="stable")
-        names = [self.config.CLASS_NAMES[int(label) - 1] for label in labels[order]]
-        return make_boxes(values[order], names, scores[order])
-
-    def _map(self, result: Mapping[str, Any], batch: Mapping[str, Any]) -> BEVMap:
-        settings = self.config.DATA_CONFIG.MAP_CONFIG
-        labels = batch.get("gt_masks_bev")
-        return BEVMap(
-            classes=tuple(map_classes(settings)),
-            grid=MapGrid.from_config(settings),
-            probabilities=result["masks_bev"].detach().cpu().float().numpy(),
-            labels=None if labels is None else np.asarray(labels[0], dtype=bool),
-            threshold=self.map_threshold,
-        )
 
     def truth(self, index: int) -> Boxes | None:
         """The annotated boxes of the configured classes; None where there are no annotations."""
@@ -173,6 +121,10 @@ class Inference:
                 drawn, and the sample has none.
         """
         prediction = self.predict(index)
+        if self.draw_labels and prediction.map is None:
+            raise ConfigError(
+                f"MODEL.NAME {self.config.MODEL.NAME} predicts no map; leave --labels away"
+            )
         folder.mkdir(parents=True, exist_ok=True)
         kept = make_boxes([], [], [])
         if prediction.boxes is not None:
@@ -198,15 +150,19 @@ class Inference:
     def _save_map(self, index: int, scenery: Scenery, view: BEVMap, folder: Path) -> list[Path]:
         info = self.info(index)
         if self.draw_labels and view.labels is None:
-            raise DataError(f"there is no vector map of sample {info['token']} to draw")
+            raise DataError(
+                f"no vector map of sample {info['token']} is known that --labels could draw"
+            )
         _tell_map(info["token"], view)
         path = view.save(folder / "map.npz", info["token"], self.network, lidar_to_global(info))
-        figures = {"map": draw_map(scenery, view)}
+        by = f"{self.network} · probability ≥ {self.map_threshold:g}"
+        caption = f"{info['token']} · {by}"
+        paths = [path, *save_figures({"map": draw_map(scenery, view)}, caption, folder)]
         if scenery.photographs:
-            ground = ground_plane(info)
-            figures["map_cameras"] = draw_map_cameras(scenery, view, ground, self.draw_labels)
-        caption = f"{info['token']} · {self.network} · probability ≥ {self.map_threshold:g}"
-        return [path, *save_figures(figures, caption, folder)]
+            figure = draw_map_cameras(scenery, view, ground_plane(info), self.draw_labels)
+            caption = f"{info['token']} · {'vector map' if self.draw_labels else by}"
+            paths += save_figures({"map_cameras": figure}, caption, folder)
+        return paths
 
     def _as_json(self, info: Mapping[str, Any], predicted: Boxes) -> dict[str, Any]:
         matrix = lidar_to_global(info)

@@ -12,7 +12,6 @@ from matplotlib.patches import Patch
 
 from nsmae_plugin.bev_map import BEVMap
 from nsmae_plugin.data.maps.grid import MapGrid
-from nsmae_plugin.visualization import panels
 from nsmae_plugin.visualization.detection import (
     PANEL_WIDTH,
     Photograph,
@@ -113,7 +112,6 @@ def draw_map_cameras(
             extent=(0, size[0], size[1], 0),
             interpolation="nearest",
         )
-        panels.finish(axes, f"{photograph.name}: {'vector map' if labels else 'predicted map'}")
 
     figure = camera_figure(scenery.photographs, draw)
     colours = map_colours(view.classes)

@@ -82,12 +82,11 @@ def draw_map(scenery: Scenery, view: BEVMap) -> Figure:
     cameras = _rows(scenery.photographs)
     height = WIDTH / COLUMNS * cameras * _shape(scenery.photographs) + 0.3 * cameras
     figure = Figure(figsize=(WIDTH, height + MAP_HEIGHT + 0.8), dpi=DPI, layout="constrained")
-    if scenery.photographs:
-        above, below = figure.subfigures(2, 1, height_ratios=[height, MAP_HEIGHT])
-        draw_photographs(above, scenery.photographs, COLUMNS)
-    else:
-        (below,) = figure.subfigures(1, 1, squeeze=False).ravel()
-    _draw_maps(below, scenery, view)
+    heights = [height, MAP_HEIGHT] if cameras else [MAP_HEIGHT]
+    parts = figure.subfigures(len(heights), 1, squeeze=False, height_ratios=heights).ravel()
+    if cameras:
+        draw_photographs(parts[0], scenery.photographs, COLUMNS)
+    _draw_maps(parts[-1], scenery, view)
     _legend(figure, view)
     return figure
 
@@ -102,7 +101,8 @@ def _shape(photographs: Sequence[Photograph]) -> float:
 
 
 def _draw_maps(figure: SubFigure, scenery: Scenery, view: BEVMap) -> None:
-    whole = [("predicted", view.masks, scenery.predicted)]
+    whole: list[tuple[str, np.ndarray, Boxes | None]]
+    whole = [(_heading(view), view.masks, scenery.predicted)]
     if view.labels is not None:
         whole.append(("vector map", view.labels, scenery.truth))
     rows = -(-len(view.classes) // 2)
@@ -121,15 +121,28 @@ def _draw_maps(figure: SubFigure, scenery: Scenery, view: BEVMap) -> None:
         mask, title = view.masks[number], name
         label = mask if view.labels is None else view.labels[number]
         if iou is not None:
-            title += f": IoU {panels.number(100 * iou[number], '%')}"
+            title += f": IoU {percentage(iou[number])}"
         _show(axes, compare(mask, label, colours[name]), view, title)
         _mark_vehicle(axes, size=4)
+
+
+def _heading(view: BEVMap) -> str:
+    iou = view.iou()
+    if iou is None or np.isnan(iou).all():
+        return "predicted"
+    return f"predicted: mean IoU {percentage(np.nanmean(iou))}, of this sample alone"
+
+
+def percentage(share: float) -> str:
+    """An IoU for a title, or a dash for a class that is neither there nor predicted."""
+    return "–" if np.isnan(share) else f"{100 * share:.1f} %"
 
 
 def _show(axes: Axes, picture: np.ndarray, view: BEVMap, title: str) -> None:
     extent = (*view.grid.x_bound[:2], *view.grid.y_bound[:2])
     axes.imshow(picture, origin="lower", extent=extent, interpolation="nearest", aspect="equal")
     panels.finish(axes, title)
+    axes.set_autoscale_on(False)  # boxes may lie beyond the map
 
 
 def _mark_vehicle(axes: Axes, size: int = 8) -> None:
