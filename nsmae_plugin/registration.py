@@ -8,6 +8,7 @@ def register_all() -> None:
     from nsmae_plugin.data.masking import PROCESSORS
     from nsmae_plugin.data.nuscenes_dataset import MultiModalNuScenesDataset
     from nsmae_plugin.detectors.bev_detector import BEVDetector
+    from nsmae_plugin.detectors.bev_fusion_map import BEVFusionMap
     from nsmae_plugin.detectors.nsmae import NSMAE
     from nsmae_plugin.models.view_transform import FactorizedDepthLSSTransform
 
@@ -17,3 +18,4 @@ def register_all() -> None:
     host.register("vtransform", "FactorizedDepthLSSTransform", FactorizedDepthLSSTransform)
     host.register("detector", "NSMAE", NSMAE)
     host.register("detector", "BEVDetector", BEVDetector)
+    host.register("detector", "BEVFusionMap", BEVFusionMap)

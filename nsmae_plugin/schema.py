@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from nsmae_plugin.schema_heads import HEADS
+from nsmae_plugin.schema_heads import HEADS, MAP_HEADS
 from nsmae_plugin.schema_kinds import ANYTHING, NUMBER, OPTIONAL_NUMBER, PAIR, TRIPLE, ListOf, need
 
 _PER_MODE = {"train": ANYTHING, "test": ANYTHING}
@@ -118,6 +118,7 @@ MODULES: dict[str, dict[str, dict[str, Any]]] = {
         }
     },
     "DENSE_HEAD": HEADS,
+    "MAP_HEAD": MAP_HEADS,
     "PERSPECTIVE_HEAD": {"PerspectiveRenderHead": {"IN_CHANNELS": need(int)}},
     "BEV_HEAD": {"BEVRenderHead": {"NUM_BINS": need(int)}},
 }

@@ -1,6 +1,7 @@
-"""Which keys and values the sections of detection heads may hold (``MODEL.DENSE_HEAD``).
+"""Which keys and values the sections of heads may hold (``MODEL.DENSE_HEAD``, ``MODEL.MAP_HEAD``).
 
-The keys are OpenPCDet's, those that it reads and those that its own YAML files set.
+The keys of detection heads are OpenPCDet's, those that it reads and those that its own YAML files
+set.
 """
 
 from __future__ import annotations
@@ -123,3 +124,17 @@ _TRANSFUSION_HEAD: Section = {
 
 #: Other heads (AnchorHeadMulti, VoxelNeXtHead, ...) are OpenPCDet's own and stay unchecked.
 HEADS: dict[str, Section] = {"CenterHead": _CENTER_HEAD, "TransFusionHead": _TRANSFUSION_HEAD}
+
+MAP_HEADS: dict[str, Section] = {
+    "BEVSegmentationHead": {
+        "HIDDEN_CHANNEL": int,
+        "LOSS_CONFIG": need(
+            {
+                "LOSS": need(str),
+                "GAMMA": NUMBER,
+                "ALPHA": NUMBER,
+                "LOSS_WEIGHTS": need({"map_weight": need(NUMBER)}),
+            }
+        ),
+    }
+}

@@ -6,13 +6,14 @@ from detector_case import SENSORS, make_config, make_dataset
 from nsmae_plugin.detectors.bev_config import check_sections, check_sizes
 from nsmae_plugin.errors import ConfigError
 
+BOXES = {"DENSE_HEAD": True}
 PRETRAINING = {"NAME": "BEVRenderHead", "NUM_BINS": 41}
 
 
 @pytest.mark.parametrize("recipe", SENSORS)
 def test_the_recipes_are_accepted(recipe):
     config = make_config(recipe)
-    check_sections(config)
+    check_sections(config, BOXES)
     check_sizes(config, make_dataset())
 
 
@@ -35,7 +36,7 @@ def test_sections_that_make_no_detector_are_named(recipe, changes, message):
     config = make_config(recipe)
     config.update(changes)
     with pytest.raises(ConfigError, match=message):
-        check_sections(config)
+        check_sections(config, BOXES)
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,8 @@
-"""What the configuration of the detection detector may not say."""
+"""What the configuration of a detector on bird's-eye view may not say."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from itertools import accumulate
 from operator import mul
 from typing import Any
@@ -15,30 +16,46 @@ from nsmae_plugin.detectors.branches import (
 from nsmae_plugin.errors import ConfigError
 
 PRETRAINING_SECTIONS = ("MASK_TOKEN", "PERSPECTIVE_HEAD", "BEV_HEAD")
+HEADS = ("DENSE_HEAD", "MAP_HEAD")
 
 
-def check_sections(model_cfg: Any) -> None:
+def check_sections(model_cfg: Any, heads: Mapping[str, bool]) -> None:
     """Whether the sections of MODEL make a detector.
+
+    Args:
+        heads: sections of the heads that the detector has a place for, and whether it needs them.
 
     Raises:
         ConfigError: half a branch, no branch, a FUSER for one branch or none for two, no backbone,
-            no head, or sections of pre-training.
+            no head, heads of another detector, or sections of pre-training.
     """
     camera = has_branch(model_cfg, "camera", CAMERA_SECTIONS)
     lidar = has_branch(model_cfg, "LiDAR", LIDAR_SECTIONS)
     if not camera and not lidar:
         raise ConfigError(
-            f"BEVDetector needs a camera branch (MODEL.{', '.join(CAMERA_SECTIONS)}), a LiDAR "
+            f"{model_cfg.NAME} needs a camera branch (MODEL.{', '.join(CAMERA_SECTIONS)}), a LiDAR "
             f"branch (MODEL.{', '.join(LIDAR_SECTIONS)}) or both"
         )
     fuser = model_cfg.get("FUSER") is not None
     if fuser and not (camera and lidar):
         raise ConfigError("MODEL.FUSER joins a camera and a LiDAR branch: remove it, or add both")
     if camera and lidar and not fuser:
-        raise ConfigError("BEVDetector needs MODEL.FUSER to join the camera and the LiDAR branch")
-    for section in ("BACKBONE_2D", "DENSE_HEAD"):
+        raise ConfigError(
+            f"{model_cfg.NAME} needs MODEL.FUSER to join the camera and the LiDAR branch"
+        )
+    _check_heads(model_cfg, heads)
+
+
+def _check_heads(model_cfg: Any, heads: Mapping[str, bool]) -> None:
+    for section in ("BACKBONE_2D", *(name for name, needed in heads.items() if needed)):
         if model_cfg.get(section) is None:
-            raise ConfigError(f"BEVDetector needs MODEL.{section}")
+            raise ConfigError(f"{model_cfg.NAME} needs MODEL.{section}")
+    for section in HEADS:
+        if section not in heads and model_cfg.get(section) is not None:
+            raise ConfigError(
+                f"{model_cfg.NAME} has no place for MODEL.{section}: remove it, or set MODEL.NAME "
+                "to BEVFusionMap"
+            )
     foreign = [f"MODEL.{key}" for key in PRETRAINING_SECTIONS if model_cfg.get(key) is not None]
     if foreign:
         raise ConfigError(f"{', '.join(foreign)} belong to pre-training (NSMAE): remove them")
@@ -65,7 +82,7 @@ def check_sizes(model_cfg: Any, dataset: Any) -> None:
 
 
 def _check_backbone(model_cfg: Any, stride: int, cells: tuple[int, int]) -> None:
-    """Whether the levels of BaseBEVBackbone meet, on the grid of the head.
+    """Whether the levels of BaseBEVBackbone meet, on the grid of the detection head.
 
     Args:
         stride: voxels per BEV cell in front. cells: along y and x.
@@ -79,9 +96,16 @@ def _check_backbone(model_cfg: Any, stride: int, cells: tuple[int, int]) -> None
         )
     ups = config.get("UPSAMPLE_STRIDES") or [1] * len(strides)
     made = {stride * down / up for down, up in zip(strides, ups, strict=False)}
+    voxels = ", ".join(f"{one:g}" for one in sorted(made))
+    if len(made) > 1:
+        raise ConfigError(
+            f"the levels of MODEL.BACKBONE_2D end with cells of {voxels} voxels (LAYER_STRIDES, "
+            "UPSAMPLE_STRIDES): make them equal"
+        )
+    if model_cfg.get("DENSE_HEAD") is None:
+        return  # the map head takes any grid
     wanted = model_cfg.DENSE_HEAD.TARGET_ASSIGNER_CONFIG.FEATURE_MAP_STRIDE
     if made != {wanted}:
-        voxels = ", ".join(f"{one:g}" for one in sorted(made))
         raise ConfigError(
             f"the levels of MODEL.BACKBONE_2D end with cells of {voxels} voxels (LAYER_STRIDES, "
             f"UPSAMPLE_STRIDES), but MODEL.DENSE_HEAD.TARGET_ASSIGNER_CONFIG.FEATURE_MAP_STRIDE "

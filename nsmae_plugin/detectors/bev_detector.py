@@ -1,63 +1,15 @@
 """3D detection from cameras, LiDAR or both, through one bird's-eye view."""
 
-from __future__ import annotations
+from typing import ClassVar
 
-from typing import Any
-
-from torch import nn
-
-from nsmae_plugin import host
-from nsmae_plugin.detectors.bev_config import check_sections, check_sizes
-from nsmae_plugin.detectors.branches import require_inputs
-from nsmae_plugin.host.detection import DenseHeadDetector
-
-ModelInfo = dict[str, Any]
+from nsmae_plugin.detectors.bev_network import BEVNetwork
 
 
-class BEVDetector(DenseHeadDetector, host.Detector3DTemplate):
-    """The network of BEVFusion with any subset of its sensors, on either host.
+class BEVDetector(BEVNetwork):
+    """Boxes from :class:`~nsmae_plugin.detectors.bev_network.BEVNetwork`.
 
-    Slots, and so the prefixes of checkpoints, are those of OpenPCDet's ``BevFusion``: the LiDAR
-    branch VFE, BACKBONE_3D, MAP_TO_BEV; the camera branch IMAGE_BACKBONE, NECK, VTRANSFORM; FUSER
-    for both; BACKBONE_2D; and DENSE_HEAD, a CenterHead or a TransFusionHead. With cameras alone the
-    BEV backbone reads the camera's features as they are.
-
-    What the forward pass returns: :class:`~nsmae_plugin.host.detection.DenseHeadDetector`.
-
-    Raises:
-        ConfigError: sections, sizes or grids that do not fit together; in the forward pass, data
-            without a sensor of the configuration, or without labels in training mode.
+    DENSE_HEAD is a CenterHead or a TransFusionHead. What the forward pass returns:
+    :class:`~nsmae_plugin.host.detection.DenseHeadDetector`.
     """
 
-    def __init__(self, model_cfg: Any, num_class: int, dataset: Any) -> None:
-        super().__init__(model_cfg=model_cfg, num_class=num_class, dataset=dataset)
-        check_sections(model_cfg)
-        check_sizes(model_cfg, dataset)
-        self.module_topology = [
-            "vfe",
-            "backbone_3d",
-            "map_to_bev_module",
-            "image_backbone",
-            "neck",
-            "vtransform",
-            "fuser",
-            "backbone_2d",
-            "dense_head",
-        ]
-        self.module_list = self.build_networks()
-
-    def run_modules(self, batch_dict: dict[str, Any]) -> dict[str, Any]:
-        """The modules one after the other; cameras alone stand in for ``spatial_features``."""
-        require_inputs(batch_dict, self)
-        for module in self.module_list:
-            batch_dict = module(batch_dict)
-            if module is self.vtransform and self.map_to_bev_module is None:
-                batch_dict["spatial_features"] = batch_dict["spatial_features_img"]
-        return batch_dict
-
-    def build_vtransform(self, model_info_dict: ModelInfo) -> tuple[nn.Module | None, ModelInfo]:
-        vtransform, info = super().build_vtransform(model_info_dict)
-        if vtransform is not None:
-            # What the backbone reads, unless a fuser follows.
-            info["num_bev_features"] = self.model_cfg.VTRANSFORM.OUT_CHANNEL
-        return vtransform, info
+    heads: ClassVar = {"DENSE_HEAD": True}

@@ -37,21 +37,25 @@ class DenseHeadDetector:
 
     def forward(self, batch_dict: Batch) -> tuple[Any, ...]:
         """Losses or boxes of a batch; the caller's dict and its labels stay as they are."""
-        labels = batch_dict.get("gt_boxes")
-        if self.training and labels is None:
-            raise ConfigError(
-                f"{type(self).__name__} learns from boxes, but the data has no gt_boxes: set "
-                "DATA_CONFIG.USE_LABELS"
-            )
+        if self.training:
+            self.require_labels(batch_dict)
         batch_dict = dict(batch_dict)
-        if labels is not None:
+        if "gt_boxes" in batch_dict:
             # OpenPCDet's CenterHead numbers classes anew for each of its groups, in this tensor.
-            batch_dict["gt_boxes"] = labels.clone()
+            batch_dict["gt_boxes"] = batch_dict["gt_boxes"].clone()
         batch_dict = self.run_modules(batch_dict)
         if self.training:
             loss, tb_dict, disp_dict = self.get_training_loss(batch_dict)
             return {"loss": loss}, tb_dict, disp_dict
         return self.post_processing(batch_dict)
+
+    def require_labels(self, batch_dict: Batch) -> None:
+        """Whether a training batch has what the head learns from."""
+        if batch_dict.get("gt_boxes") is None:
+            raise ConfigError(
+                f"{type(self).__name__} learns from boxes, but the data has no gt_boxes: set "
+                "DATA_CONFIG.USE_LABELS"
+            )
 
     def run_modules(self, batch_dict: Batch) -> Batch:
         """The modules one after the other."""
@@ -59,15 +63,15 @@ class DenseHeadDetector:
             batch_dict = module(batch_dict)
         return batch_dict
 
-    def get_training_loss(self, batch_dict: Batch) -> tuple[Tensor, dict[str, float], Batch]:
-        """The loss, and its terms as floats under OpenPCDet's names."""
+    def get_training_loss(self, batch_dict: Batch) -> tuple[Tensor, dict[str, Any], Batch]:
+        """The loss, and its terms under OpenPCDet's names: floats, or detached tensors."""
         if hasattr(self.dense_head, "get_loss"):
             name, (loss, terms) = "loss_rpn", self.dense_head.get_loss()
         else:
             name, loss, terms = "loss_trans", batch_dict["loss"], batch_dict["tb_dict"]
         terms = {name: loss, **terms}
-        # OpenPCDet's TransFusionHead leaves tensors among the terms.
-        return loss, {k: v.item() if isinstance(v, Tensor) else v for k, v in terms.items()}, {}
+        # Tensors stay on their device: to read one here would wait for it in every step.
+        return loss, {k: v.detach() if isinstance(v, Tensor) else v for k, v in terms.items()}, {}
 
     def post_processing(self, batch_dict: Batch) -> tuple[list[Batch], dict[str, int]]:
         """The boxes of the head, and the recall at each of POST_PROCESSING.RECALL_THRESH_LIST."""

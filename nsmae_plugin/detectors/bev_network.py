@@ -1,0 +1,67 @@
+"""What the detectors on bird's-eye view have in common: sensors, one fused view, its backbone."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from torch import nn
+
+from nsmae_plugin import host
+from nsmae_plugin.detectors.bev_config import check_sections, check_sizes
+from nsmae_plugin.detectors.branches import require_inputs
+from nsmae_plugin.host.detection import DenseHeadDetector
+
+ModelInfo = dict[str, Any]
+
+
+class BEVNetwork(DenseHeadDetector, host.Detector3DTemplate):
+    """The network of BEVFusion with any subset of its sensors, on either host.
+
+    Slots, and so the prefixes of checkpoints, are those of OpenPCDet's ``BevFusion``: the LiDAR
+    branch VFE, BACKBONE_3D, MAP_TO_BEV; the camera branch IMAGE_BACKBONE, NECK, VTRANSFORM; FUSER
+    for both; BACKBONE_2D. With cameras alone the BEV backbone reads the camera's features as they
+    are. A subclass says which heads follow.
+
+    Attributes:
+        heads: sections of MODEL whose modules follow the backbone, in this order, and whether they
+            must be there; their slots are the same words in lower case.
+
+    Raises:
+        ConfigError: sections, sizes or grids that do not fit together; in the forward pass, data
+            without a sensor of the configuration, or without labels in training mode.
+    """
+
+    heads: ClassVar[dict[str, bool]]
+
+    def __init__(self, model_cfg: Any, num_class: int, dataset: Any) -> None:
+        super().__init__(model_cfg=model_cfg, num_class=num_class, dataset=dataset)
+        check_sections(model_cfg, self.heads)
+        check_sizes(model_cfg, dataset)
+        self.module_topology = [
+            "vfe",
+            "backbone_3d",
+            "map_to_bev_module",
+            "image_backbone",
+            "neck",
+            "vtransform",
+            "fuser",
+            "backbone_2d",
+            *map(str.lower, self.heads),
+        ]
+        self.module_list = self.build_networks()
+
+    def run_modules(self, batch_dict: dict[str, Any]) -> dict[str, Any]:
+        """The modules one after the other; cameras alone stand in for ``spatial_features``."""
+        require_inputs(batch_dict, self)
+        for module in self.module_list:
+            batch_dict = module(batch_dict)
+            if module is self.vtransform and self.map_to_bev_module is None:
+                batch_dict["spatial_features"] = batch_dict["spatial_features_img"]
+        return batch_dict
+
+    def build_vtransform(self, model_info_dict: ModelInfo) -> tuple[nn.Module | None, ModelInfo]:
+        vtransform, info = super().build_vtransform(model_info_dict)
+        if vtransform is not None:
+            # What the backbone reads, unless a fuser follows.
+            info["num_bev_features"] = self.model_cfg.VTRANSFORM.OUT_CHANNEL
+        return vtransform, info

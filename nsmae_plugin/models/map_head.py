@@ -1,0 +1,138 @@
+"""From bird's-eye-view features to a map: what lies in each cell of the ground."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from nsmae_plugin.data.maps.grid import MapGrid
+from nsmae_plugin.errors import ConfigError
+from nsmae_plugin.map_losses import map_loss
+from nsmae_plugin.models.compositing import at_least_float32
+
+TOLERANCE = 1e-4  # metres; bounds are typed, ranges pass through float32
+
+
+class BEVSegmentationHead(nn.Module):
+    """Features resampled to the cells of the map, two 3x3 convolutions and a 1x1 to the classes.
+
+    The layers of the published head (mit-han-lab/bevfusion); HIDDEN_CHANNEL is its only freedom.
+
+    Config keys: HIDDEN_CHANNEL (default: as many as come in), LOSS_CONFIG
+    (:func:`~nsmae_plugin.map_losses.map_loss`) with LOSS_WEIGHTS.map_weight.
+
+    Reads: ``spatial_features_2d`` (B, input_channels, Y', X'), which cover ``feature_range``.
+
+    Writes: ``map_logits`` (B, C, Y, X), at least float32, rows along y and columns along x of
+    ``grid``.
+
+    Args:
+        model_cfg: the section MODEL.MAP_HEAD.
+        input_channels: of the features.
+        classes: names of the C classes.
+        grid: the cells of the map, in the frame of the features.
+        feature_range: POINT_CLOUD_RANGE, of which x and y count; metres.
+
+    Raises:
+        ConfigError: the map leaves the range of the features, or the loss is none.
+    """
+
+    def __init__(
+        self,
+        model_cfg: Any,
+        input_channels: int,
+        classes: Sequence[str],
+        grid: MapGrid,
+        feature_range: Sequence[float],
+    ) -> None:
+        super().__init__()
+        self.model_cfg = model_cfg
+        self.classes = list(classes)
+        self.grid = grid
+        self.resample = GridResampler(grid, feature_range)
+        self.loss_of_classes = map_loss(model_cfg.LOSS_CONFIG)
+        channels = model_cfg.get("HIDDEN_CHANNEL", input_channels)
+        self.classifier = nn.Sequential(
+            *_conv_block(input_channels, channels),
+            *_conv_block(channels, channels),
+            nn.Conv2d(channels, len(self.classes), kernel_size=1),
+        )
+
+    def forward(self, batch_dict: dict[str, Any]) -> dict[str, Any]:
+        """Classify the cells; keys in the class's docstring."""
+        features = self.resample(batch_dict["spatial_features_2d"])
+        batch_dict["map_logits"] = at_least_float32(self.classifier(features))
+        return batch_dict
+
+    def get_loss(self, batch_dict: dict[str, Any]) -> tuple[Tensor, dict[str, Tensor]]:
+        """The weighted loss, and unweighted ``loss_map`` and ``loss_map_<class>``, its summands.
+
+        Reads ``map_logits`` and ``gt_masks_bev`` (B, C, Y, X) bool.
+        """
+        losses = self.loss_of_classes(batch_dict["map_logits"], batch_dict["gt_masks_bev"])
+        terms = {"loss_map": losses.sum()}
+        terms |= {f"loss_map_{name}": one for name, one in zip(self.classes, losses, strict=True)}
+        return terms["loss_map"] * self.model_cfg.LOSS_CONFIG.LOSS_WEIGHTS.map_weight, terms
+
+
+class GridResampler(nn.Module):
+    """Bilinear interpolation of features at the centres of a map's cells.
+
+    Both grids are aligned with the axes, so that it is a product with one matrix per axis:
+    differentiable, and the same on every run of every device. Between the outermost centres of the
+    features and the edge of their range the outermost features hold.
+
+    Args:
+        grid: where to, metres.
+        feature_range: (x, y, z, x, y, z) that the features cover, in the frame of the grid, metres.
+
+    Raises:
+        ConfigError: the grid leaves the range.
+    """
+
+    columns: Tensor  # (X,) centres of the map's columns, as a share of the range along x
+    rows: Tensor  # (Y,) along y
+
+    def __init__(self, grid: MapGrid, feature_range: Sequence[float]) -> None:
+        super().__init__()
+        bounds = (("XBOUND", grid.x_bound), ("YBOUND", grid.y_bound))
+        for axis, (name, (low, high, _)) in enumerate(bounds):
+            least, most = (float(feature_range[axis + offset]) for offset in (0, 3))
+            if low < least - TOLERANCE or high > most + TOLERANCE:
+                raise ConfigError(
+                    f"DATA_CONFIG.MAP_CONFIG.{name} reaches from {low:g} to {high:g} m, but the "
+                    f"features, as DATA_CONFIG.POINT_CLOUD_RANGE, from {least:g} to {most:g} m"
+                )
+        for axis, (name, centres) in enumerate(zip(("columns", "rows"), grid.axes(), strict=True)):
+            least, most = (float(feature_range[axis + offset]) for offset in (0, 3))
+            shares = torch.from_numpy((centres - least) / (most - least))
+            self.register_buffer(name, shares.float(), persistent=False)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """(B, C, Y', X') -> (B, C, Y, X), at least float32 (also under autocast)."""
+        features = at_least_float32(features)
+        with torch.autocast(features.device.type, enabled=False):
+            along_y, along_x = (
+                interpolation_matrix(shares.to(features) * count - 0.5, count)
+                for shares, count in zip((self.rows, self.columns), features.shape[2:], strict=True)
+            )
+            return along_y @ (features @ along_x.T)
+
+
+def interpolation_matrix(positions: Tensor, count: int) -> Tensor:
+    """(P, count) weights of ``count`` equidistant values in linear interpolation at ``positions``.
+
+    Args:
+        positions: (P,) where value i stands at i; outside the first or last value holds.
+    """
+    positions = positions.clamp(0, count - 1).unsqueeze(1)
+    values = torch.arange(count, device=positions.device, dtype=positions.dtype)
+    return (1 - (positions - values).abs()).clamp(min=0)
+
+
+def _conv_block(in_channels: int, out_channels: int) -> tuple[nn.Module, ...]:
+    convolution = nn.Conv2d(in_channels, out_channels, kernel_size=3, padding=1, bias=False)
+    return convolution, nn.BatchNorm2d(out_channels), nn.ReLU(inplace=True)
