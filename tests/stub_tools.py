@@ -1,9 +1,10 @@
 """Stand-ins for tools/train.py and tools/test.py: the same flags and files, within milliseconds.
 
 The mAP that they produce is ``fraction / 2 + seed / 100``, plus 0.1 when pre-trained; NDS is twice
-that. Each run appends what it did to ``calls.jsonl`` in the working directory. The environment sets
-traps: ``STUB_FAIL`` names the script and the run folder that fails, ``STUB_INTERRUPT`` a run folder
-whose training stops half way, once, ``STUB_HANG`` makes every training wait for a minute.
+that, mIoU half. Each run appends what it did to ``calls.jsonl`` in the working directory. The
+environment sets traps: ``STUB_FAIL`` names the script and the run folder that fails,
+``STUB_INTERRUPT`` a run folder whose training stops half way, once, ``STUB_HANG`` makes every
+training wait for a minute.
 """
 
 import argparse
@@ -70,6 +71,8 @@ def test(folder: Path, args: argparse.Namespace) -> int:
         "mean_dist_aps": {"car": 0.25, "bus": float("nan")},
     }
     (place / "metrics_summary.json").write_text(json.dumps(metrics), encoding="utf-8")
+    metrics = {"mean_iou": mean_ap / 2, "iou": {"walkway": 0.5}}
+    (place / "map_metrics.json").write_text(json.dumps(metrics), encoding="utf-8")
     return 0
 
 

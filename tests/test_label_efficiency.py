@@ -1,78 +1,27 @@
-"""tools/label_efficiency.py: trials that run once, are trusted only when unchanged, and add up."""
+"""tools/label_efficiency.py: trials that run once and add up."""
 
-import fcntl
 import json
 import math
-import os
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
-import stub_tools
 import toys
-import yaml
-from matplotlib.figure import Figure
-
-from nsmae_plugin.errors import DataError
-from nsmae_plugin.evaluation import label_jobs, label_report, label_trials
-
-sys.path.insert(0, str(toys.REPOSITORY / "tools"))
-
-import label_efficiency
-
-SMALL = ("--fractions", "0.1", "--seeds", "0")
-SEEDS = ("--fractions", "0.1", "--seeds", "0", "1")
-WHOLE = ("--fractions", "0.1", "1.0", "--seeds", "0", "1")
+from label_runs import (
+    SEEDS,
+    WHOLE,
+    calls,
+    experiment,
+    folder,
+    label_efficiency,
+    make_workspace,
+    results,
+    write_config,
+)
 
 
 @pytest.fixture
 def workspace(tmp_path, monkeypatch):
-    """A working directory with a configuration, weights, and stubs in place of the tools."""
-    monkeypatch.chdir(tmp_path)
-    for name in ("OMP_NUM_THREADS", "STUB_FAIL", "STUB_INTERRUPT", "STUB_HANG"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(label_trials, "TOOLS", stub_tools.install(tmp_path / "tools"))
-    monkeypatch.setattr(label_report, "draw", lambda comparisons: Figure())  # takes long
-    write_config()
-    (tmp_path / "weights.pth").write_text("weights")
-    return tmp_path
-
-
-def write_config(use_labels=True, **optimization):
-    """The configuration of the toys, with info files."""
-    data = {"VERSION": "v1", "INFO_PATH": {"train": ["infos.pkl"]}, "USE_LABELS": use_labels}
-    path = toys.write_config(".", **optimization)
-    config = yaml.safe_load(path.read_text(encoding="utf-8"))
-    config["DATA_CONFIG"].update(data)
-    path.write_text(yaml.safe_dump(config), encoding="utf-8")
-    Path("v1").mkdir(exist_ok=True)
-    Path("v1/infos.pkl").write_text("infos")
-
-
-def words(*more, grid=SMALL):
-    start = ("--pretrained_model", "weights.pth") if "--only" not in more else ()
-    return ["--cfg_file", "cfgs/group/toy.yaml", *grid, *start, *more]
-
-
-def experiment(*more, **options):
-    return label_efficiency.main(words(*more, **options))
-
-
-def folder(workspace, name=""):
-    return workspace / "output/group/toy/label_efficiency" / name
-
-
-def calls(workspace):
-    path = workspace / "calls.jsonl"
-    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-    return [json.loads(line) for line in lines]
-
-
-def results(workspace):
-    return json.loads((folder(workspace) / "results.json").read_text(encoding="utf-8"))
+    return make_workspace(tmp_path, monkeypatch)
 
 
 def test_every_trial_is_trained_and_evaluated_once_seed_by_seed(workspace):
@@ -160,100 +109,11 @@ def test_a_failure_shows_its_log_and_counts_nowhere(workspace, monkeypatch, caps
     assert "| 10 % | 1 / 2 | 5.00 | 15.50 ± 0.71 | +10.00 |" in output
 
 
-@pytest.mark.parametrize(
-    ("change", "named"),
-    [
-        (["--set", "OPTIMIZATION.LR", "0.5"], "config.OPTIMIZATION.LR 0.01 -> 0.5"),
-        (["--train_args", "--batch_size 4"], "train_args [] -> ['--batch_size', '4']"),
-        (["--test_args", "--batch_size 4"], "test_args [] -> ['--batch_size', '4']"),
-    ],
-)
-def test_a_trial_of_other_settings_is_neither_continued_nor_counted(
-    workspace, capsys, change, named
-):
-    assert experiment() == 0
-    made = calls(workspace)
-    assert experiment(*change) == 1
-    message = capsys.readouterr().err
-    assert f"scratch_0.1_seed0 was made with other settings ({named})" in message
-    assert "give another --extra_tag" in message
-    assert calls(workspace) == made
-    assert experiment("--report_only", *change) == 1
-    assert "no trial in" in capsys.readouterr().err
-
-
-def test_other_weights_under_the_same_name_are_noticed(workspace, capsys):
-    assert experiment() == 0
-    Path("weights.pth").write_text("other weights")
-    assert experiment() == 1
-    assert "pretrained_0.1_seed0 was made with other settings" in capsys.readouterr().err
-    assert experiment("--report_only") == 0
-    text = (folder(workspace) / "table.md").read_text(encoding="utf-8")
-    assert "| 10 % | 1 / 0 | 5.00 | – | – |" in text
-    assert "not counted, made with other settings: pretrained_0.1_seed0 (weights " in text
-
-
-def test_an_edited_configuration_file_is_noticed(workspace, capsys):
-    assert experiment() == 0
-    write_config(NUM_EPOCHS=4)
-    assert experiment() == 1
-    assert "config.OPTIMIZATION.NUM_EPOCHS 3 -> 4" in capsys.readouterr().err
-
-
-def test_another_data_set_in_the_same_place_is_noticed(workspace, capsys):
-    assert experiment() == 0
-    Path("v1/infos.pkl").write_text("infos of another world")
-    assert experiment() == 1
-    assert "(infos.v1/infos.pkl" in capsys.readouterr().err
-
-
 def test_several_processes_are_joined_by_torchrun(workspace, capsys):
     assert experiment("--dry_run", "--nproc_per_node", "8") == 0
     commands = [line for line in capsys.readouterr().out.splitlines() if line[0] != "#"]
     start = "-m torch.distributed.run --standalone --nproc_per_node 8 "
     assert all(start in line and "--launcher pytorch" in line for line in commands)
-
-
-def test_workers_and_jobs_change_no_result_and_may_change(workspace):
-    assert experiment("--workers", "1") == 0
-    made = calls(workspace)
-    assert experiment("--workers", "2", "--jobs", "2") == 0
-    assert calls(workspace) == made
-
-
-def test_a_record_written_by_hand_is_refused(workspace, capsys):
-    assert experiment() == 0
-    path = folder(workspace, "scratch_0.1_seed0") / "trial.json"
-    record = json.loads(path.read_text(encoding="utf-8"))
-    record["settings"]["seed"] = 5
-    path.write_text(json.dumps(record))
-    assert experiment() == 1
-    assert "trial.json was edited" in capsys.readouterr().err
-    path.write_text("{")
-    assert experiment() == 1
-    assert "trial.json is no record of a trial" in capsys.readouterr().err
-
-
-def test_checkpoints_of_another_run_are_not_taken_over(workspace, capsys):
-    checkpoint = folder(workspace, "scratch_0.1_seed0") / "ckpt/checkpoint_epoch_1.pth"
-    checkpoint.parent.mkdir(parents=True)
-    checkpoint.touch()
-    assert experiment() == 1
-    assert "has checkpoints, but no trial.json" in capsys.readouterr().err
-    assert calls(workspace) == []
-
-
-def test_jobs_run_at_once_and_share_the_cores(workspace, monkeypatch):
-    assert experiment("--jobs", "2") == 0
-    cores = len(os.sched_getaffinity(0))
-    assert {call["threads"] for call in calls(workspace)} == {str(max(1, cores // 2))}
-    assert len(results(workspace)["trials"]) == 2
-
-
-def test_a_number_of_threads_that_the_user_chose_stays(workspace, monkeypatch):
-    monkeypatch.setenv("OMP_NUM_THREADS", "7")
-    assert experiment() == 0
-    assert {call["threads"] for call in calls(workspace)} == {"7"}
 
 
 def test_one_arm_runs_alone(workspace):
@@ -298,6 +158,28 @@ def test_any_number_of_the_metrics_file_can_be_reported(workspace, capsys):
         assert reason in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("model", "expected"),
+    [
+        ((), {"mAP": 5, "NDS": 10}),
+        (("DENSE_HEAD",), {"mAP": 5, "NDS": 10}),
+        (("MAP_HEAD",), {"mIoU": 2.5}),
+        (("MAP_HEAD", "DENSE_HEAD"), {"mAP": 5, "NDS": 10, "mIoU": 2.5}),
+    ],
+)
+def test_a_network_is_compared_by_the_metrics_of_its_tasks(workspace, model, expected):
+    write_config(model=model)
+    assert experiment() == 0
+    found = results(workspace)["comparisons"]
+    means = {one["metric"]: one["scratch"]["mean"] for one in found}
+    assert means == pytest.approx(expected)
+
+
+def test_metrics_of_another_file_can_be_asked_for(workspace):
+    assert experiment("--metrics", "iou.walkway", "--metrics_file", "map_metrics.json") == 0
+    assert results(workspace)["comparisons"][0]["scratch"]["mean"] == 0.5
+
+
 def test_bad_arguments_are_named(workspace, capsys):
     assert label_efficiency.main(["--cfg_file", "cfgs/group/toy.yaml"]) == 1
     assert "--pretrained_model" in capsys.readouterr().err
@@ -323,84 +205,6 @@ def test_a_folder_of_weights_means_its_newest_checkpoint_for_all_trials(workspac
     assert calls(workspace)[2]["pretrained_model"] == "run/checkpoint_epoch_9.pth"
 
 
-def test_a_trial_that_another_process_works_on_is_left_alone(workspace, capsys):
-    place = folder(workspace, "scratch_0.1_seed0")
-    place.mkdir(parents=True)
-    with open(place / "trial.lock", "w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        assert experiment() == 1
-    assert "scratch_0.1_seed0: left out, another process" in capsys.readouterr().out
-    assert "scratch_0.1_seed0" not in {call["name"] for call in calls(workspace)}
-    assert len(results(workspace)["trials"]) == 1
-
-
-def start_tool(workspace):
-    """The tool in a process of its own, once its two trainings hang."""
-    script = (
-        "import sys, signal; from pathlib import Path\n"
-        f"sys.path.insert(0, {str(toys.REPOSITORY / 'tools')!r})\n"
-        "import label_efficiency; from nsmae_plugin.evaluation import label_trials\n"
-        "label_trials.TOOLS = Path('tools').resolve()\n"
-        "signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))\n"
-        # A test run in the background of a shell was told to ignore Ctrl-C, and passes it on.
-        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
-        "sys.exit(label_efficiency.main(sys.argv[1:]))\n"
-    )
-    command = [sys.executable, "-c", script, *words("--jobs", "2", grid=SEEDS)]
-    environment = {**os.environ, "STUB_HANG": "1"}
-    process = subprocess.Popen(command, cwd=workspace, env=environment, start_new_session=True)
-    wait_until(lambda: len(calls(workspace)) == 2)
-    return process
-
-
-@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT])
-def test_stopping_the_tool_stops_its_trials(workspace, how):
-    process = start_tool(workspace)
-    process.send_signal(how)
-    assert process.wait(30) != 0
-    for name in ("scratch_0.1_seed0", "pretrained_0.1_seed0"):
-        wait_until(lambda name=name: is_free(folder(workspace, name) / "trial.lock"))
-    assert len(calls(workspace)) == 2
-
-
-def test_a_training_that_outlives_the_tool_is_not_started_twice(workspace, capsys):
-    process = start_tool(workspace)
-    process.kill()
-    process.wait(30)
-    trainings = calls(workspace)
-    assert experiment() == 1
-    assert capsys.readouterr().out.count("left out, another process") == 2
-    assert calls(workspace) == trainings
-    for training in trainings:
-        os.kill(training["pid"], signal.SIGKILL)
-        wait_until(lambda one=training: is_free(folder(workspace, one["name"]) / "trial.lock"))
-    assert experiment() == 0
-
-
-def test_of_a_progress_bar_the_last_state_is_shown(tmp_path):
-    log = tmp_path / "trial.log"
-    log.write_bytes(
-        b"first\r\n 10%\r 20%\rdone\n" + b"line\n" * 17 + "größer".encode() + b"\n\xff\n"
-    )
-    assert label_jobs._tail(log).split("\n")[0] == "    done"
-    assert label_jobs._tail(log).endswith("    größer\n    \ufffd")
-
-
-def test_several_metrics_files_are_refused(tmp_path):
-    for epoch in (1, 2):
-        place = tmp_path / f"eval/epoch_{epoch}/val/label_efficiency"
-        place.mkdir(parents=True)
-        (place / "metrics_summary.json").write_text('{"mean_ap": 0.5}')
-        if epoch == 1:
-            by_hand = tmp_path / "eval/epoch_1/val/default/metrics_summary.json"
-            by_hand.parent.mkdir()
-            by_hand.write_text("{}")
-            found = label_jobs.read_metrics_file(tmp_path, "metrics_summary.json")
-            assert found == {"mean_ap": 0.5}
-    with pytest.raises(DataError, match="expected one metrics_summary"):
-        label_jobs.read_metrics_file(tmp_path, "metrics_summary.json")
-
-
 def test_a_trial_of_the_real_tools_on_the_synthetic_world(tmp_path, monkeypatch, synthetic_root):
     """Half of the frames, one epoch, on whichever host is active."""
     monkeypatch.chdir(tmp_path)
@@ -415,20 +219,3 @@ def test_a_trial_of_the_real_tools_on_the_synthetic_world(tmp_path, monkeypatch,
     (trial,) = json.loads((place / "results.json").read_text(encoding="utf-8"))["trials"]
     assert 0 <= trial["mAP"] <= 100
     assert (place / "plot.png").read_bytes().startswith(b"\x89PNG")
-
-
-def is_free(path):
-    """Whether nobody holds the lock: neither the tool nor a process that it started."""
-    with open(path) as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            return False
-    return True
-
-
-def wait_until(condition, seconds=30):
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.05)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from nsmae_plugin.evaluation.label_efficiency import Comparison, Spread
+from nsmae_plugin.evaluation.label_efficiency.comparison import Comparison, Spread
 from nsmae_plugin.visualization.label_efficiency import draw
 
 

@@ -17,10 +17,12 @@ import nsmae_plugin  # noqa: F401  (before torch: sets the OpenMP policy)
 
 # isort: split
 from nsmae_plugin.command_line import errors_in_one_line, positive
+from nsmae_plugin.config import load_config
 from nsmae_plugin.errors import ConfigError, NSMAEError
-from nsmae_plugin.evaluation.label_jobs import Runner
-from nsmae_plugin.evaluation.label_report import write_report
-from nsmae_plugin.evaluation.label_trials import ARMS, PRETRAINED, SCRATCH, Experiment
+from nsmae_plugin.evaluation.label_efficiency.comparison import usual_metrics
+from nsmae_plugin.evaluation.label_efficiency.jobs import Runner
+from nsmae_plugin.evaluation.label_efficiency.report import write_report
+from nsmae_plugin.evaluation.label_efficiency.trials import ARMS, PRETRAINED, SCRATCH, Experiment
 from nsmae_plugin.training.checkpoint import find
 
 
@@ -42,8 +44,8 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--fractions", type=fraction, nargs="+", default=[0.01, 0.05, 0.1, 1.0])
     add("--seeds", type=int, nargs="+", default=[0, 1, 2], help="of the labels and the training")
     add("--only", choices=ARMS, help="run the trials of this arm alone")
-    add("--metrics", nargs="+", default=["mAP", "NDS"], help="or dotted keys of --metrics_file")
-    add("--metrics_file", default="metrics_summary.json", help="that tools/test.py writes")
+    add("--metrics", nargs="+", help="default: mAP NDS of boxes, mIoU of maps; or dotted keys")
+    add("--metrics_file", nargs="+", help="of tools/test.py; default: where the metrics are")
     add("--jobs", type=positive, default=1, help="trials at once; they share the cores")
     add("--nproc_per_node", type=positive, default=1, help="processes (GPUs) of one training")
     add("--workers", type=int, default=4, help="loader processes per trial")
@@ -86,7 +88,15 @@ def plan(args: argparse.Namespace) -> Experiment:
     )
 
 
+def choose_metrics(args: argparse.Namespace) -> None:
+    """Fill in the metrics that were not asked for by those of the network's tasks."""
+    names, files = usual_metrics(load_config(args.cfg_file, args.overrides).MODEL)
+    args.metrics = args.metrics or names
+    args.metrics_file = args.metrics_file or files
+
+
 def run(args: argparse.Namespace) -> int:
+    choose_metrics(args)
     experiment = plan(args)
     trials = experiment.trials((args.only,) if args.only else ARMS)
     if args.report_only:

@@ -8,8 +8,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
-from nsmae_plugin.evaluation.label_efficiency import TITLES, Comparison, Spread, metric
-from nsmae_plugin.evaluation.label_trials import PRETRAINED, SCRATCH
+from nsmae_plugin.evaluation.label_efficiency.comparison import TITLES, Comparison, Spread, metric
+from nsmae_plugin.evaluation.label_efficiency.trials import PRETRAINED, SCRATCH
 
 COLOURS = {SCRATCH: "tab:orange", PRETRAINED: "tab:blue"}
 # Fractions lie on a logarithmic axis: the arms are drawn beside each other, not on top.

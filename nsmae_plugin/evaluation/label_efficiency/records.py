@@ -38,7 +38,7 @@ class Record:
     Attributes:
         settings: everything that decides the trial's result, see :meth:`Experiment.settings`.
         stage: ``training`` (begun), ``trained`` (to be evaluated) or ``finished``.
-        metrics: content of the evaluation's metrics file, once finished.
+        metrics: content of the evaluation's metrics files, once finished.
         seconds: wall time of ``train`` (all its parts together) and ``test``.
     """
 

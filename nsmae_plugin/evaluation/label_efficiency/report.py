@@ -8,9 +8,14 @@ from dataclasses import asdict
 from typing import Any
 
 from nsmae_plugin.errors import DataError
-from nsmae_plugin.evaluation.label_efficiency import Comparison, compare, format_table, value_of
-from nsmae_plugin.evaluation.label_records import Record
-from nsmae_plugin.evaluation.label_trials import Experiment
+from nsmae_plugin.evaluation.label_efficiency.comparison import (
+    Comparison,
+    compare,
+    format_table,
+    value_of,
+)
+from nsmae_plugin.evaluation.label_efficiency.records import Record
+from nsmae_plugin.evaluation.label_efficiency.trials import Experiment
 from nsmae_plugin.visualization.label_efficiency import draw
 
 

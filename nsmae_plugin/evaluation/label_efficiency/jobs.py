@@ -10,15 +10,21 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from nsmae_plugin.errors import DataError, NSMAEError
-from nsmae_plugin.evaluation.label_records import FINISHED, TRAINED, Record, Trial, read_record
-from nsmae_plugin.evaluation.label_trials import EVAL_TAG, Experiment
+from nsmae_plugin.evaluation.label_efficiency.records import (
+    FINISHED,
+    TRAINED,
+    Record,
+    Trial,
+    read_record,
+)
+from nsmae_plugin.evaluation.label_efficiency.trials import EVAL_TAG, Experiment
 
 LOG = "label_efficiency.log"
 LOCK = "trial.lock"
@@ -33,15 +39,19 @@ class Runner:
     """Brings trials to their end, ``jobs`` at a time.
 
     Args:
-        metrics_file: name of the file that the evaluation leaves below ``eval/``.
+        metrics_files: names of the files that the evaluation leaves below ``eval/``, read as one.
         tell: called with one line whenever a trial starts or ends.
     """
 
     def __init__(
-        self, experiment: Experiment, jobs: int, metrics_file: str, tell: Callable[[str], None]
+        self,
+        experiment: Experiment,
+        jobs: int,
+        metrics_files: Sequence[str],
+        tell: Callable[[str], None],
     ) -> None:
         self.experiment, self.jobs = experiment, jobs
-        self.metrics_file, self.tell = metrics_file, tell
+        self.metrics_files, self.tell = metrics_files, tell
         self._processes: set[subprocess.Popen] = set()
         self._lock, self._stopped = threading.Lock(), False
 
@@ -93,7 +103,8 @@ class Runner:
                 record.stage = TRAINED
                 record.save(folder)
             self._execute("test", experiment.test_command(trial), record, folder, lock)
-            record.metrics = read_metrics_file(folder, self.metrics_file)
+            for name in self.metrics_files:
+                record.metrics |= read_metrics_file(folder, name)
             record.stage = FINISHED
             record.save(folder)
         spent = ", ".join(f"{step} {record.seconds[step]:.0f} s" for step in record.seconds)

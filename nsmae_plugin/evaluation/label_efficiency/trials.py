@@ -20,7 +20,7 @@ from typing import Any
 from nsmae_plugin.config import load_config
 from nsmae_plugin.data import label_fraction
 from nsmae_plugin.errors import ConfigError
-from nsmae_plugin.evaluation.label_records import (
+from nsmae_plugin.evaluation.label_efficiency.records import (
     FINISHED,
     RECORD,
     Record,
@@ -34,7 +34,7 @@ from nsmae_plugin.training.run_log import run_folder
 SCRATCH, PRETRAINED = ARMS = ("scratch", "pretrained")
 EVAL_TAG = "label_efficiency"  # keeps evaluations by hand apart from those that count
 SHOWN = 3  # differing settings that an error message spells out
-TOOLS = Path(__file__).resolve().parents[2] / "tools"
+TOOLS = Path(__file__).resolve().parents[3] / "tools"
 
 
 @dataclass(frozen=True)
@@ -82,9 +82,9 @@ class Experiment:
     def settings(self, trial: Trial) -> Settings:
         """Everything that decides the result of a trial, as plain JSON types.
 
-        Weights and info files count by content, so that weights may move and another world in the
-        same place is noticed; the configuration counts merged, so that an edit of any file that it
-        is made of is noticed.
+        Weights, info files and maps count by content, so that weights may move and another world
+        in the same place is noticed; the configuration counts merged, so that an edit of any file
+        that it is made of is noticed.
 
         Raises:
             ConfigError: for a configuration that is not valid.
@@ -97,7 +97,7 @@ class Experiment:
                 "config": json.loads(json.dumps(config)),
                 "seed": trial.seed,
                 "weights": _sha256(weights) if weights else None,
-                "infos": {str(path): _sha256(path) for path in _info_files(config.DATA_CONFIG)},
+                "infos": {str(path): _sha256(path) for path in _data_files(config.DATA_CONFIG)},
                 "processes": self.processes,
                 "train_args": list(self.train_args),
                 "test_args": list(self.test_args),
@@ -185,11 +185,12 @@ class Experiment:
                 yield record
 
 
-def _info_files(data: Mapping[str, Any]) -> list[Path]:
-    """The info files that a data set of nuScenes reads, those that are there."""
+def _data_files(data: Mapping[str, Any]) -> list[Path]:
+    """The info files and vector maps that a data set of nuScenes reads, those that are there."""
     root = Path(data.get("DATA_PATH", "")) / data.get("VERSION", "")
     names = [name for split in data.get("INFO_PATH", {}).values() for name in split]
-    return [root / name for name in names if (root / name).is_file()]
+    maps = sorted(root.glob("maps/expansion/*.json")) if data.get("MAP_CONFIG") else []
+    return [root / name for name in names if (root / name).is_file()] + maps
 
 
 def _sha256(path: Path) -> str:

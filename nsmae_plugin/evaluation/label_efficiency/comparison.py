@@ -9,15 +9,16 @@ from dataclasses import dataclass
 from typing import Any
 
 from nsmae_plugin.errors import DataError
-from nsmae_plugin.evaluation.label_records import Record
-from nsmae_plugin.evaluation.label_trials import ARMS, PRETRAINED, SCRATCH
+from nsmae_plugin.evaluation import map_results, nuscenes_benchmark
+from nsmae_plugin.evaluation.label_efficiency.records import Record
+from nsmae_plugin.evaluation.label_efficiency.trials import ARMS, PRETRAINED, SCRATCH
 
 TITLES = {SCRATCH: "scratch", PRETRAINED: "pre-trained"}
 
 
 @dataclass(frozen=True)
 class Metric:
-    """A number of the metrics file: its title, the keys that lead to it, and a scale."""
+    """A number of the metrics files: its title, the keys that lead to it, and a scale."""
 
     title: str
     keys: tuple[str, ...]
@@ -30,6 +31,24 @@ METRICS = {
     "NDS": Metric("NDS (%)", ("nd_score",), 100.0),
     "mIoU": Metric("mIoU (%)", ("mean_iou",), 100.0),
 }
+
+
+def usual_metrics(model_cfg: Mapping[str, Any]) -> tuple[list[str], list[str]]:
+    """By which metrics a network is compared, and the files in which tools/test.py leaves them.
+
+    Args:
+        model_cfg: the section MODEL. With MAP_HEAD the map counts; boxes count unless it is alone.
+    """
+    maps = model_cfg.get("MAP_HEAD") is not None
+    boxes = not maps or model_cfg.get("DENSE_HEAD") is not None
+    names, files = [], []
+    if boxes:
+        names += ["mAP", "NDS"]
+        files.append(nuscenes_benchmark.SUMMARY)
+    if maps:
+        names.append("mIoU")
+        files.append(map_results.SUMMARY)
+    return names, files
 
 
 def metric(name: str) -> Metric:
