@@ -36,17 +36,18 @@ def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
 
 
 def depth_schedule(
-    global_step: int, steps_per_epoch: int | None, stop_epoch: float | None
-) -> float:
+    global_step: int | Tensor, steps_per_epoch: int | None, stop_epoch: float | None
+) -> float | Tensor:
     """Factor on the depth weights: 1, and 0 from epoch ``stop_epoch`` on (None: never).
 
     Args:
-        global_step: optimizer steps done.
+        global_step: optimizer steps done; a tensor gives a tensor, without waiting for its device.
         steps_per_epoch: None counts as "not training by epochs", where nothing stops.
     """
     if stop_epoch is None or steps_per_epoch is None:
         return 1.0
-    return float(global_step < stop_epoch * steps_per_epoch)
+    running = global_step < stop_epoch * steps_per_epoch
+    return running.float() if isinstance(running, Tensor) else float(running)
 
 
 def loss_terms(batch_dict: Mapping[str, Any]) -> dict[str, Tensor]:
@@ -64,7 +65,7 @@ def loss_terms(batch_dict: Mapping[str, Any]) -> dict[str, Tensor]:
 
 
 def weigh(
-    terms: Mapping[str, Tensor], weights: Mapping[str, float], depth_factor: float
+    terms: Mapping[str, Tensor], weights: Mapping[str, float], depth_factor: float | Tensor
 ) -> dict[str, Tensor]:
     """Each term times its ``<term>_weight``, depth terms also times ``depth_factor``.
 

@@ -61,13 +61,14 @@ def test_no_box_at_all_trains_every_parameter(labels):
     assert all(p.grad is not None and p.grad.isfinite().all() for p in head.parameters())
 
 
-def test_terms_are_floats_that_add_up():
+def test_terms_add_up_and_keep_no_graph_alive():
     head = make_head().train()
     head(batch_of(random_labels([5, 4])))
     loss, terms = head.get_loss()
     names = [f"{kind}_loss_head_{index}" for index in range(3) for kind in ("hm", "loc")]
     assert list(terms) == [*names, "rpn_loss"]
-    assert all(isinstance(value, float) for value in terms.values())
+    assert not any(value.requires_grad for value in terms.values())
+    terms = {name: value.item() for name, value in terms.items()}
     assert loss.item() == pytest.approx(sum(terms[name] for name in names), rel=1e-6)
     assert terms["rpn_loss"] == pytest.approx(loss.item())
 

@@ -82,7 +82,8 @@ class NSMAE(host.Detector3DTemplate):
         if self.training:
             return {"loss": loss}, tb_dict, disp_dict
         batch_dict.update(hidden_cells(batch_dict, self.camera_grid, self.columns))
-        batch_dict["loss_terms"] = tb_dict
+        values = torch.stack(list(tb_dict.values())).tolist()
+        batch_dict["loss_terms"] = dict(zip(tb_dict, values, strict=True))
         return batch_dict, {}
 
     def encode_and_render(self, batch_dict: dict[str, Any]) -> dict[str, Any]:
@@ -95,18 +96,18 @@ class NSMAE(host.Detector3DTemplate):
 
     def get_training_loss(
         self, batch_dict: dict[str, Any]
-    ) -> tuple[Tensor, dict[str, float], dict[str, Any]]:
-        """The weighted sum of the terms, and every term as a float, unweighted and weighted."""
+    ) -> tuple[Tensor, dict[str, Tensor], dict[str, Any]]:
+        """The weighted sum of the terms, and every term unweighted and weighted, detached."""
         config = self.model_cfg.LOSS_CONFIG
         terms = losses.loss_terms(batch_dict)
         factor = losses.depth_schedule(
-            int(self.global_step), self.steps_per_epoch, config.get("DEPTH_STOP_EPOCH")
+            self.global_step[0], self.steps_per_epoch, config.get("DEPTH_STOP_EPOCH")
         )
         weighted = losses.weigh(terms, config.LOSS_WEIGHTS, factor)
-        names = [f"loss_{name}" for name in terms] + [f"weighted_{name}" for name in weighted]
-        values = torch.stack([*terms.values(), *weighted.values()]).tolist()
         loss = torch.stack(list(weighted.values())).sum()
-        return loss, dict(zip(names, values, strict=True)), {}
+        tb_dict = {f"loss_{name}": term.detach() for name, term in terms.items()}
+        tb_dict |= {f"weighted_{name}": term.detach() for name, term in weighted.items()}
+        return loss, tb_dict, {}
 
     # ---- slots that stock detectors do not have
 

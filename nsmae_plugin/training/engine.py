@@ -11,14 +11,13 @@ import logging
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import nullcontext
 from dataclasses import dataclass, field
-from itertools import chain, islice
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
@@ -28,11 +27,10 @@ from nsmae_plugin.training import checkpoint, distributed, random_state
 from nsmae_plugin.training.checkpoint import Keeper, Plan, Run
 from nsmae_plugin.training.distributed import World
 from nsmae_plugin.training.run_log import Curves, Meter, Pace
+from nsmae_plugin.training.update import StepRecord, read_records, update_weights
 
 Batch = dict[str, Any]
 Evaluate = Callable[[nn.Module], dict[str, float]]
-PARAMETERS_NAMED = 3  # in the message on a non-finite gradient
-LEAST_LOSS_SCALE = 1e-4  # of float16; what overflows below it is no matter of scale
 
 
 @dataclass(frozen=True)
@@ -45,6 +43,9 @@ class Options:
         save_epochs, save_seconds, save_steps: when to write a checkpoint; None is never. Epochs get
             a file each, the others share ``latest_model.pth``.
         eval_epochs: how often the evaluation runs; it also runs after the last epoch.
+        check_steps: how often losses come to the host and are checked, which waits for the device;
+            at 1, before the weights change. They are always read before anything is logged or
+            saved. None: in every step on a CPU, where there is nothing to wait for, else as logged.
     """
 
     grad_norm_clip: float
@@ -55,6 +56,7 @@ class Options:
     save_seconds: float | None = 300
     save_steps: int | None = None
     eval_epochs: int = 1
+    check_steps: int | None = None
 
 
 @dataclass
@@ -82,6 +84,18 @@ class Session:
     def stopped(self) -> bool:
         limit = self.options.max_steps
         return limit is not None and self.run.progress.step >= limit
+
+    @property
+    def check_steps(self) -> int:
+        """Steps between two looks at the losses."""
+        on_cpu = self.world.device.type == "cpu"
+        return self.options.check_steps or (1 if on_cpu else self.options.log_steps)
+
+    def look_is_due(self) -> bool:
+        """Whether the losses up to the current step should be read now."""
+        step, options = self.run.progress.step, self.options
+        intervals = (self.check_steps, options.log_steps, options.save_steps)
+        return any(every is not None and step % every == 0 for every in intervals)
 
     def save(self, write: Callable[[dict[str, Any]], Path]) -> None:
         """Write a checkpoint from rank 0; all processes must call together."""
@@ -160,6 +174,7 @@ def train_one_epoch(session: Session, loader: Iterable[Batch]) -> None:
     run, plan, options = session.run, session.plan, session.options
     run.model.train()
     meter, pace = Meter(), Pace()
+    pending: list[StepRecord] = []
     bar = tqdm(
         total=steps_per_epoch(plan),
         initial=run.progress.batch_in_epoch // plan.accumulate_steps,
@@ -171,20 +186,42 @@ def train_one_epoch(session: Session, loader: Iterable[Batch]) -> None:
     left = plan.batches_per_epoch - run.progress.batch_in_epoch
     with bar:
         for group in _groups(pace.waiting(loader), plan.accumulate_steps, left):
-            terms = train_step(run, group, options, session.world.device)
+            pending.append(_update(session, group))
             run.progress.batch_in_epoch += len(group)
-            meter.add(terms)
             pace.step()
             bar.update()
-            bar.set_postfix({name: f"{value:.4g}" for name, value in terms.items()})
-            session.curves.scalars("train", terms, run.progress.step)
+            last = session.stopped or run.progress.batch_in_epoch == plan.batches_per_epoch
+            if not last and not session.look_is_due():
+                continue
+            _read(session, pending, meter, bar)
             if run.progress.step % options.log_steps == 0:
                 _log_training(session, meter, pace)
-            if session.stopped or run.progress.batch_in_epoch == plan.batches_per_epoch:
+            if last:
                 break
             if session.save_is_due():
                 session.save(session.keeper.save_latest)
+        _read(session, pending, meter, bar)  # of a loader that ends before the epoch does
     _log_training(session, meter, pace)
+
+
+def _update(session: Session, batches: list[Batch]) -> StepRecord:
+    return update_weights(
+        session.run,
+        batches,
+        session.world.device,
+        clip=session.options.grad_norm_clip,
+        amp_dtype=session.options.amp_dtype,
+        check=session.check_steps == 1,
+    )
+
+
+def _read(session: Session, pending: list[StepRecord], meter: Meter, bar: tqdm) -> None:
+    """Take the numbers of the pending steps to the curves, the meter and the progress bar."""
+    for record, terms in zip(pending, read_records(pending), strict=True):
+        meter.add(terms)
+        session.curves.scalars("train", terms, record.step)
+        bar.set_postfix({name: f"{value:.4g}" for name, value in terms.items()}, refresh=False)
+    pending.clear()
 
 
 def _groups(loader: Iterable[Batch], size: int, left: int) -> Iterator[list[Batch]]:
@@ -197,85 +234,15 @@ def _groups(loader: Iterable[Batch], size: int, left: int) -> Iterator[list[Batc
 def train_step(
     run: Run, batches: list[Batch], options: Options, device: torch.device
 ) -> dict[str, float]:
-    """One update of the weights from the mean gradient of ``batches``.
+    """One update of the weights, checked and read at once.
 
-    Equal to one batch with all the samples as far as the loss is a mean over samples; BatchNorm
-    and masked means still see each batch for itself.
-
-    Returns:
-        ``loss`` and the terms of ``tb_dict``, averaged over the batches, ``lr``, and ``grad_norm``
-        before clipping unless a float16 overflow made it infinite.
-
-    Raises:
-        NonFiniteError: before the weights change, in every process when it happens in one.
+    Returns, raises: as :func:`~nsmae_plugin.training.update.read_records` for this step, before the
+    weights change.
     """
-    meter = Meter()
-    run.optimizer.zero_grad(set_to_none=True)
-    for position, batch in enumerate(batches):
-        last = position == len(batches) - 1
-        # The processes exchange gradients once per step, with the last batch.
-        with nullcontext() if last else distributed.no_sync(run.model):
-            meter.add(_backward(run, batch, len(batches), options, device))
-    learning_rate = run.optimizer.param_groups[0]["lr"]
-    norm = _update(run, batches, options)
-    distributed.bare(run.model).update_global_step()
-    run.progress.step += 1
-    terms = {**meter.take(), "lr": learning_rate}
-    return {**terms, "grad_norm": norm} if math.isfinite(norm) else terms
-
-
-def _backward(
-    run: Run, batch: Batch, count: int, options: Options, device: torch.device
-) -> dict[str, float]:
-    with torch.autocast(device.type, options.amp_dtype, enabled=options.amp_dtype is not None):
-        result, terms, _ = run.model(host.to_device(batch, device))
-    loss: Tensor = result["loss"].mean()
-    values = {"loss": loss.item(), **{name: float(value) for name, value in terms.items()}}
-    bad = [f"{name}={value}" for name, value in values.items() if not math.isfinite(value)]
-    _raise_together(f"the loss is not finite: {', '.join(bad)}" if bad else None, [batch])
-    run.scaler.scale(loss / count).backward()
-    return values
-
-
-def _raise_together(problem: str | None, batches: Iterable[Batch]) -> None:
-    """Raise in every process when one has a problem: the others would wait for its gradients."""
-    if not distributed.any_process(problem is not None)[0]:
-        return
-    frames = chain.from_iterable(batch.get("frame_id", ["unnamed"]) for batch in batches)
-    mine = problem and f"{problem} for the samples {', '.join(map(str, frames))}"
-    raise NonFiniteError("; ".join(one for one in distributed.gather(mine) if one))
-
-
-def _update(run: Run, batches: list[Batch], options: Options) -> float:
-    """Clip the gradients and step optimiser and schedule; returns the norm before clipping."""
-    run.scaler.unscale_(run.optimizer)
-    gradients = {
-        name: parameter.grad
-        for name, parameter in distributed.bare(run.model).named_parameters()
-        if parameter.grad is not None
-    }
-    norms = torch.stack([torch.linalg.vector_norm(one) for one in gradients.values()])
-    norm = torch.linalg.vector_norm(norms).item()
-    finite = math.isfinite(norm)
-    # Overflows are how the float16 scaler finds its scale (it skips the step), down to a point.
-    excused = run.scaler.is_enabled() and run.scaler.get_scale() > LEAST_LOSS_SCALE
-    _raise_together(None if finite or excused else _bad_gradients(gradients, norms), batches)
-    # Not clip_grad_norm_, which would spread one bad gradient over all before it can be named.
-    if finite and norm > options.grad_norm_clip:
-        for gradient in gradients.values():
-            gradient.mul_(options.grad_norm_clip / norm)
-    run.scaler.step(run.optimizer)
-    run.scaler.update()
-    if finite and run.scheduler.last_epoch + 1 < run.scheduler.total_steps:
-        run.scheduler.step()
-    return norm
-
-
-def _bad_gradients(gradients: Mapping[str, Tensor], norms: Tensor) -> str:
-    finite = norms.isfinite().tolist()
-    bad = [name for name, good in zip(gradients, finite, strict=True) if not good]
-    shown = ", ".join(bad[:PARAMETERS_NAMED])
-    return f"the gradient is not finite in {len(bad)} parameters ({shown})"
+    record = update_weights(
+        run, batches, device, clip=options.grad_norm_clip, amp_dtype=options.amp_dtype
+    )
+    return read_records([record])[0]
 
 
 def _log_training(session: Session, meter: Meter, pace: Pace) -> None:

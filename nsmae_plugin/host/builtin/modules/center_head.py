@@ -159,8 +159,9 @@ class CenterHead(nn.Module):
         parts = [[part.to(labels.device) for part in kind] for kind in zip(*groups, strict=True)]
         return dict(zip(("heatmaps", "target_boxes", "inds", "masks"), parts, strict=True))
 
-    def get_loss(self) -> tuple[Tensor, dict[str, float]]:
-        """Sum over the groups, and its terms by name, of the last forward pass in training mode."""
+    def get_loss(self) -> tuple[Tensor, dict[str, Tensor]]:
+        """Sum over the groups, and its terms by name (detached), of the last forward pass in
+        training mode."""
         targets = self.forward_ret_dict["target_dicts"]
         weights = self.model_cfg.LOSS_CONFIG.LOSS_WEIGHTS
         terms: dict[str, Tensor] = {}
@@ -173,8 +174,7 @@ class CenterHead(nn.Module):
             terms[f"hm_loss_head_{index}"] = focal * weights["cls_weight"]
             terms[f"loc_loss_head_{index}"] = distance * weights["loc_weight"]
         terms["rpn_loss"] = torch.stack(list(terms.values())).sum()
-        values = torch.stack(list(terms.values())).tolist()
-        return terms["rpn_loss"], dict(zip(terms, values, strict=True))
+        return terms["rpn_loss"], {name: term.detach() for name, term in terms.items()}
 
     @torch.no_grad()
     def generate_predicted_boxes(self, predicted: list[Maps]) -> list[dict[str, Tensor]]:

@@ -110,7 +110,7 @@ class TransFusionHead(nn.Module):
     def forward(self, batch_dict: dict[str, Any]) -> dict[str, Any]:
         """Reads ``spatial_features_2d`` (B, C, Y, X) and, in training, ``gt_boxes``.
 
-        Writes ``loss`` and ``tb_dict`` (floats) in training, else ``final_box_dicts``: per sample
+        Writes ``loss`` and ``tb_dict`` in training, else ``final_box_dicts``: per sample
         ``pred_boxes`` (n, 7 or 9), ``pred_scores`` (n,), ``pred_labels`` (n,) from 1.
         """
         features = batch_dict["spatial_features_2d"]
@@ -167,8 +167,8 @@ class TransFusionHead(nn.Module):
 
     def loss(
         self, predictions: Predictions, targets: Targets
-    ) -> tuple[torch.Tensor, dict[str, float]]:
-        """Weighted sum of heatmap, classification and box loss, and the terms as floats."""
+    ) -> tuple[torch.Tensor, dict[str, Any]]:
+        """Weighted sum of heatmap, classification and box loss, and the terms, detached."""
         weights, focal = (
             self.model_cfg.LOSS_CONFIG.LOSS_WEIGHTS,
             self.model_cfg.LOSS_CONFIG.LOSS_CLS,
@@ -189,8 +189,8 @@ class TransFusionHead(nn.Module):
             / matched,
         }
         loss = torch.stack(list(terms.values())).sum()
-        record = {name: float(term.detach()) for name, term in terms.items()}
-        record |= {"matched_ious": targets.matched_iou, "loss_trans": float(loss.detach())}
+        record: dict[str, Any] = {name: term.detach() for name, term in terms.items()}
+        record |= {"matched_ious": targets.matched_iou, "loss_trans": loss.detach()}
         return loss, record
 
     @torch.no_grad()
