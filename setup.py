@@ -30,6 +30,7 @@ setup(
         "pillow",
         "safetensors",
         "scipy",
+        "shapely>=2",
         "tensorboardX",
         "tqdm",
         "matplotlib",
@@ -37,6 +38,6 @@ setup(
     extras_require={
         # What OpenPCDet imports on the paths of this plugin, beyond the plugin's own needs.
         "openpcdet": ["numba", "scikit-image"],
-        "dev": ["pytest", "pytest-xdist", "ruff", "mypy", "types-PyYAML", "shapely"],
+        "dev": ["pytest", "pytest-xdist", "ruff", "mypy", "types-PyYAML"],
     },
 )

@@ -92,7 +92,10 @@ def test_the_choice_of_scenes_does_not_depend_on_the_order_of_frames():
         ({"LABEL_FRACTION": 10}, r"must lie in \(0, 1\], not 10"),
         ({"LABEL_FRACTION": 0.5, "LABEL_FRACTION_BY": "scene"}, "frames or scenes, not 'scene'"),
         ({"LABEL_FRACTION": 0.5, "LABEL_FRACTION_SEED": -1}, "must not be negative"),
-        ({"LABEL_FRACTION": 0.5, "USE_LABELS": False}, "LABEL_FRACTION 0.5 needs USE_LABELS True"),
+        (
+            {"LABEL_FRACTION": 0.5, "USE_LABELS": False},
+            "LABEL_FRACTION 0.5 needs USE_LABELS True or MAP_CONFIG",
+        ),
     ],
 )
 def test_fractions_that_select_nothing_or_mean_nothing_are_refused(root, options, message):
@@ -103,6 +106,10 @@ def test_fractions_that_select_nothing_or_mean_nothing_are_refused(root, options
 def test_without_the_key_all_labels_are_used_whatever_use_labels_says():
     for config in ({}, {"USE_LABELS": False}, {"USE_LABELS": False, "LABEL_FRACTION": 1}):
         assert settings(config) == (config.get("LABEL_FRACTION", 1), "frames", 0)
+
+
+def test_maps_are_labels_too():
+    assert settings({"MAP_CONFIG": {"CLASSES": ["walkway"]}, "LABEL_FRACTION": 0.5})[0] == 0.5
 
 
 @pytest.mark.parametrize(

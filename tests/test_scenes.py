@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from nsmae_plugin.data.infos import read_infos
-from nsmae_plugin.data.scenes import frames_of_scene, scenes_of_samples
+from nsmae_plugin.data.scenes import frames_of_scene, locations_of_samples, scenes_of_samples
 from nsmae_plugin.errors import DataError
 
 VERSION = "v1.0-mini"
@@ -54,3 +54,22 @@ def test_missing_or_damaged_tables_are_errors(tmp_path):
     (tmp_path / VERSION / "sample.json").write_text('[{"token": "a", "scene_token": "other"}]')
     with pytest.raises(DataError, match="do not belong together"):
         scenes_of_samples(tmp_path, VERSION)
+
+
+def test_every_sample_has_the_location_of_its_log(synthetic_root, tmp_path):
+    root = Path(synthetic_root, VERSION)
+    locations, scenes = locations_of_samples(root, VERSION), scenes_of_samples(root, VERSION)
+    assert set(locations) == set(scenes)
+    # The scenes of a synthetic world take turns at the locations: three scenes, three locations.
+    assert len({(scenes[token], place) for token, place in locations.items()}) == 3
+    assert len(set(locations.values())) == 3
+    assert all((root / "maps/expansion" / f"{one}.json").is_file() for one in locations.values())
+    with pytest.raises(
+        DataError, match=r"cannot read the table .*log\.json.*where it was recorded"
+    ):
+        locations_of_samples(tmp_path, VERSION)
+    for name in ("scene", "sample", "log"):
+        (tmp_path / VERSION).mkdir(exist_ok=True)
+        (tmp_path / VERSION / f"{name}.json").write_text('[{"token": "a", "log_token": "b"}]')
+    with pytest.raises(DataError, match="do not belong together: KeyError"):
+        locations_of_samples(tmp_path, VERSION)
