@@ -1,10 +1,18 @@
-"""Scaling and cropping of images, against Pillow's two steps."""
+"""Scaling and cropping of images, against Pillow's two steps on the whole image."""
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from nsmae_plugin.data.images import centre_crop, random_crop, rotation_matrix, scale_and_crop
+from nsmae_plugin.data import images
+from nsmae_plugin.data.images import (
+    centre_crop,
+    load_crop,
+    load_image,
+    random_crop,
+    rotation_matrix,
+    scale_and_crop,
+)
 from nsmae_plugin.data.loader import seeded
 
 
@@ -65,3 +73,64 @@ def test_quaternions_by_hand():
     np.testing.assert_allclose(quarter_about_z @ [1, 0, 0], [0, 1, 0], atol=1e-12)
     quarter_about_x = rotation_matrix([3 * half, 3 * half, 0, 0])  # of any length
     np.testing.assert_allclose(quarter_about_x @ [0, 1, 0], [0, 0, 1], atol=1e-12)
+
+
+def write_jpeg(path, pixels):
+    Image.fromarray(pixels).save(path, quality=95)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("scale", "reduction"), [(1.0, 1), (0.56, 1), (0.55, 2), (0.3, 2), (0.25, 4), (0.1, 8)]
+)
+def test_an_image_is_decoded_no_larger_than_it_needs_to_be(tmp_path, monkeypatch, scale, reduction):
+    path = write_jpeg(tmp_path / "a.jpg", np.zeros((92, 163, 3), np.uint8))
+    given = []
+    real = images.scale_and_crop
+    monkeypatch.setattr(images, "scale_and_crop", lambda *args: given.append(args) or real(*args))
+    _, placement, size = load_crop(path, "t", lambda size: (scale, (0, 0, 8, 8)))
+    ((decoded, rest, crop),) = given
+    assert decoded.size == (-(-163 // reduction), -(-92 // reduction))
+    assert rest == pytest.approx(scale * reduction)
+    assert (placement, size, crop) == ((scale, (0, 0, 8, 8)), (163, 92), (0, 0, 8, 8))
+
+
+@pytest.mark.parametrize("scale", [0.25, 0.45, 0.55])
+def test_the_content_lies_where_the_matrix_says_after_reduced_decoding(tmp_path, scale):
+    """The centre of a white square, against its centre times the scale."""
+    pixels = np.zeros((200, 321, 3), np.uint8)
+    pixels[101:131, 203:233] = 255
+    path = write_jpeg(tmp_path / "dot.jpg", pixels)
+    image, _, _ = load_crop(path, "t", lambda size: (scale, (10, 5, 170, 105)))
+    weight = np.asarray(image).astype(float).sum(axis=2)
+    rows, columns = np.mgrid[:100, :160] + 0.5
+    centre = (weight * columns).sum() / weight.sum(), (weight * rows).sum() / weight.sum()
+    # Rounding to 8 bits and what JPEG leaves of the edges: some hundredths of a pixel.
+    np.testing.assert_allclose(centre, [218 * scale - 10, 116 * scale - 5], atol=0.03)
+
+
+# Bounds on mean and root mean square: 1.3 times the largest deviation seen.
+@pytest.mark.parametrize(
+    ("scale", "mean", "square"),
+    [(0.19, 1.4, 2.3), (0.25, 1.3, 2.0), (0.275, 2.4, 4.1), (0.38, 1.0, 1.5), (0.55, 1.0, 1.5)],
+)
+def test_reduced_decoding_of_real_images_is_off_by_about_a_grey_level(
+    real_root, scale, mean, square
+):
+    paths = sorted((real_root / "v1.0-mini" / "samples").glob("CAM_*/*.jpg"))
+    assert len(paths) == 6
+    for path in paths:
+        size = int(1600 * scale), int(900 * scale)
+        crop = (0, size[1] - 128, 300, size[1])
+        ours, _, _ = load_crop(path, "t", lambda _, crop=crop: (scale, crop))
+        whole = load_image(path, "t").resize(size, box=(0, 0, size[0] / scale, size[1] / scale))
+        difference = np.asarray(ours).astype(float) - np.asarray(whole.crop(crop))
+        assert 0.1 < np.abs(difference).mean() < mean
+        assert np.sqrt((difference**2).mean()) < square
+        assert abs(difference.mean()) < 0.1  # neither brighter nor darker
+
+
+def test_other_formats_are_decoded_whole(tmp_path, image):
+    image.save(tmp_path / "a.png")
+    ours, _, _ = load_crop(tmp_path / "a.png", "t", lambda size: (0.25, (0, 0, 40, 22)))
+    assert np.array_equal(np.asarray(ours), np.asarray(scale_and_crop(image, 0.25, (0, 0, 40, 22))))

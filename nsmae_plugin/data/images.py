@@ -4,19 +4,31 @@ Pixels are continuous: pixel ``i`` covers ``[i, i + 1)``. An image is scaled, cr
 mirrored and turned; ``img_process_infos`` carries ``[resize, (left, top, right, bottom), flip,
 degrees]`` per camera under OpenPCDet's name, from which ``image_calibrate`` makes
 ``img_aug_matrix``.
+
+A JPEG is decoded at 1/2, 1/4 or 1/8 of its size where no more than that is asked for: libjpeg then
+computes fewer coefficients, and less is left to be scaled. On the images of a real nuScenes
+keyframe the result differs from that of the whole image by up to 0.8 of 255 grey levels on average
+(root mean square 1.2) at scales of 0.38 to 0.55, decoded by half, and by up to 1.8 (3.1) at 0.19 to
+0.275, decoded by a quarter: about as much as bicubic scaling differs from bilinear.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from PIL import Image
 
 from nsmae_plugin.errors import DataError
 
 Crop = tuple[int, int, int, int]
 Placement = tuple[float, Crop]
+
+# A decoded image may be enlarged by this: 0.55, the largest scale of the published recipes, then
+# still starts from one half, and the pixels between 0.5 and 0.55 cost little sharpness.
+ENLARGEMENT = 1.1
 
 
 def load_image(path: Path, token: str) -> Image.Image:
@@ -28,10 +40,51 @@ def load_image(path: Path, token: str) -> Image.Image:
     Raises:
         DataError: the file is missing, truncated, or no image.
     """
-    try:
-        with Image.open(path) as image:
+    with _named(path, token), Image.open(path) as image:
+        image.load()
+        return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def load_crop(
+    path: Path, token: str, place: Callable[[tuple[int, int]], Placement]
+) -> tuple[Image.Image, Placement, tuple[int, int]]:
+    """A scaled part of an image, decoded no larger than it needs to be.
+
+    Args:
+        token: of the sample that asks for the file, for messages.
+        place: scale and crop for the (width, height) of the whole image.
+
+    Returns:
+        the part, as of :func:`scale_and_crop`; scale and crop; width and height of the whole image.
+
+    Raises:
+        DataError: the file is missing, truncated, or no image.
+    """
+    with _named(path, token):
+        image = Image.open(path)
+    with image:
+        size = image.size
+        scale, crop = place(size)
+        with _named(path, token):
+            reduction = _reduce(image, scale)
             image.load()
-            return image if image.mode == "RGB" else image.convert("RGB")
+            decoded = image if image.mode == "RGB" else image.convert("RGB")
+    return scale_and_crop(decoded, scale * reduction, crop), (scale, crop), size
+
+
+def _reduce(image: Image.Image, scale: float) -> float:
+    """Have the opened image decoded smaller, if it is to be scaled by ``scale``; by how much."""
+    wanted = max((factor for factor in (2, 4, 8) if factor * scale <= ENLARGEMENT), default=1)
+    width, height = image.size
+    drafted = image.draft(None, (max(1, width // wanted), max(1, height // wanted)))
+    return width / drafted[1][2] if drafted else 1.0  # None: only JPEG can
+
+
+@contextmanager
+def _named(path: Path, token: str) -> Iterator[None]:
+    """Turn what Pillow raises into a DataError that names file and sample."""
+    try:
+        yield
     except FileNotFoundError as error:
         raise DataError(
             f"the image {path} of sample {token} is missing; check DATA_PATH and VERSION, "
@@ -75,26 +128,35 @@ def _crop_at(left: int, height: int, final: Sequence[int]) -> Crop:
 def scale_and_crop(image: Image.Image, scale: float, crop: Crop) -> Image.Image:
     """The part ``crop`` of the image scaled by ``scale``; black where it reaches outside.
 
-    Only that part is computed. The scale is exact, so that the content lies where the matrix says;
-    scaling to a whole number of pixels first, as OpenPCDet does, displaces it by up to one pixel.
+    Bicubic with antialiasing, as Pillow's ``resize``: torch's follows it to one grey level, in a
+    fourth of the time. The scale is exact, so that the content lies where the matrix says; scaling
+    to a whole number of pixels first, as OpenPCDet does, displaces it by up to one pixel.
     """
     left, top, right, bottom = crop
-    inside = (
-        max(left, 0),
-        max(top, 0),
-        min(right, int(image.width * scale)),
-        min(bottom, int(image.height * scale)),
+    canvas = np.zeros((bottom - top, right - left, 3), np.uint8)
+    size = int(image.width * scale), int(image.height * scale)
+    if min(size) > 0:
+        part = _scaled(image, scale, size)[
+            max(top, 0) : max(bottom, 0), max(left, 0) : max(right, 0)
+        ]
+        y, x = max(-top, 0), max(-left, 0)
+        canvas[y : y + part.shape[0], x : x + part.shape[1]] = part
+    return Image.fromarray(canvas)
+
+
+def _scaled(image: Image.Image, scale: float, size: tuple[int, int]) -> np.ndarray:
+    """The image scaled to (width, height) ``size``, its upper left corner staying where it is."""
+    pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)[None]
+    if scale == 1:
+        return pixels[0].permute(1, 2, 0).numpy()
+    scaled = torch.nn.functional.interpolate(
+        pixels,
+        scale_factor=(scale, scale),  # and not the ratio of the sizes, which are rounded
+        mode="bicubic",
+        antialias=True,
+        recompute_scale_factor=False,
     )
-    canvas = Image.new("RGB", (right - left, bottom - top))
-    if inside[0] >= inside[2] or inside[1] >= inside[3]:
-        return canvas
-    box = tuple(edge / scale for edge in inside)
-    box = (box[0], box[1], min(box[2], image.width), min(box[3], image.height))
-    part = image.resize((inside[2] - inside[0], inside[3] - inside[1]), box=box)
-    if part.size == canvas.size:
-        return part
-    canvas.paste(part, (inside[0] - left, inside[1] - top))
-    return canvas
+    return scaled[0].permute(1, 2, 0).numpy()[: size[1], : size[0]]
 
 
 def camera_matrices(camera: Mapping[str, Any]) -> dict[str, np.ndarray]:

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -164,24 +165,24 @@ class MultiModalNuScenesDataset(NuScenesEvaluation, host.DatasetTemplate):
 
     def _cameras(self, info: dict[str, Any]) -> dict[str, Any]:
         settings = self.camera_config.IMAGE
-        cameras = list(info["cams"].values())
-        calibrations = [images.camera_matrices(camera) for camera in cameras]
-        loaded = [
-            images.load_image(self.root_path / camera["data_path"], info["token"])
-            for camera in cameras
-        ]
         choose, limits = images.centre_crop, settings.RESIZE_LIM_TEST
         if self.training:
             choose, limits = images.random_crop, settings.RESIZE_LIM_TRAIN
-        crops = [choose(image.size, settings.FINAL_DIM, limits) for image in loaded]
+        place = partial(choose, final=settings.FINAL_DIM, limits=limits)
+        cameras = list(info["cams"].values())
+        crops, placements, sizes = zip(
+            *(
+                images.load_crop(self.root_path / camera["data_path"], info["token"], place)
+                for camera in cameras
+            ),
+            strict=True,
+        )
+        calibrations = [images.camera_matrices(camera) for camera in cameras]
         return {
             "image_paths": [camera["data_path"] for camera in cameras],
-            "ori_shape": loaded[0].size,
-            "camera_imgs": [
-                images.scale_and_crop(image, *crop)
-                for image, crop in zip(loaded, crops, strict=True)
-            ],
-            "img_process_infos": [[scale, crop, False, 0] for scale, crop in crops],
+            "ori_shape": sizes[0],
+            "camera_imgs": list(crops),
+            "img_process_infos": [[scale, crop, False, 0] for scale, crop in placements],
             **{key: [matrices[key] for matrices in calibrations] for key in MATRIX_KEYS},
         }
 
