@@ -24,13 +24,14 @@ from tiny_frames import CLASSES, VERSION, configuration, dataset, write_frames
 
 from nsmae_plugin import host
 from nsmae_plugin.boxes import lidar_to_global
-from nsmae_plugin.data import nuscenes_dataset
+from nsmae_plugin.data import nuscenes_dataset, world
 from nsmae_plugin.data.frame_folder import FrameFolderDataset
 from nsmae_plugin.data.infos import write_infos
 from nsmae_plugin.data.loader import build_dataloader, seeded
 from nsmae_plugin.data.maps import labels
 from nsmae_plugin.data.maps.grid import MapGrid
 from nsmae_plugin.data.maps.labels import MapLabels, ground_to_lidar
+from nsmae_plugin.data.maps.raster import rasterise
 from nsmae_plugin.errors import ConfigError, DataError
 
 WORLD = ("flip", "rotation", "scaling", "translation")
@@ -166,6 +167,27 @@ def test_labels_agree_with_the_devkits_masks_but_for_its_rounding(root):
         assert 0.5 * ours.sum() > differs.sum() > 0
         # A cell (0.5 m) along each axis.
         assert shapely.distance(places[differs], area.boundary).max() < np.sqrt(2) * 0.5
+
+
+def test_leaving_out_what_is_far_leaves_out_nothing_that_is_seen(tmp_path):
+    """400 flagstones around the car, of which the oblong grid shows a part."""
+    rng = np.random.default_rng(1)
+    stones = [box(x, y, x + 1.5, y + 1.5) for x, y in rng.uniform(-80, 80, (400, 2))]
+    write_map(tmp_path, {"walkway": stones})
+    write_tables(tmp_path, [LOCATION])
+    section = {"CLASSES": ["walkway"], "XBOUND": [-10, 35, 0.5], "YBOUND": [-30, 4, 0.5]}
+    info = {"token": "token-0"}
+    drawer = MapLabels(section | {"LINE_WIDTH": 1.0}, [info], tmp_path, VERSION)
+    (whole,) = drawer._maps.values()
+    for yaw in (0.0, 0.4, 2.0, -1.0):
+        place(info, pose(3.0, -2.0, yaw))
+        augmentation = world.translation([1, -2, 0]) @ world.scaling(1.1) @ world.flip(yaw > 0)
+        to_grid = ground_to_lidar(info, augmentation)
+        expected = rasterise(whole.rings, to_grid, drawer.grid, 1)
+        np.testing.assert_array_equal(drawer.masks(info, augmentation), expected)
+        near = whole.near(*drawer._surroundings(to_grid))
+        assert 0 < near.last.sum() < 250
+        assert expected.any()
 
 
 def test_batches_hold_boolean_stacks_on_either_host(root):

@@ -70,12 +70,19 @@ class MapLabels:
             DataError: the info does not say where the car was.
         """
         to_grid = ground_to_lidar(info, augmentation)
-        inverse = np.linalg.inv(np.vstack([to_grid, [0.0, 0.0, 1.0]]))
-        (x_min, x_max, _), (y_min, y_max, _) = self.grid.x_bound, self.grid.y_bound
-        corners = np.array([[x, y, 1.0] for x in (x_min, x_max) for y in (y_min, y_max)])
-        patch = corners @ inverse[:2].T
-        rings = self._maps[self._location[info["token"]]].near(patch.min(axis=0), patch.max(axis=0))
+        low, high = self._surroundings(to_grid)
+        rings = self._maps[self._location[info["token"]]].near(low, high)
         return rasterise(rings, to_grid, self.grid, len(self.classes))
+
+    def _surroundings(self, to_grid: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Least and greatest x, y (2,) of the grid's corners in the global frame."""
+        (a, b, x), (c, d, y) = to_grid
+        corners = np.array(
+            [[u - x, v - y] for u in self.grid.x_bound[:2] for v in self.grid.y_bound[:2]]
+        )
+        # By hand: LAPACK's threads take milliseconds where the cores are busy with workers.
+        corners = corners @ np.array([[d, -c], [-b, a]]) / (a * d - b * c)
+        return corners.min(axis=0), corners.max(axis=0)
 
 
 def ground_to_lidar(info: Mapping[str, Any], augmentation: np.ndarray) -> np.ndarray:
@@ -95,6 +102,6 @@ def ground_to_lidar(info: Mapping[str, Any], augmentation: np.ndarray) -> np.nda
             "around it cannot be found; create the info file anew"
         )
     car_from_global = np.asarray(info["car_from_global"], dtype=np.float64)
-    ground = np.linalg.inv(car_from_global)[2, 3]
+    ground = -car_from_global[:3, 2] @ car_from_global[:3, 3]  # of the inverse, as it is rigid
     matrix = np.asarray(augmentation, np.float64) @ info["ref_from_car"] @ car_from_global
     return np.column_stack([matrix[:2, :2], matrix[:2, 2] * ground + matrix[:2, 3]])

@@ -55,15 +55,16 @@ def rasterise(rings: Rings, to_grid: np.ndarray, grid: MapGrid, channels: int) -
             x[start],
             y[start],
             slope,
-            np.sign(row[end] - row[start]),
+            np.sign(row[end] - row[start]).astype(np.int32),
             rings.channel[start],
         )
     )
     crossing = start_x + (y_axis[crossed] - start_y) * slope
     column = _first_at_or_above(crossing, x_axis[0], grid.x_bound[2], columns)
-    cell = (channel * rows + crossed) * (columns + 1) + column  # one column more: right of the grid
-    turns = np.bincount(cell, weights=turn, minlength=channels * rows * (columns + 1))
-    winding = np.cumsum(turns.reshape(channels, rows, columns + 1), axis=-1)
+    turns = np.zeros((channels, rows, columns + 1), np.int32)  # one column more, right of the grid
+    # Numbers of cells, as this is slow with three indices.
+    np.add.at(turns.reshape(-1), (channel * rows + crossed) * (columns + 1) + column, turn)
+    winding = np.cumsum(turns, axis=-1, out=turns)
     return winding[..., :columns] != 0
 
 
