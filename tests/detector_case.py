@@ -32,15 +32,16 @@ def make_config(recipe):
             YBOUND=[-EXTENT, EXTENT, 0.8],
             DBOUND=[1.0, 25.0, 1.0],
         )
-    if config.DENSE_HEAD.NAME == "CenterHead":
+    if config.get("DENSE_HEAD", {}).get("NAME") == "CenterHead":
         # OpenPCDet's head needs no fewer cells than objects; here there are 256.
         config.DENSE_HEAD.POST_PROCESSING.MAX_OBJ_PER_SAMPLE = 100
     return config
 
 
-def make_dataset():
+def make_dataset(**data_config):
     """What a detector asks of a data set."""
     return SimpleNamespace(
+        dataset_cfg=data_config,
         class_names=load_config(CONFIGS / "bevfusion_det.yaml").CLASS_NAMES,
         point_feature_encoder=SimpleNamespace(num_point_features=5),
         point_cloud_range=np.array([-EXTENT, -EXTENT, -5, EXTENT, EXTENT, 3], dtype=np.float32),
