@@ -105,25 +105,30 @@ def _draw_maps(figure: SubFigure, scenery: Scenery, view: BEVMap) -> None:
     whole = [(_heading(view), view.masks, scenery.predicted)]
     if view.labels is not None:
         whole.append(("vector map", view.labels, scenery.truth))
-    rows = -(-len(view.classes) // 2)
-    grid = figure.add_gridspec(1, len(whole) + 1, width_ratios=[*[1.0] * len(whole), 2 / rows])
-    for column, (title, masks, boxes) in enumerate(whole):
-        axes = figure.add_subplot(grid[0, column])
+    columns = 4 - len(whole)  # of single classes, as tall together as a whole map
+    rows = -(-len(view.classes) // columns)
+    ratios = [*[1.0] * len(whole), columns / rows]
+    grid = figure.add_gridspec(1, len(ratios), width_ratios=ratios)
+    for place, (title, masks, boxes) in enumerate(whole):
+        axes = figure.add_subplot(grid[0, place])
         _show(axes, paint(masks, view.classes), view, title)
         panels.metre_axes(axes)
         _mark_vehicle(axes)
         if boxes is not None:
             _outline(axes, boxes)
-    parts = grid[0, len(whole)].subgridspec(rows, 2)
-    colours, iou = map_colours(view.classes), view.iou()
-    for number, name in enumerate(view.classes):
-        axes = figure.add_subplot(parts[number // 2, number % 2])
-        mask, title = view.masks[number], name
-        label = mask if view.labels is None else view.labels[number]
-        if iou is not None:
-            title += f": IoU {percentage(iou[number])}"
-        _show(axes, compare(mask, label, colours[name]), view, title)
-        _mark_vehicle(axes, size=4)
+    parts = grid[0, len(whole)].subgridspec(rows, columns)
+    for number in range(len(view.classes)):
+        _draw_class(figure.add_subplot(parts[divmod(number, columns)]), view, number)
+
+
+def _draw_class(axes: Axes, view: BEVMap, number: int) -> None:
+    title, mask, iou = view.classes[number], view.masks[number], view.iou()
+    label = mask if view.labels is None else view.labels[number]
+    if iou is not None:
+        title += f": IoU {percentage(iou[number])}"
+    colour = map_colours(view.classes)[view.classes[number]]
+    _show(axes, compare(mask, label, colour), view, title)
+    _mark_vehicle(axes, size=4)
 
 
 def _heading(view: BEVMap) -> str:
