@@ -8,6 +8,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from nsmae_plugin.errors import ConfigError
+from nsmae_plugin.host.builtin.modules.recompute import gelu_linear
 from nsmae_plugin.host.builtin.modules.swin_checkpoint import load_image_checkpoint
 from nsmae_plugin.host.builtin.modules.window_attention import DropPath, ShiftedWindowAttention
 
@@ -33,7 +34,11 @@ class FeedForward(nn.Module):
         self.dropout_layer = DropPath(path_drop)
 
     def forward(self, features: torch.Tensor, identity: torch.Tensor) -> torch.Tensor:
-        return identity + self.dropout_layer(self.layers(features))
+        (expand, _, drop), contract, last_drop = self.layers
+        if self.training and drop.p > 0:
+            return identity + self.dropout_layer(self.layers(features))
+        out = gelu_linear(expand(features), contract.weight, contract.bias)
+        return identity + self.dropout_layer(last_drop(out))
 
 
 class SwinBlock(nn.Module):

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from nsmae_plugin.errors import ConfigError
+from nsmae_plugin.host.builtin.modules.recompute import attend_windows
 
 #: Added to the logits of token pairs that may not see each other; exp(-100) vanishes in float32.
 BLOCKED = -100.0
@@ -137,6 +138,11 @@ class WindowAttention(nn.Module):
         bias of ``qkv``; so the linear layers see the real tokens alone.
         """
         qkv = self.qkv(tokens)
+        dropping = self.training and self.attention_drop > 0
+        if qkv.device.type == "cpu" and not dropping:
+            table = self._bias(None)[0]
+            attended = attend_windows(qkv, self.qkv.bias, table, plan, self.heads)
+            return self.proj_drop(self.proj(attended))
         places = _ToWindows.apply(qkv, self.qkv.bias.to(qkv.dtype), plan)
         attended = self._attend(places, plan.mask)
         return self.proj_drop(self.proj(_FromWindows.apply(attended, plan)))
