@@ -128,6 +128,13 @@ def test_logits_are_written_on_the_grid_in_float32(device):
     assert batch["map_logits"].dtype == torch.float32
 
 
+def test_an_untrained_head_takes_every_class_for_rare():
+    """Features of zero pass convolutions without bias and fresh BatchNorms as zeros."""
+    head = make_head().eval()
+    logits = head({"spatial_features_2d": torch.zeros(1, 6, *CELLS)})["map_logits"]
+    torch.testing.assert_close(logits.sigmoid(), torch.full_like(logits, 0.1))
+
+
 def test_the_loss_sums_the_classes_and_is_weighed():
     head = make_head()
     batch = head({"spatial_features_2d": features()})
