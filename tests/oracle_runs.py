@@ -5,7 +5,9 @@
 
 import importlib.util
 import json
+import os
 import struct
+import subprocess
 import sys
 from pathlib import Path
 
@@ -66,9 +68,35 @@ class OracleWithHead(OracleDetector):
         return predictions, {"gt": found, "roi_0.3": 0, "rcnn_0.3": found // 2, "rcnn_0.5": 0}
 
 
+class OracleWithMap(OracleWithHead):
+    """Knows the labels of the map, too, and is wrong by ``shift[0]`` cells along x.
+
+    Its map head has a row per class; boxes are predicted where there is a MODEL.DENSE_HEAD.
+    """
+
+    def __init__(self, model_cfg, num_class, dataset):
+        super().__init__(model_cfg, num_class, dataset)
+        self.map_head = nn.Linear(2, len(dataset.dataset_cfg.MAP_CONFIG.CLASSES))
+        if "DENSE_HEAD" not in model_cfg:
+            self.dense_head = None
+
+    def forward(self, batch):
+        if self.training:
+            return {"loss": self.map_head.weight.square().mean()}, {}, {}
+        predictions, counts = [{} for _ in batch["metadata"]], {}
+        if self.dense_head is not None:
+            predictions, counts = super().forward(batch)
+        for one, labels in zip(predictions, batch["gt_masks_bev"], strict=True):
+            # A broken weight is NaN; what a shift moves over the border comes in on the other side.
+            moved = labels.roll(int(self.shift[0].nan_to_num()), dims=-1)
+            one["masks_bev"] = 0.9 * moved + 0 * self.shift[0]
+        return predictions, counts
+
+
 def register():
     register_all()
     host.register("detector", "OracleWithHead", OracleWithHead)
+    host.register("detector", "OracleWithMap", OracleWithMap)
 
 
 def tool():
@@ -88,9 +116,10 @@ def run_tool(*arguments):
         nsmae_plugin.register = original
 
 
-def make_workspace(folder, root):
+def make_workspace(folder, root, model=CONFIG["MODEL"], **data):
     """Write ``folder/cfgs/group/oracle.yaml`` for the data below ``root``."""
-    config = {**CONFIG, "DATA_CONFIG": {**CONFIG["DATA_CONFIG"], "DATA_PATH": str(root)}}
+    data = {**CONFIG["DATA_CONFIG"], "DATA_PATH": str(root), **data}
+    config = {**CONFIG, "DATA_CONFIG": data, "MODEL": model}
     path = folder / "cfgs/group/oracle.yaml"
     path.parent.mkdir(parents=True)
     path.write_text(yaml.safe_dump(config), encoding="utf-8")
@@ -101,16 +130,22 @@ def run_folder(workspace, tag="default"):
     return workspace / "output/group/oracle" / tag
 
 
-def save(workspace, epoch=3, shift=(0.0, 0.0, 0.0), classes=10, tag="default", **more):
-    """Write the checkpoint of an oracle that is wrong by ``shift`` metres."""
+def save(
+    workspace, epoch=3, shift=(0.0, 0.0, 0.0), classes=10, map_classes=0, tag="default", **more
+):
+    """Write the checkpoint of an oracle that is wrong by ``shift`` metres.
+
+    classes, map_classes: that its heads know; without any there is no such head.
+    """
     folder = run_folder(workspace, tag) / "ckpt"
     folder.mkdir(parents=True, exist_ok=True)
     state = {
         "shift": torch.tensor(shift),
         "global_step": torch.tensor([4 * epoch]),
-        "dense_head.weight": torch.zeros(classes, 2),
-        "dense_head.bias": torch.zeros(classes),
     }
+    for head, rows in (("dense_head", classes), ("map_head", map_classes)):
+        if rows:
+            state |= {f"{head}.weight": torch.zeros(rows, 2), f"{head}.bias": torch.zeros(rows)}
     path = folder / f"checkpoint_epoch_{epoch}.pth"
     checkpoint.write({"epoch": epoch, "it": 4 * epoch, "model_state": state, **more}, path)
     return path
@@ -120,12 +155,26 @@ def evaluate(*more):
     return run_tool("--cfg_file", "cfgs/group/oracle.yaml", "--workers", "0", *more)
 
 
+def start_two_processes(workspace, *more):
+    """Run tools/test.py in two processes of two samples each; returns what came out."""
+    torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
+    arguments = ("--cfg_file", "cfgs/group/oracle.yaml", "--workers", "0", *more)
+    options = ("--launcher", "pytorch", "--device", "cpu", "--batch_size", "4")
+    return subprocess.run(
+        [sys.executable, *torchrun, __file__, *arguments, *options],
+        cwd=workspace,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(toys.REPOSITORY)},
+        capture_output=True,
+        text=True,
+    )
+
+
 def results_folder(workspace, epoch=3, split="val", eval_tag="default"):
     return run_folder(workspace) / f"eval/epoch_{epoch}" / split / eval_tag
 
 
-def summary(folder):
-    return json.loads((folder / "metrics_summary.json").read_text(encoding="utf-8"))
+def summary(folder, name="metrics_summary.json"):
+    return json.loads((folder / name).read_text(encoding="utf-8"))
 
 
 def history(workspace):

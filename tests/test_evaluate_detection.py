@@ -1,11 +1,7 @@
 """tools/test.py: OpenPCDet's flags and folders, the scores of a detector that knows the truth."""
 
 import json
-import os
-import subprocess
-import sys
 
-import oracle_runs
 import pytest
 import toys
 from oracle_runs import (
@@ -18,6 +14,7 @@ from oracle_runs import (
     run_tool,
     save,
     scalars,
+    start_two_processes,
     summary,
 )
 
@@ -133,19 +130,6 @@ def test_a_results_file_is_scored_without_a_network(workspace, capsys):
     message = capsys.readouterr().err
     assert "results_nusc.json holds 2 of the 3 samples" in message
     assert lost in message
-
-
-def start_two_processes(workspace, *more):
-    torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
-    arguments = ("--cfg_file", "cfgs/group/oracle.yaml", "--workers", "0", *more)
-    options = ("--launcher", "pytorch", "--device", "cpu", "--batch_size", "4")
-    return subprocess.run(
-        [sys.executable, *torchrun, oracle_runs.__file__, *arguments, *options],
-        cwd=workspace,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(toys.REPOSITORY)},
-        capture_output=True,
-        text=True,
-    )
 
 
 def test_two_processes_see_every_sample_once(workspace):

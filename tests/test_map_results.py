@@ -52,7 +52,8 @@ def test_maps_are_counted_and_boxes_stay_as_they_are(val):
         assert one["map_counts"][:, 3].tolist() == [[int(cells[0]), 0, 0], [int(cells[1]), 0, 0]]
         assert one["boxes_lidar"].shape == (0, 9)
     alone = val.generate_prediction_dicts(batch, truth(batch), ["car"])
-    assert set(alone[0]) == {"frame_id", "metadata", "map_counts"}
+    assert set(alone[0]) == {"frame_id", "metadata", "name", "map_counts"}
+    assert len(alone[0]["name"]) == 0
     assert alone[0]["frame_id"] == "frame0"
 
 

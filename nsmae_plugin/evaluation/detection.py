@@ -181,7 +181,7 @@ def _score(
         output_path=folder,
     )
     lines = [f"{len(found.annotations)} samples"]
-    if "name" in found.annotations[0]:
+    if "boxes_lidar" in found.annotations[0]:
         boxes = sum(len(one["name"]) for one in found.annotations)
         lines[0] += f", {boxes / len(found.annotations):.1f} boxes each"
     if found.latency is not None:

@@ -43,12 +43,15 @@ def prediction_dicts(
             (n, 7 or 9), ``pred_scores`` (n,) and ``pred_labels`` (n,), counted from 1.
 
     Returns:
-        For each sample ``frame_id``, ``metadata`` and, where boxes are predicted, ``name`` (n,)
-        str, ``score`` (n,), ``boxes_lidar`` (n, 7 or 9) and ``pred_labels`` (n,).
+        For each sample ``frame_id``, ``metadata``, ``name`` (n,) str, whose number OpenPCDet's
+        evaluation counts, and, where boxes are predicted, ``score`` (n,), ``boxes_lidar``
+        (n, 7 or 9) and ``pred_labels`` (n,).
     """
     result = []
     for index, one in enumerate(predictions):
-        boxes = _box_annotation(one, class_names) if "pred_boxes" in one else {}
+        boxes = {"name": np.zeros(0, dtype=str)}
+        if "pred_boxes" in one:
+            boxes = _box_annotation(one, class_names)
         frame = {"frame_id": str(batch["frame_id"][index]), "metadata": batch["metadata"][index]}
         result.append({**boxes, **frame})
     return result
