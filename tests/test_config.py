@@ -31,7 +31,8 @@ def test_every_shipped_configuration_is_valid(path):
     config = load_config(path)
     pretraining = path.name.startswith("nsmae_pretrain")
     assert (config.MODEL.NAME == "NSMAE") is pretraining
-    assert config.DATA_CONFIG.USE_LABELS is not pretraining
+    assert config.DATA_CONFIG.USE_LABELS is ("DENSE_HEAD" in config.MODEL)
+    assert ("MAP_CONFIG" in config.DATA_CONFIG) is ("MAP_HEAD" in config.MODEL)
 
 
 def test_a_base_is_merged_key_by_key_and_lists_are_replaced_whole():

@@ -24,18 +24,30 @@ DATA = {
     "DATA_AUGMENTOR.DISABLE_AUG_LIST": ["gt_sampling", "imgaug"],
 }
 RECIPES = {
-    "nsmae_pretrain": ["bevfusion_det", "transfusion_lidar", "centerpoint_lidar"],
+    "nsmae_pretrain": [
+        "bevfusion_det",
+        "transfusion_lidar",
+        "centerpoint_lidar",
+        "bevfusion_map",
+        "bevfusion_multitask",
+    ],
     "nsmae_pretrain_128x352": ["bevfusion_det_128x352"],
-    "nsmae_pretrain_camera": ["camera_det"],
-    "nsmae_pretrain_lidar": ["transfusion_lidar", "centerpoint_lidar"],
+    "nsmae_pretrain_camera": ["camera_det", "camera_map"],
+    "nsmae_pretrain_lidar": ["transfusion_lidar", "centerpoint_lidar", "lidar_map"],
     "tiny/nsmae_pretrain": [
         "tiny/bevfusion_det",
         "tiny/transfusion_lidar",
         "tiny/centerpoint_lidar",
         "tiny/camera_det",
+        "tiny/bevfusion_map",
+        "tiny/bevfusion_multitask",
     ],
-    "tiny/nsmae_pretrain_camera": ["tiny/camera_det"],
-    "tiny/nsmae_pretrain_lidar": ["tiny/transfusion_lidar", "tiny/centerpoint_lidar"],
+    "tiny/nsmae_pretrain_camera": ["tiny/camera_det", "tiny/camera_map"],
+    "tiny/nsmae_pretrain_lidar": [
+        "tiny/transfusion_lidar",
+        "tiny/centerpoint_lidar",
+        "tiny/lidar_map",
+    ],
 }
 
 
