@@ -93,10 +93,12 @@ def test_a_map_is_read_once_and_again_when_it_changes(tmp_path, monkeypatch):
 def test_the_devkit_leaves_no_plotting_style_behind(tmp_path, monkeypatch):
     write_map(tmp_path, street())
     monkeypatch.delitem(sys.modules, "nuscenes.map_expansion.map_api", raising=False)
-    before = dict(matplotlib.rcParams)
-    load_map(tmp_path, LOCATION, ["walkway"], LINE_WIDTH)
-    assert "nuscenes.map_expansion.map_api" in sys.modules
-    assert dict(matplotlib.rcParams) == before
+    with matplotlib.rc_context():
+        matplotlib.rcdefaults()  # an import of before may have left its style
+        before = dict(matplotlib.rcParams)
+        load_map(tmp_path, LOCATION, ["walkway"], LINE_WIDTH)
+        assert "nuscenes.map_expansion.map_api" in sys.modules
+        assert dict(matplotlib.rcParams) == before
 
 
 def test_a_missing_map_says_where_to_get_it_and_where_to_put_it(tmp_path):
