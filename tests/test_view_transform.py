@@ -164,6 +164,26 @@ def test_a_batch_without_points_passes(points):
     assert make_module().eval()(batch_dict)["spatial_features_img"].isfinite().all()
 
 
+@pytest.mark.parametrize("training", [True, False])
+def test_without_a_hint_the_weights_of_hints_do_not_matter(training, device):
+    """BatchNorm has forgotten the spread of hints, and the bias before it has moved on."""
+    module = make_module().to(device)
+    blind = {k: v for k, v in make_batch(device=device).items() if k != "points"}
+    for _ in range(60):  # 0.9^60 of the first running variance remains
+        module.train()(dict(blind))
+    module.train(training)
+    before = module(dict(blind))["depth_logits"]
+    with torch.no_grad():
+        for parameter in module.dtransform.parameters():
+            parameter += 0.1
+    after = module(dict(blind))["depth_logits"]
+    torch.testing.assert_close(after, before)
+    after.sum().backward()
+    assert all((p.grad == 0).all() for p in module.dtransform.parameters())
+    seeing = module(make_batch(device=device))["depth_logits"]
+    assert not torch.allclose(seeing, after, atol=1e-3)
+
+
 def test_the_batch_is_left_as_it_was():
     batch_dict = make_batch()
     before = {key: value.clone() for key, value in batch_dict.items() if key != "image_fpn"}

@@ -30,6 +30,8 @@ HINT_STRIDE = 8  # of dtransform: 4, then 2
 class FactorizedDepthLSSTransform(nn.Module):
     """OpenPCDet's ``DepthLSSTransform`` on the factors: same weights, same result.
 
+    (Except without a single LiDAR point in any image, see :meth:`hint_features`.)
+
     Parameter names are OpenPCDet's (``dtransform``, ``depthnet``, ``downsample``). The grid follows
     from the configuration and stays out of checkpoints; the grid tensors in OpenPCDet's own
     checkpoints are ignored on loading.
@@ -83,7 +85,7 @@ class FactorizedDepthLSSTransform(nn.Module):
         features = batch_dict["image_fpn"][0]
         self._check_features(features, batch_dict)
         hints = self.depth_hints(batch_dict).to(self.depths)
-        mixed = self.depthnet(torch.cat((self.dtransform(hints), features), dim=1))
+        mixed = self.depthnet(torch.cat((self.hint_features(hints), features), dim=1))
         # As the stock module, pool in float32 whatever autocast chose for the convolutions.
         mixed = mixed.to(torch.promote_types(mixed.dtype, torch.float32))
         logits, context = mixed.split((self.num_bins, self.out_channels), dim=1)
@@ -94,6 +96,15 @@ class FactorizedDepthLSSTransform(nn.Module):
         bev = rows.view(-1, x_cells, y_cells, z_cells * self.out_channels).permute(0, 3, 1, 2)
         batch_dict["spatial_features_img"] = self.downsample(bev).permute(0, 1, 3, 2)
         return batch_dict
+
+    def hint_features(self, hints: torch.Tensor) -> torch.Tensor:
+        """(B * N, 64, fH, fW) what ``dtransform`` makes of the hints; 0 in a batch without any.
+
+        An image of zeros has no spread, for which BatchNorm's running variance would shrink to
+        nothing while the bias before it drifts: evaluation would then multiply noise by 300.
+        """
+        # Chosen on the device, and every parameter keeps a gradient for distributed training.
+        return torch.where(hints.any(), self.dtransform(hints), 0.0)
 
     def pool(self, batch_dict: dict[str, Any]) -> torch.Tensor:
         """(B * X * Y * Z, OUT_CHANNEL): the sum of what the frustum holds in each cell."""
