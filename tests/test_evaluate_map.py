@@ -96,6 +96,13 @@ def test_maps_and_boxes_of_one_network_are_scored_together(start, capsys):
     assert {path.name for path in results_folder(workspace).iterdir()} == {*RESULTS, *names}
 
 
+def test_classes_of_boxes_do_not_matter_to_a_map_alone(start):
+    workspace = start()
+    save_map(workspace)
+    assert evaluate("--set", "CLASS_NAMES", "['animal']") == 0
+    assert history(workspace)[0]["mIoU"] == 1.0
+
+
 def test_two_processes_count_what_one_counts(start):
     """An odd number of samples: nothing is counted twice to fill up, nothing is averaged."""
     workspace = start()

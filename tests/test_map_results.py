@@ -75,6 +75,21 @@ def test_the_truth_scores_one_and_an_empty_map_zero(val, tmp_path):
     assert val.score(annotations, tmp_path)[1]["mIoU"] == 0.0
 
 
+def test_the_cells_of_all_samples_are_added_up(val, tmp_path):
+    batch = batch_of(val)
+    labels = batch["gt_masks_bev"]
+    predicted = torch.rand(labels.shape, generator=torch.Generator().manual_seed(1))
+    annotations = val.generate_prediction_dicts(
+        batch, [{"masks_bev": one} for one in predicted], []
+    )
+    both = ((predicted >= 0.5) & labels).sum((0, 2, 3)).tolist()
+    either = ((predicted >= 0.5) | labels).sum((0, 2, 3)).tolist()
+    val.score(annotations, tmp_path)
+    summary = json.loads((tmp_path / "map_metrics.json").read_text(encoding="utf-8"))
+    expected = {"drivable_area": both[0] / either[0], "divider": both[1] / either[1]}
+    assert summary["iou_at"]["0.50"] == expected
+
+
 def test_boxes_and_maps_are_scored_together(val, tmp_path):
     batch = batch_of(val)
     maps = val.generate_prediction_dicts(batch, truth(batch), val.class_names)
