@@ -105,6 +105,19 @@ def test_order_matters_and_the_matrix_knows():
         np.testing.assert_allclose(result["points"][0, :3], moved[:3], atol=1e-6)
 
 
+def test_a_step_that_looks_at_the_points_finds_them_moved_as_far(monkeypatch):
+    """The cloud is moved once for several steps, but before any step that could see it."""
+    seen = []
+    look = partial(lambda data_dict: seen.append(data_dict) or data_dict)
+    monkeypatch.setitem(REGISTRIES["augmentor"], "look", lambda self, config: look)
+    result = augmentor(turn(QUARTER), turn(QUARTER), {"NAME": "look"}, turn(QUARTER))
+    moved = result.forward(sample())
+    np.testing.assert_allclose(seen[0]["points"][0, :3], [-1, -2, 3], atol=1e-6)
+    np.testing.assert_allclose(seen[0]["gt_boxes"][0, :3], [-4, -5, 6], atol=1e-6)
+    np.testing.assert_allclose(moved["points"][0, :3], [2, -1, 3], atol=1e-6)
+    assert set(moved) == {*sample(), "lidar_aug_matrix"}
+
+
 def test_composing_drawn_values_gives_openpcdets_formula_in_its_order():
     drawn = {
         "flip_x": True,

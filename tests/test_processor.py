@@ -59,6 +59,13 @@ def test_voxels_are_those_of_the_loop(max_points, max_voxels):
     assert (coords.dtype, counts.dtype, voxels.dtype) == (np.int32, np.int32, np.float32)
 
 
+def test_the_layout_of_the_points_changes_no_voxel():
+    points = (np.random.default_rng(2).normal(size=(3000, 4)) * 4).astype(np.float32)
+    results = [voxelize(one, RANGE, [1, 1, 1], 3, 500) for one in (points, points.copy("F"))]
+    for ours, other in zip(*results, strict=True):
+        np.testing.assert_array_equal(ours, other)
+
+
 @pytest.mark.parametrize("points", [np.zeros((0, 5)), np.full((4, 5), 99.0)])
 def test_no_point_in_range_gives_no_voxel(points):
     voxels, coords, counts = voxelize(points.astype(np.float32), RANGE, [1, 1, 1], 5, 100)
@@ -151,8 +158,16 @@ def test_normalisation_by_hand():
     step = {"NAME": "image_normalize", "mean": [0.5, 0.1, 0.3], "std": [0.25, 0.5, 0.1]}
     (result,) = processor(step).forward({"camera_imgs": [image]})["camera_imgs"]
     assert (result.shape, result.dtype) == ((3, 2, 4), torch.float32)
-    np.testing.assert_allclose(result[:, 0, 0], [2, 0.2, -3], rtol=1e-6)
+    np.testing.assert_allclose(result[:, 0, 0], [2, 0.2, -3], atol=1e-6)
     assert (result == result[:, :1, :1]).all()
+
+
+def test_images_of_different_sizes_are_normalised_too():
+    step = {"NAME": "image_normalize", "mean": [0.5, 0.1, 0.3], "std": [0.25, 0.5, 0.1]}
+    given = [Image.new("RGB", size, (255, 51, 0)) for size in ((4, 2), (2, 2))]
+    results = processor(step).forward({"camera_imgs": given})["camera_imgs"]
+    assert [tuple(one.shape) for one in results] == [(3, 2, 4), (3, 2, 2)]
+    assert torch.equal(results[0][:, :, :2], results[1])
 
 
 def test_features_are_picked_by_name():

@@ -146,11 +146,11 @@ def scale_and_crop(image: Image.Image, scale: float, crop: Crop) -> Image.Image:
 
 def _scaled(image: Image.Image, scale: float, size: tuple[int, int]) -> np.ndarray:
     """The image scaled to (width, height) ``size``, its upper left corner staying where it is."""
-    pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)[None]
+    pixels = torch.from_numpy(np.array(image))
     if scale == 1:
-        return pixels[0].permute(1, 2, 0).numpy()
+        return pixels.numpy()
     scaled = torch.nn.functional.interpolate(
-        pixels,
+        pixels[None].permute(0, 3, 1, 2),  # in this order torch sees that the channels come last
         scale_factor=(scale, scale),  # and not the ratio of the sizes, which are rounded
         mode="bicubic",
         antialias=True,

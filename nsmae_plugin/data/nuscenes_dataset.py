@@ -161,7 +161,9 @@ class MultiModalNuScenesDataset(NuScenesEvaluation, host.DatasetTemplate):
         if self.training:
             count = len(info["sweeps"])
             chosen = np.random.choice(count, wanted, replace=False)  # noqa: NPY002 (loader seeds)
-        return points.read_frame(self.root_path, info, chosen)
+        cloud = points.read_frame(self.root_path, info, chosen)
+        # OpenPCDet's voxels, and what detectors make of its points, need contiguous rows.
+        return np.ascontiguousarray(cloud) if host.NAME == "openpcdet" else cloud
 
     def _cameras(self, info: dict[str, Any]) -> dict[str, Any]:
         settings = self.camera_config.IMAGE

@@ -1,4 +1,8 @@
-"""LiDAR files of nuScenes: keyframes, and sweeps before them in the keyframe's frame."""
+"""LiDAR files of nuScenes: keyframes, and sweeps before them in the keyframe's frame.
+
+A frame is put together column by column, in one array of shape (5, P): a column that is contiguous
+in memory is moved, compared and masked several times faster than one of every fifth number.
+"""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -49,32 +53,41 @@ def read_points(path: Path, token: str) -> np.ndarray:
 def remove_ego_points(points: np.ndarray, radius: float = EGO_RADIUS) -> np.ndarray:
     """The points outside the square |x|, |y| < ``radius`` around the sensor."""
     outside = (np.abs(points[:, 0]) >= radius) | (np.abs(points[:, 1]) >= radius)
-    return points[outside]
-
-
-def read_sweep(root: Path, sweep: Mapping[str, Any], token: str) -> np.ndarray:
-    """(P, 5) float32 x, y, z, intensity, time lag [s] of one sweep, in the keyframe's frame."""
-    points = remove_ego_points(read_points(root / sweep["lidar_path"], token))
-    result = np.empty((len(points), 5), dtype=np.float32)
-    result[:, 3], result[:, 4] = points[:, 3], sweep["time_lag"]
-    matrix = sweep["transform_matrix"]
-    if matrix is None:  # the keyframe itself stands in where a scene starts
-        result[:, :3] = points[:, :3]
-    else:  # float64: poses are kilometres away from the origin before they cancel
-        result[:, :3] = points[:, :3] @ matrix[:3, :3].T + matrix[:3, 3]
-    return result
+    return points.compress(outside, axis=0)
 
 
 def read_frame(root: Path, info: Mapping[str, Any], sweeps: Sequence[int]) -> np.ndarray:
     """(P, 5) float32 x, y, z [m], intensity, time lag [s]: keyframe and the chosen sweeps.
 
+    All in the keyframe's LiDAR frame; sweeps without the returns from the car itself. The columns
+    are contiguous in memory, not the rows.
+
     Args:
         root: folder of ``samples/`` and ``sweeps/``.
         info: entry of an info file.
         sweeps: positions in ``info["sweeps"]``; 0 is the most recent.
+
+    Raises:
+        DataError: see :func:`read_points`.
     """
     token = info["token"]
     key = read_points(root / info["lidar_path"], token)
-    parts = [np.concatenate([key, np.zeros((len(key), 1), np.float32)], axis=1)]
-    parts += [read_sweep(root, info["sweeps"][position], token) for position in sweeps]
-    return np.concatenate(parts)
+    chosen = [info["sweeps"][position] for position in sweeps]
+    clouds = [remove_ego_points(read_points(root / one["lidar_path"], token)) for one in chosen]
+    columns = np.empty((5, len(key) + sum(map(len, clouds))), np.float32)
+    columns[:4, : len(key)], columns[4, : len(key)] = key.T, 0
+    start = len(key)
+    for sweep, cloud in zip(chosen, clouds, strict=True):
+        target = columns[:, start : start + len(cloud)]
+        target[:4], target[4] = cloud.T, sweep["time_lag"]
+        if sweep["transform_matrix"] is not None:  # None: the keyframe itself, at a scene's start
+            _move(target[:3], np.asarray(sweep["transform_matrix"]))
+        start += len(cloud)
+    return columns.T
+
+
+def _move(coordinates: np.ndarray, matrix: np.ndarray) -> None:
+    """Move (3, P) by ``matrix`` (4, 4), in place; in float32 right to 1e-5 m at 100 m."""
+    matrix = matrix.astype(np.float32)
+    coordinates[:] = matrix[:3, :3] @ coordinates
+    coordinates += matrix[:3, 3:]

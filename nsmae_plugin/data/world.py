@@ -62,13 +62,12 @@ def compose(steps: Sequence[str], drawn: Mapping[str, Any]) -> np.ndarray:
 
 
 def transform_points(points: np.ndarray, matrix: np.ndarray) -> np.ndarray:
-    """Copy of finite (P, 3+C) points with the coordinates moved by ``matrix`` (4, 4)."""
-    # One product over all columns: strided slices cost more than the idle multiplications.
-    columns = np.eye(points.shape[1], dtype=points.dtype)
-    columns[:3, :3] = matrix[:3, :3].T
-    offset = np.zeros(points.shape[1], dtype=points.dtype)
-    offset[:3] = matrix[:3, 3]
-    return points @ columns + offset
+    """Copy of (P, 3+C) points, in the same memory layout, the coordinates moved by ``matrix``."""
+    matrix = matrix.astype(points.dtype)
+    moved = np.empty_like(points)
+    moved[:, 3:] = points[:, 3:]
+    np.add(matrix[:3, :3] @ points[:, :3].T, matrix[:3, 3:], out=moved[:, :3].T)
+    return moved
 
 
 def transform_boxes(boxes: np.ndarray, matrix: np.ndarray) -> np.ndarray:

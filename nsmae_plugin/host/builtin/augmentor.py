@@ -1,7 +1,8 @@
 """Augmentations under OpenPCDet's names, YAML keys and order of random draws.
 
 World steps are matrices, applied to points, boxes and velocities alike and gathered in
-``lidar_aug_matrix``, which is therefore right for any order and any number of steps.
+``lidar_aug_matrix``, which is therefore right for any order and any number of steps. Steps that
+follow one another are multiplied first, so that the cloud is moved once.
 """
 # ruff: noqa: NPY002
 # Drawn from NumPy's global state, as in OpenPCDet: the loader seeds it per sample.
@@ -17,6 +18,9 @@ from nsmae_plugin.data import world
 from nsmae_plugin.errors import ConfigError
 from nsmae_plugin.host.builtin.database_sampler import DatabaseSampler
 from nsmae_plugin.host.builtin.steps import StepPipeline
+
+_PENDING = "pending_world_matrix"
+_BLIND = (*world.STEPS, "imgaug")  # steps that look at neither points nor boxes
 
 
 class DataAugmentor(StepPipeline):
@@ -34,9 +38,10 @@ class DataAugmentor(StepPipeline):
         if not isinstance(configs, list):
             disabled = configs.get("DISABLE_AUG_LIST") or []
             configs = configs["AUG_CONFIG_LIST"]
-        self.data_augmentor_queue = [
-            self.build_step(config) for config in configs if config["NAME"] not in disabled
-        ]
+        enabled = [config for config in configs if config["NAME"] not in disabled]
+        self.data_augmentor_queue = [self.build_step(config) for config in enabled]
+        # Whether a step looks at points or boxes, which must have been moved by then.
+        self._looks = [config["NAME"] not in _BLIND for config in enabled]
 
     def __getstate__(self) -> dict[str, Any]:
         return {key: value for key, value in self.__dict__.items() if key != "logger"}
@@ -44,8 +49,9 @@ class DataAugmentor(StepPipeline):
     def forward(self, data_dict: dict[str, Any]) -> dict[str, Any]:
         """Apply all steps; of the boxes keep those in ``gt_boxes_mask``."""
         data_dict = dict(data_dict)
-        for step in self.data_augmentor_queue:
-            data_dict = step(data_dict=data_dict)
+        for step, looks in zip(self.data_augmentor_queue, self._looks, strict=True):
+            data_dict = step(data_dict=_move_world(data_dict) if looks else data_dict)
+        data_dict = _move_world(data_dict)
         mask = data_dict.pop("gt_boxes_mask", None)
         if mask is not None:
             data_dict["gt_boxes"] = data_dict["gt_boxes"][mask]
@@ -67,7 +73,7 @@ class DataAugmentor(StepPipeline):
             axis: np.random.choice([False, True], replace=False, p=[0.5, 0.5])
             for axis in config["ALONG_AXIS_LIST"]
         }
-        return _move_world(data_dict, world.flip(drawn.get("x", False), drawn.get("y", False)))
+        return _turn_world(data_dict, world.flip(drawn.get("x", False), drawn.get("y", False)))
 
     def random_world_rotation(self, data_dict: Any = None, config: Any = None) -> Any:
         """Turn about z by an angle within ``WORLD_ROT_ANGLE``: [least, most] or ± radians."""
@@ -76,7 +82,7 @@ class DataAugmentor(StepPipeline):
         limits = config["WORLD_ROT_ANGLE"]
         if not isinstance(limits, list):
             limits = [-limits, limits]
-        return _move_world(data_dict, world.rotation(np.random.uniform(*limits)))
+        return _turn_world(data_dict, world.rotation(np.random.uniform(*limits)))
 
     def random_world_scaling(self, data_dict: Any = None, config: Any = None) -> Any:
         """Scale by a factor within ``WORLD_SCALE_RANGE``; a range below 1e-3 draws nothing."""
@@ -85,7 +91,7 @@ class DataAugmentor(StepPipeline):
         least, most = config["WORLD_SCALE_RANGE"]
         if most - least < 1e-3:
             return data_dict
-        return _move_world(data_dict, world.scaling(np.random.uniform(least, most)))
+        return _turn_world(data_dict, world.scaling(np.random.uniform(least, most)))
 
     def random_world_translation(self, data_dict: Any = None, config: Any = None) -> Any:
         """Shift by Gaussian noise with the standard deviations ``NOISE_TRANSLATE_STD``, metres."""
@@ -94,7 +100,7 @@ class DataAugmentor(StepPipeline):
                 raise ConfigError("random_world_translation: NOISE_TRANSLATE_STD needs 3 numbers")
             return partial(self.random_world_translation, config=config)
         offset = [np.random.normal(0, deviation) for deviation in config["NOISE_TRANSLATE_STD"]]
-        return _move_world(data_dict, world.translation(offset))
+        return _turn_world(data_dict, world.translation(offset))
 
     def imgaug(self, data_dict: Any = None, config: Any = None) -> Any:
         """Mirror (``RAND_FLIP``) and turn (``ROT_LIM``, degrees) every camera's image by itself."""
@@ -113,12 +119,22 @@ class DataAugmentor(StepPipeline):
         return {**data_dict, "camera_imgs": images, "img_process_infos": infos}
 
 
-def _move_world(data_dict: dict[str, Any], matrix: np.ndarray) -> dict[str, Any]:
-    moved = {
-        "lidar_aug_matrix": matrix @ data_dict.get("lidar_aug_matrix", np.eye(4)),
+def _turn_world(data_dict: dict[str, Any], matrix: np.ndarray) -> dict[str, Any]:
+    """Note a movement that points and boxes have yet to make."""
+    gathered = {
+        key: matrix @ data_dict.get(key, np.eye(4)) for key in ("lidar_aug_matrix", _PENDING)
     }
-    if data_dict.get("points") is not None:
-        moved["points"] = world.transform_points(data_dict["points"], matrix)
-    if data_dict.get("gt_boxes") is not None:
-        moved["gt_boxes"] = world.transform_boxes(data_dict["gt_boxes"], matrix)
-    return {**data_dict, **moved}
+    return {**data_dict, **gathered}
+
+
+def _move_world(data_dict: dict[str, Any]) -> dict[str, Any]:
+    """Move points and boxes by what was noted since they were moved last."""
+    moved = dict(data_dict)
+    matrix = moved.pop(_PENDING, None)
+    if matrix is None:
+        return moved
+    if moved.get("points") is not None:
+        moved["points"] = world.transform_points(moved["points"], matrix)
+    if moved.get("gt_boxes") is not None:
+        moved["gt_boxes"] = world.transform_boxes(moved["gt_boxes"], matrix)
+    return moved

@@ -138,23 +138,34 @@ class DatasetTemplate(Dataset):
 
 def _collate(key: str, values: list[Any]) -> Any:
     if key in _JOINED:
-        return np.concatenate(values)
+        return values[0] if len(values) == 1 else np.concatenate(values)
     if key in _NUMBERED:
         return number_rows(values)
     if key == "gt_boxes":
         return _pad(values)
     if key == "camera_imgs":
-        return torch.stack([torch.stack(images) for images in values])
+        return _stack_images(values)
     if key in _LISTED:
         return values
     return np.stack(values)
 
 
+def _stack_images(values: list[Any]) -> torch.Tensor:
+    """(B, N, 3, H, W) of tensors (N, 3, H, W), or of lists of (3, H, W); no copy of one sample."""
+    samples = [one if isinstance(one, torch.Tensor) else torch.stack(one) for one in values]
+    return samples[0][None] if len(samples) == 1 else torch.stack(samples)
+
+
 def number_rows(values: list[np.ndarray]) -> np.ndarray:
     """Concatenate (n_i, C) arrays to (n, 1 + C), the position of the array in front."""
-    numbers = np.repeat(np.arange(len(values)), [len(rows) for rows in values])
-    rows = np.concatenate(values)
-    return np.concatenate([numbers[:, None].astype(rows.dtype), rows], axis=1)
+    width = 1 + values[0].shape[1]
+    rows = np.empty((sum(map(len, values)), width), np.result_type(*values))
+    start = 0
+    for number, value in enumerate(values):
+        target = rows[start : start + len(value)]
+        target[:, 0], target[:, 1:] = number, value
+        start += len(value)
+    return rows
 
 
 def _pad(boxes: list[np.ndarray]) -> np.ndarray:

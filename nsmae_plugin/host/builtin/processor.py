@@ -6,8 +6,10 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 
 from nsmae_plugin.errors import ConfigError
+from nsmae_plugin.host.builtin.rows import pick, select
 from nsmae_plugin.host.builtin.steps import StepPipeline
 from nsmae_plugin.host.builtin.voxels import voxelize
 
@@ -96,7 +98,7 @@ class DataProcessor(StepPipeline):
         if points is not None:
             x, y = points[:, 0], points[:, 1]  # by column: reducing over rows of two is slow
             inside = (x >= low[0]) & (x <= high[0]) & (y >= low[1]) & (y <= high[1])
-            data_dict["points"] = points.compress(inside, axis=0)
+            data_dict["points"] = select(points, inside)
         if boxes is not None and config["REMOVE_OUTSIDE_BOXES"] and self.training:
             if config.get("USE_CENTER_TO_FILTER", True):
                 kept = ((boxes[:, :3] >= low) & (boxes[:, :3] <= high)).all(axis=1)
@@ -114,7 +116,7 @@ class DataProcessor(StepPipeline):
         if not config["SHUFFLE_ENABLED"][self.mode]:
             return data_dict
         order = np.random.permutation(len(data_dict["points"]))  # noqa: NPY002 (seeded by loader)
-        return {**data_dict, "points": data_dict["points"].take(order, axis=0)}
+        return {**data_dict, "points": pick(data_dict["points"], order)}
 
     def transform_points_to_voxels_placeholder(
         self, data_dict: Any = None, config: Any = None
@@ -159,15 +161,29 @@ class DataProcessor(StepPipeline):
         return {**data_dict, "img_aug_matrix": matrices}
 
     def image_normalize(self, data_dict: Any = None, config: Any = None) -> Any:
-        """8-bit images to float32 tensors (3, H, W): scaled to [0, 1], less mean, over std."""
+        """8-bit images to one float32 tensor (N, 3, H, W): scaled to [0, 1], less mean, over std.
+
+        Images of different sizes become a list of tensors (3, H, W).
+        """
         if data_dict is None:
             return partial(self.image_normalize, config=config)
-        mean, std = (torch.tensor(config[key]).view(3, 1, 1) for key in ("mean", "std"))
-        images = [
-            torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous().float().div_(255)
-            for image in data_dict["camera_imgs"]
-        ]
-        return {**data_dict, "camera_imgs": [image.sub_(mean).div_(std) for image in images]}
+        images = data_dict["camera_imgs"]
+        if len({image.size for image in images}) > 1:
+            return {**data_dict, "camera_imgs": [normalized([one], config)[0] for one in images]}
+        return {**data_dict, "camera_imgs": normalized(images, config)}
+
+
+def normalized(images: Sequence[Image.Image], config: Any) -> torch.Tensor:
+    """(N, 3, H, W) float32 of images of one size; channel by channel, which stays in cache."""
+    width, height = images[0].size
+    # NumPy's: it asks for large memory pages, torch's memory is cleared 4 KiB at a time.
+    result = torch.from_numpy(np.empty((len(images), 3, height, width), np.float32))
+    for image, target in zip(images, result, strict=True):
+        pixels = torch.from_numpy(np.array(image))
+        for channel, (mean, std) in enumerate(zip(config["mean"], config["std"], strict=True)):
+            plane, offset = target[channel].copy_(pixels[..., channel]), torch.tensor(-mean / std)
+            torch.add(offset, plane, alpha=1 / (255 * std), out=plane)
+    return result
 
 
 def image_matrix(resize: float, crop: Sequence[float], flip: bool, degrees: float) -> np.ndarray:

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
+from nsmae_plugin.host.builtin.rows import pick
+
 
 def voxelize(
     points: np.ndarray,
@@ -30,42 +32,72 @@ def voxelize(
         voxels (V, max_points, F) float32 filled with zeros, coordinates (V, 3) int32 as z, y, x,
         and the number of points per voxel (V,) int32.
     """
-    key, numbers, grid = _cell_keys(points, point_cloud_range, voxel_size)
-    sorted_key, order = (one.numpy() for one in torch.sort(torch.from_numpy(key), stable=True))
-    begins = np.flatnonzero(np.diff(sorted_key, prepend=-1))
-    counts = np.diff(begins, append=len(key))
+    keys, grid = _cell_keys(points, point_cloud_range, voxel_size)
+    ordered, order = (one.numpy() for one in torch.sort(torch.from_numpy(keys), stable=True))
+    inside = int(np.searchsorted(ordered, grid.prod()))  # the others come after all cells
+    ordered, order = ordered[:inside], order[:inside]
+    begins = np.flatnonzero(np.diff(ordered, prepend=-1))
+    counts = np.diff(begins, append=inside)
     chosen = np.argsort(order[begins])[:max_voxels]  # in the order in which voxels appear
 
-    number = np.full(len(begins), -1)  # voxel of each group; -1: beyond max_voxels
-    number[chosen] = np.arange(len(chosen))
-    voxel = np.repeat(number, counts)
-    rank = np.arange(len(key)) - np.repeat(begins, counts)  # position within the voxel
-    kept = np.flatnonzero((voxel >= 0) & (rank < max_points))
-    rows = np.zeros((len(chosen) * max_points, points.shape[1]), np.float32)
-    slots = voxel.take(kept) * max_points + rank.take(kept)
-    rows[slots] = points.take(numbers.take(order.take(kept)), axis=0)
-    coords = np.stack(np.unravel_index(sorted_key[begins[chosen]], grid[::-1]), axis=1)
-    return (
-        rows.reshape(len(chosen), max_points, points.shape[1]),
-        coords.astype(np.int32),
-        np.minimum(counts[chosen], max_points).astype(np.int32),
-    )
+    slots, kept = _slots(begins, counts, chosen, max_points)
+    features = points.shape[1]
+    voxels = np.zeros((len(chosen), max_points, features), np.float32)
+    row = np.dtype((np.void, 4 * features))  # a point as one item, which moves at once
+    picked = pick(points, order.take(kept))
+    if len(picked):
+        np.put(voxels.view(row), slots, picked.view(row))
+    counts = np.minimum(counts[chosen], max_points).astype(np.int32)
+    return voxels, _coordinates(ordered[begins[chosen]], grid), counts
+
+
+def _slots(
+    begins: np.ndarray, counts: np.ndarray, chosen: np.ndarray, max_points: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Where points go: voxel × ``max_points`` + position in it; and which, in sorted order.
+
+    Args:
+        begins, counts: (G,) first point and number of points of each group of points in one cell.
+        chosen: (V,) the groups that become voxels.
+    """
+    counts, begins = counts.astype(np.int32), begins.astype(np.int32)
+    places = np.arange(counts.sum(), dtype=np.int32)
+    fitting = np.zeros_like(counts)
+    fitting[chosen] = np.minimum(counts[chosen], max_points)
+    if not np.array_equal(fitting, counts):
+        ends = np.repeat(begins + fitting, counts)
+        places = places.compress(places < ends)
+    shift = np.zeros_like(begins)
+    shift[chosen] = np.arange(0, len(chosen) * max_points, max_points, dtype=np.int32)
+    shift -= begins
+    return places + np.repeat(shift, fitting), places
+
+
+def _coordinates(keys: np.ndarray, grid: np.ndarray) -> np.ndarray:
+    """(V, 3) int32 z, y, x of linear cell indices."""
+    coords = np.empty((len(keys), 3), np.int32)
+    width, height = (keys.dtype.type(one) for one in grid[:2])
+    rows = keys // width  # one division a step: the remainder is a multiplication away
+    coords[:, 0] = rows // height
+    coords[:, 1] = rows - coords[:, 0] * height
+    coords[:, 2] = keys - rows * width
+    return coords
 
 
 def _cell_keys(
     points: np.ndarray, point_cloud_range: np.ndarray, voxel_size: Sequence[float]
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Linear voxel index (z slowest) of the points inside, their numbers, and the grid (3,)."""
+) -> tuple[np.ndarray, np.ndarray]:
+    """Linear voxel index (z slowest) of all points, the number of cells for those outside; grid."""
     low, high = np.asarray(point_cloud_range, np.float32).reshape(2, 3)
     size = np.asarray(voxel_size, np.float32)
     grid = np.round((high - low) / size).astype(np.int64)
-    inside = np.ones(len(points), dtype=bool)
-    cells = []
-    for axis in range(3):  # column by column: rows of three are slow to reduce
-        cell = np.floor((points[:, axis] - low[axis]) / size[axis]).astype(np.int32)
-        inside &= (cell >= 0) & (cell < grid[axis])
-        cells.append(cell)
-    numbers = np.flatnonzero(inside)
     width = np.int32 if grid.prod() < 2**31 else np.int64  # half the width sorts twice as fast
-    x, y, z = (cell.take(numbers).astype(width) for cell in cells)
-    return (z * width(grid[1]) + y) * width(grid[0]) + x, numbers, grid
+    keys = np.zeros(len(points), width)
+    inside = np.ones(len(points), dtype=bool)
+    for axis in (2, 1, 0):  # column by column: rows of three are slow to reduce
+        cell = np.floor((points[:, axis] - low[axis]) / size[axis]).astype(np.int32)
+        inside &= cell.view(np.uint32) < grid[axis]  # a negative cell is a large number
+        keys *= width(grid[axis])
+        keys += cell
+    keys[~inside] = grid.prod()
+    return keys, grid
