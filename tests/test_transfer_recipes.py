@@ -40,6 +40,7 @@ RECIPES = {
         "tiny/centerpoint_lidar",
         "tiny/camera_det",
         "tiny/bevfusion_map",
+        "tiny/bevfusion_map_coarse",
         "tiny/bevfusion_multitask",
     ],
     "tiny/nsmae_pretrain_camera": ["tiny/camera_det", "tiny/camera_map"],
