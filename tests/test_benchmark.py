@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from nsmae_plugin import host
-from nsmae_plugin.benchmark import frustum, parity, step
+from nsmae_plugin.benchmark import commands, frustum, parity, report, step
 from nsmae_plugin.benchmark.inputs import made_up_batch, ring_of_cameras, scan
 from nsmae_plugin.benchmark.measure import (
     MeasurementError,
@@ -97,9 +97,9 @@ def test_variants_are_measured_in_turn():
 
 def test_memory_that_cannot_be_read_is_left_out():
     results = {name: {"seconds": [1.0], "mib": []} for name in ("a", "b")}
-    report = compare(results, slow="b", fast="a")
-    assert report["mib_ratio"] is None
-    benchmark.print_comparison(report, ("a", "b"))
+    measured = compare(results, slow="b", fast="a")
+    assert measured["mib_ratio"] is None
+    report.print_comparison(measured, ("a", "b"))
 
 
 def test_a_process_that_fails_says_why():
@@ -196,10 +196,10 @@ def test_the_command_measures_a_whole_step(tmp_path, capsys, monkeypatch):
 
 def test_variants_that_start_differently_are_refused():
     details = {"factorised": {"first_step": {"loss": 3.0}}, "materialised": {"first_step": {}}}
-    benchmark._check_first_steps(details)
+    commands.check_first_steps(details)
     details["materialised"]["first_step"]["loss"] = 3.1
     with pytest.raises(MeasurementError, match="loss of the first step"):
-        benchmark._check_first_steps(details)
+        commands.check_first_steps(details)
 
 
 def test_a_device_computes_what_the_cpu_computes(device):

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from nsmae_plugin.benchmark.labels import made_up_labels
 from nsmae_plugin.data.masking import hidden_subset, image_patch_mask
 
 BEAMS, AZIMUTHS = 32, 1084  # of nuScenes' LiDAR: 34,688 returns a sweep
@@ -65,6 +66,7 @@ def made_up_dataset(config: Any) -> SimpleNamespace:
     extent = np.array(data.POINT_CLOUD_RANGE, dtype=np.float32)
     voxel_size = _voxel_size(data)
     return SimpleNamespace(
+        dataset_cfg=data,
         class_names=config.CLASS_NAMES,
         point_feature_encoder=SimpleNamespace(
             num_point_features=len(data.POINT_FEATURE_ENCODING.used_feature_list)
@@ -76,10 +78,15 @@ def made_up_dataset(config: Any) -> SimpleNamespace:
     )
 
 
-def made_up_batch(config: Any, batch: int, cameras: int = 6, seed: int = 0) -> dict[str, Any]:
+def made_up_batch(
+    config: Any, batch: int, cameras: int = 6, seed: int = 0, mode: str = "train"
+) -> dict[str, Any]:
     """A collated batch with the sizes that a configuration gives real nuScenes samples.
 
     Scans of flat ground and walls, images of noise, masks at the configured ratios.
+
+    Args:
+        mode: ``train``, with labels if the configuration has any; ``test``, without.
     """
     rng = np.random.default_rng(seed)
     data = config.DATA_CONFIG
@@ -92,12 +99,13 @@ def made_up_batch(config: Any, batch: int, cameras: int = 6, seed: int = 0) -> d
     result["points"] = stack_samples(scans)
     steps = {step.NAME: step for step in data.DATA_PROCESSOR}
     if "transform_points_to_voxels" in steps:
-        result.update(_voxels(scans, data, steps, rng))
+        result.update(_voxels(scans, data, steps, mode, rng))
     if data.CAMERA_CONFIG.USE_CAMERA:
         result.update(_images(batch, cameras, data, steps, rng))
-        ratio = steps["mask_depth_hints"].RATIO if "mask_depth_hints" in steps else 0.0
-        result["depth_hint_mask"] = hidden_subset(len(result["points"]), ratio, rng)
-    return result
+        if "mask_depth_hints" in steps:
+            ratio = steps["mask_depth_hints"].RATIO
+            result["depth_hint_mask"] = hidden_subset(len(result["points"]), ratio, rng)
+    return {**result, **made_up_labels(config, batch, rng)} if mode == "train" else result
 
 
 def scan(sweeps: int, extent: list[float], rng: np.random.Generator) -> np.ndarray:
@@ -125,7 +133,11 @@ def scan(sweeps: int, extent: list[float], rng: np.random.Generator) -> np.ndarr
 
 
 def _voxels(
-    scans: list[np.ndarray], data: Any, steps: Mapping[str, Any], rng: np.random.Generator
+    scans: list[np.ndarray],
+    data: Any,
+    steps: Mapping[str, Any],
+    mode: str,
+    rng: np.random.Generator,
 ) -> dict[str, np.ndarray]:
     config = steps["transform_points_to_voxels"]
     ratio = steps["mask_voxels"].RATIO if "mask_voxels" in steps else 0.0
@@ -133,40 +145,38 @@ def _voxels(
     for cloud in scans:
         zyx = ((cloud[:, :3] - data.POINT_CLOUD_RANGE[:3]) / config.VOXEL_SIZE).astype(int)[:, ::-1]
         unique, first = np.unique(zyx, axis=0, return_index=True)
-        kept = rng.permutation(len(unique))[: config.MAX_NUMBER_OF_VOXELS["train"]]
+        kept = rng.permutation(len(unique))[: config.MAX_NUMBER_OF_VOXELS[mode]]
         hidden = hidden_subset(len(kept), ratio, rng)
         points = np.zeros((int((~hidden).sum()), config.MAX_POINTS_PER_VOXEL, 5), np.float32)
         points[:, 0] = cloud[first[kept[~hidden]]]
         voxels.append(points)
         coords.append(unique[kept[~hidden]])
         hidden_coords.append(unique[kept[hidden]])
-    return {
+    result = {
         "voxels": np.concatenate(voxels),
         "voxel_num_points": np.ones(sum(map(len, voxels)), np.float32),
         "voxel_coords": stack_samples(coords),
-        "hidden_voxel_coords": stack_samples(hidden_coords),
     }
+    return {**result, "hidden_voxel_coords": stack_samples(hidden_coords)} if ratio else result
 
 
 def _images(
     batch: int, cameras: int, data: Any, steps: Mapping[str, Any], rng: np.random.Generator
 ) -> dict[str, Any]:
     height, width = data.CAMERA_CONFIG.IMAGE.FINAL_DIM
-    mask, norm = steps["mask_image_patches"], steps["image_normalize"]
-    masks = [
-        image_patch_mask(cameras, height, width, mask.PATCH_SIZE, mask.RATIO, rng)
-        for _ in range(batch)
-    ]
-    return {
-        **{
-            key: value.numpy()
-            for key, value in ring_of_cameras(batch, cameras, (height, width)).items()
-        },
-        "camera_imgs": rng.standard_normal((batch, cameras, 3, height, width), dtype=np.float32),
-        "image_patch_mask": np.stack(masks),
-        "image_mean": np.tile(np.float32(norm.mean), (batch, 1)),
-        "image_std": np.tile(np.float32(norm.std), (batch, 1)),
+    result = {
+        key: value.numpy()
+        for key, value in ring_of_cameras(batch, cameras, (height, width)).items()
     }
+    shape = (batch, cameras, 3, height, width)
+    result["camera_imgs"] = rng.standard_normal(shape, dtype=np.float32)
+    for key, name in (("image_mean", "mean"), ("image_std", "std")):
+        result[key] = np.tile(np.float32(steps["image_normalize"][name]), (batch, 1))
+    if "mask_image_patches" in steps:
+        size, ratio = steps["mask_image_patches"].PATCH_SIZE, steps["mask_image_patches"].RATIO
+        masks = [image_patch_mask(cameras, height, width, size, ratio, rng) for _ in range(batch)]
+        result["image_patch_mask"] = np.stack(masks)
+    return result
 
 
 def stack_samples(parts: list[np.ndarray]) -> np.ndarray:

@@ -82,12 +82,15 @@ def render_materialised(
 
 
 class MaterialisedDepthLSSTransform(FactorizedDepthLSSTransform):
-    """The view transform with the lifted tensor, which it also hands on as ``frustum``."""
+    """The view transform with the lifted tensor, which it hands on as ``frustum`` if wanted."""
+
+    hands_on = False
 
     def pool(self, batch_dict: dict[str, Any]) -> torch.Tensor:
         depth = batch_dict["depth_logits"].softmax(1)
         frustum = lift(depth, batch_dict["depth_context"])
-        batch_dict["frustum"], batch_dict["frustum_depth"] = frustum, depth
+        if self.hands_on:
+            batch_dict["frustum"], batch_dict["frustum_depth"] = frustum, depth
         with torch.no_grad():
             num_cells = len(batch_dict["lidar_aug_matrix"]) * self.grid.num_cells
             plan = materialised_plan(self.cells(batch_dict), depth.shape, num_cells)
@@ -113,6 +116,9 @@ class MaterialisedRenderHead(PerspectiveRenderHead):
 
 
 def materialise(model: Any) -> None:
-    """Exchange the two modules of an NSMAE, in place; weights and everything else stay."""
+    """Exchange the modules of the frustum, in place; weights and everything else stay."""
     model.vtransform.__class__ = MaterialisedDepthLSSTransform
-    model.perspective_head.__class__ = MaterialisedRenderHead
+    head = getattr(model, "perspective_head", None)
+    model.vtransform.hands_on = head is not None
+    if head is not None:
+        head.__class__ = MaterialisedRenderHead

@@ -17,6 +17,7 @@ import torch
 from nsmae_plugin.errors import NSMAEError
 
 MIB = 2.0**20
+KEYS = ("seconds", "mib")
 PROJECT = Path(__file__).resolve().parents[2]
 
 
@@ -44,10 +45,10 @@ def measure_calls(
     peak = _peak(device)
     seconds = []
     for _ in range(repeats):
-        _synchronize(device)
+        synchronize(device)
         start = time.perf_counter()
         step()
-        _synchronize(device)
+        synchronize(device)
         seconds.append(time.perf_counter() - start)
     return {"seconds": seconds, "mib": [] if peak is None else [(peak - before) / MIB]}
 
@@ -78,17 +79,21 @@ def _peak(device: torch.device) -> float | None:
     return 1024.0 * int(line.split()[1])
 
 
-def _synchronize(device: torch.device) -> None:
+def synchronize(device: torch.device) -> None:
+    """Wait for what a GPU has been given to do."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
 
-def run_isolated(module: str, arguments: Sequence[str], *, huge_pages: bool) -> dict[str, Any]:
+def run_isolated(
+    module: str, arguments: Sequence[str], *, huge_pages: bool, host: str | None = None
+) -> dict[str, Any]:
     """Run ``python -m module arguments`` in a fresh process; the last line it prints is JSON.
 
     Args:
         huge_pages: back large tensors with 2-MiB pages (Linux). Without them the page faults of a
             formulation that allocates much are most of its time.
+        host: 'builtin' or 'openpcdet'; None leaves NSMAE_HOST as it is.
 
     Raises:
         MeasurementError: with what the process wrote to stderr.
@@ -96,6 +101,8 @@ def run_isolated(module: str, arguments: Sequence[str], *, huge_pages: bool) -> 
     environment = dict(os.environ)
     paths = [str(PROJECT), *filter(None, [environment.get("PYTHONPATH")])]
     environment["PYTHONPATH"] = os.pathsep.join(paths)  # also where the package is not installed
+    if host is not None:
+        environment["NSMAE_HOST"] = host
     environment.pop("THP_MEM_ALLOC_ENABLE", None)
     if huge_pages:
         environment["THP_MEM_ALLOC_ENABLE"] = "1"  # read when torch loads
@@ -128,15 +135,18 @@ def summarize(values: Sequence[float]) -> dict[str, float] | None:
 
 
 def compare(results: dict[str, dict[str, list[float]]], slow: str, fast: str) -> dict[str, Any]:
-    """Summaries of both variants and the ratios ``slow / fast`` of their medians."""
+    """Summaries of all variants and the ratios ``slow / fast`` of the medians of two of them."""
     report: dict[str, Any] = {
         variant: {key: summarize(values) for key, values in result.items()}
         for variant, result in results.items()
     }
-    for key in ("seconds", "mib"):
-        pair = report[slow][key], report[fast][key]
-        report[f"{key}_ratio"] = pair[0]["median"] / pair[1]["median"] if all(pair) else None
-    return report
+    return {**report, **{f"{key}_ratio": ratio(report, key, slow, fast) for key in KEYS}}
+
+
+def ratio(report: dict[str, Any], key: str, slow: str, fast: str) -> float | None:
+    """Of the medians of two variants; None of what was not measured."""
+    pair = report[slow][key], report[fast][key]
+    return pair[0]["median"] / pair[1]["median"] if all(pair) else None
 
 
 def describe_device(device: str) -> str:

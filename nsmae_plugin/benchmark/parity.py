@@ -126,7 +126,7 @@ def _training_step(config: Any, device: torch.device, batch_size: int) -> Tensor
     model = build_model(without_dropout(config)).to(device)
     result, terms, _ = model(host.to_device(made_up_batch(config, batch_size), device))
     result["loss"].backward()
-    values = {name: torch.tensor(value) for name, value in terms.items()}
+    values = {name: torch.as_tensor(value) for name, value in terms.items()}
     gradients: dict[str, list[torch.Tensor]] = {}
     for name, parameter in model.named_parameters():
         if parameter.grad is not None:

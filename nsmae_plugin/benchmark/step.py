@@ -1,4 +1,4 @@
-"""A whole pre-training step on made-up data: the training loop's own step, timed.
+"""A whole training step on made-up data: the training loop's own, and its modules one by one.
 
 ``python -m nsmae_plugin.benchmark.step VARIANT ...`` measures one variant in this process and
 prints JSON; ``tools/benchmark.py step`` runs them in turn.
@@ -7,8 +7,10 @@ prints JSON; ``tools/benchmark.py step`` runs them in turn.
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 import math
+import statistics
 import time
 from collections.abc import Callable
 from typing import Any
@@ -24,34 +26,49 @@ from nsmae_plugin import host
 from nsmae_plugin.benchmark.inputs import made_up_batch, made_up_dataset
 from nsmae_plugin.benchmark.materialised import materialise
 from nsmae_plugin.benchmark.measure import measure_calls
+from nsmae_plugin.benchmark.modules import ModuleTimer
 from nsmae_plugin.config import load_config
 from nsmae_plugin.data.masking import hidden_subset, image_patch_mask
+from nsmae_plugin.errors import ConfigError
 from nsmae_plugin.models.bev_pool import build_plan
 from nsmae_plugin.models.targets import build_targets
-from nsmae_plugin.training import engine
+from nsmae_plugin.models.view_transform import FactorizedDepthLSSTransform
 from nsmae_plugin.training.checkpoint import Progress, Run
 from nsmae_plugin.training.optim import build_optimizer, build_scheduler
+from nsmae_plugin.training.update import StepRecord, read_records, update_weights
 
-VARIANTS = ("factorised", "materialised")
+#: As is; with the published frustum; with OpenPCDet's modules, published frustum included.
+VARIANTS = ("factorised", "materialised", "openpcdet")
 TOTAL_STEPS = 1000  # of the learning-rate schedule
 
 
 def build_model(config: Any, variant: str = "factorised") -> Any:
-    """The detector of a configuration, seeded, in training mode."""
+    """The detector of a configuration, seeded, in training mode.
+
+    Raises:
+        ConfigError: the variant needs a frustum, and the configuration has none.
+    """
     nsmae_plugin.register()
     torch.manual_seed(0)
+    config, pretraining = copy.deepcopy(config), config.MODEL.NAME == "NSMAE"
+    if variant == "openpcdet" and not pretraining and config.MODEL.get("VTRANSFORM") is not None:
+        config.MODEL.VTRANSFORM.NAME = "DepthLSSTransform"
     model = host.build_network(config.MODEL, len(config.CLASS_NAMES), made_up_dataset(config))
-    if variant == "materialised":
+    lifts = isinstance(getattr(model, "vtransform", None), FactorizedDepthLSSTransform)
+    if variant == "materialised" and not lifts:
+        raise ConfigError("MODEL.VTRANSFORM is not FactorizedDepthLSSTransform: no frustum to lift")
+    if variant != "factorised" and lifts:
         materialise(model)
     return model.train()
 
 
 def make_step(
     model: Any, config: Any, batch: dict[str, Any], device: torch.device
-) -> Callable[[], dict[str, float]]:
+) -> Callable[[], StepRecord]:
     """The update of the training loop, with another rotation of the cloud each time.
 
-    So that the geometry of the view transform is new in each step, as under augmentation.
+    So that the geometry of the view transform is new in each step, as under augmentation. Nothing
+    is read from the device.
     """
     settings = config.OPTIMIZATION
     optimizer = build_optimizer(model, settings)
@@ -62,13 +79,17 @@ def make_step(
         scaler=GradScaler(device.type, enabled=False),
         progress=Progress(),
     )
-    options = engine.Options(grad_norm_clip=settings.GRAD_NORM_CLIP)
 
-    def step() -> dict[str, float]:
-        turned = {**batch, "lidar_aug_matrix": _turn(1e-3 * run.progress.step, batch)}
-        return engine.train_step(run, [turned], options, device)
+    def step() -> StepRecord:
+        turned = turn(batch, run.progress.step)
+        return update_weights(run, [turned], device, clip=settings.GRAD_NORM_CLIP, check=False)
 
     return step
+
+
+def turn(batch: dict[str, Any], step: int) -> dict[str, Any]:
+    """The batch in a LiDAR frame that is turned a little with every step."""
+    return {**batch, "lidar_aug_matrix": _turn(1e-3 * step, batch)}
 
 
 def _turn(angle: float, batch: dict[str, Any]) -> torch.Tensor:
@@ -80,14 +101,38 @@ def _turn(angle: float, batch: dict[str, Any]) -> torch.Tensor:
 
 def stage_seconds(model: Any, batch: dict[str, Any], repeats: int) -> dict[str, float]:
     """Fastest of some runs of each stage beside the network; batch on the model's device."""
-    stages: dict[str, Callable[[], Any]] = {"masks": lambda: _draw_masks(batch)}
-    clean = {**batch, "clean_camera_imgs": batch.get("camera_imgs")}
-    stages["targets"] = lambda: build_targets(clean, model.camera_grid, model.columns)
-    if model.vtransform is not None:
+    stages: dict[str, Callable[[], Any]] = {}
+    if "hidden_voxel_coords" in batch or "image_patch_mask" in batch:
+        stages["masks"] = lambda: _draw_masks(batch)
+        clean = {**batch, "clean_camera_imgs": batch.get("camera_imgs")}
+        stages["targets"] = lambda: build_targets(clean, model.camera_grid, model.columns)
+    if isinstance(getattr(model, "vtransform", None), FactorizedDepthLSSTransform):
         stages["depth maps"] = lambda: model.vtransform.depth_hints(batch)
         cells = len(batch["lidar_aug_matrix"]) * model.vtransform.grid.num_cells
         stages["geometry"] = lambda: build_plan(model.vtransform.cells(batch), cells)
     return {name: _fastest(stage, repeats) for name, stage in stages.items()}
+
+
+def module_table(
+    model: Any, batch: dict[str, Any], device: torch.device, repeats: int
+) -> dict[str, dict[str, float | None]]:
+    """Median seconds ``forward`` and ``backward`` of every module, and the ``mib`` in between.
+
+    The backward pass of the last module includes that of the loss.
+    """
+    timer = ModuleTimer(model, device)
+    for step in range(repeats + 1):
+        if step == 1:  # the first warmed up
+            timer.reset()
+        timer.step(turn(batch, step))
+    return {
+        name: {
+            "forward": statistics.median(timing.forward),
+            "backward": statistics.median(timing.backward) if timing.backward else None,
+            "mib": statistics.median(timing.mib),
+        }
+        for name, timing in timer.timings.items()
+    }
 
 
 def _draw_masks(batch: dict[str, Any]) -> None:
@@ -116,21 +161,20 @@ def _fastest(stage: Callable[[], Any], repeats: int) -> float:
 def measure_variant(
     config: Any, variant: str, batch_size: int, device: torch.device, repeats: int
 ) -> dict[str, Any]:
-    """Seconds and MiB of the step, loss terms of the first one, parameters, stages beside it."""
+    """Seconds and MiB of the step, the loss terms of the first, parameters, and what it is made of.
+
+    ``modules``: :func:`module_table`; ``stages``: :func:`stage_seconds`.
+    """
     model = build_model(config, variant).to(device)
     batch = host.to_device(made_up_batch(config, batch_size), device)
     step = make_step(model, config, batch, device)
-    first: dict[str, float] = {}
-
-    def recorded() -> None:
-        terms = step()
-        first.update({name: value for name, value in terms.items() if name not in first})
-
-    measured = measure_calls(recorded, device, repeats, first_calls=2)
+    records: list[StepRecord] = []
+    measured = measure_calls(lambda: records.append(step()), device, repeats, first_calls=2)
     return {
         **measured,
-        "first_step": first,
+        "first_step": read_records(records)[0],
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "modules": module_table(model, batch, device, repeats),
         "stages": stage_seconds(model, batch, repeats=5),
     }
 
