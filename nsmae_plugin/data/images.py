@@ -129,34 +129,54 @@ def scale_and_crop(image: Image.Image, scale: float, crop: Crop) -> Image.Image:
     """The part ``crop`` of the image scaled by ``scale``; black where it reaches outside.
 
     Bicubic with antialiasing, as Pillow's ``resize``: torch's follows it to one grey level, in a
-    fourth of the time. The scale is exact, so that the content lies where the matrix says; scaling
-    to a whole number of pixels first, as OpenPCDet does, displaces it by up to one pixel.
+    fourth of the time, and only the part is computed. The content lies where the matrix says, to
+    1/64 pixel; scaling to a whole number of pixels first, as OpenPCDet does, displaces it by up to
+    one pixel.
     """
     left, top, right, bottom = crop
-    canvas = np.zeros((bottom - top, right - left, 3), np.uint8)
     size = int(image.width * scale), int(image.height * scale)
-    if min(size) > 0:
-        part = _scaled(image, scale, size)[
-            max(top, 0) : max(bottom, 0), max(left, 0) : max(right, 0)
-        ]
+    canvas = np.zeros((bottom - top, right - left, 3), np.uint8)
+    inside = max(left, 0), max(top, 0), min(right, size[0]), min(bottom, size[1])
+    if inside[0] < inside[2] and inside[1] < inside[3]:
+        part = _scaled_part(image, scale, inside)
         y, x = max(-top, 0), max(-left, 0)
         canvas[y : y + part.shape[0], x : x + part.shape[1]] = part
     return Image.fromarray(canvas)
 
 
-def _scaled(image: Image.Image, scale: float, size: tuple[int, int]) -> np.ndarray:
-    """The image scaled to (width, height) ``size``, its upper left corner staying where it is."""
-    pixels = torch.from_numpy(np.array(image))
-    if scale == 1:
-        return pixels.numpy()
-    scaled = torch.nn.functional.interpolate(
-        pixels[None].permute(0, 3, 1, 2),  # in this order torch sees that the channels come last
-        scale_factor=(scale, scale),  # and not the ratio of the sizes, which are rounded
-        mode="bicubic",
-        antialias=True,
-        recompute_scale_factor=False,
-    )
-    return scaled[0].permute(1, 2, 0).numpy()[: size[1], : size[0]]
+def _scaled_part(image: Image.Image, scale: float, crop: Crop) -> np.ndarray:
+    """The part ``crop``, not empty and inside the scaled image, as (height, width, 3)."""
+    (column, x), (row, y) = (_start(edge, scale) for edge in crop[:2])
+    reach = 2 * max(1, 1 / scale) + 1  # of the filter, in pixels of the image
+    right, bottom = (int(edge / scale + reach) + 1 for edge in crop[2:])
+    box = (column, row, min(right, image.width), min(bottom, image.height))
+    pixels = torch.from_numpy(np.array(image.crop(box)))
+    if scale != 1:
+        pixels = pixels[None].permute(0, 3, 1, 2)  # so torch sees that the channels come last
+        pixels = torch.nn.functional.interpolate(
+            pixels,
+            scale_factor=(scale, scale),  # and not the ratio of the sizes, which are rounded
+            mode="bicubic",
+            antialias=True,
+            recompute_scale_factor=False,
+        )[0].permute(1, 2, 0)
+    return pixels.numpy()[crop[1] - y : crop[3] - y, crop[0] - x : crop[2] - x]
+
+
+def _start(edge: int, scale: float) -> tuple[int, int]:
+    """A pixel of the image that begins where one of the scaled image does, before ``edge``.
+
+    Scaling can begin there. That is far enough before for the filter, and right to 1/64 pixel.
+
+    Returns:
+        the pixel of the image, the one of the scaled image.
+    """
+    last = edge - int(np.ceil(2 * max(scale, 1))) - 1
+    for scaled in range(last, 0, -1):
+        pixel = round(scaled / scale)
+        if abs(pixel * scale - scaled) < 1 / 64:
+            return pixel, scaled
+    return 0, 0
 
 
 def camera_matrices(camera: Mapping[str, Any]) -> dict[str, np.ndarray]:

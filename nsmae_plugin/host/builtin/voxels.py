@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from nsmae_plugin.host.builtin.rows import pick
+from nsmae_plugin.host.builtin.rows import AT_ONCE, pick
 
 
 def voxelize(
@@ -36,7 +36,7 @@ def voxelize(
     ordered, order = (one.numpy() for one in torch.sort(torch.from_numpy(keys), stable=True))
     inside = int(np.searchsorted(ordered, grid.prod()))  # the others come after all cells
     ordered, order = ordered[:inside], order[:inside]
-    begins = np.flatnonzero(np.diff(ordered, prepend=-1))
+    begins = np.flatnonzero(np.concatenate([[True], ordered[1:] != ordered[:-1]])[:inside])
     counts = np.diff(begins, append=inside)
     chosen = np.argsort(order[begins])[:max_voxels]  # in the order in which voxels appear
 
@@ -75,13 +75,11 @@ def _slots(
 
 def _coordinates(keys: np.ndarray, grid: np.ndarray) -> np.ndarray:
     """(V, 3) int32 z, y, x of linear cell indices."""
-    coords = np.empty((len(keys), 3), np.int32)
-    width, height = (keys.dtype.type(one) for one in grid[:2])
+    unsigned = np.uint32 if keys.dtype == np.int32 else np.uint64  # divided faster than signed
+    keys, (width, height) = keys.view(unsigned), grid[:2].astype(unsigned)
     rows = keys // width  # one division a step: the remainder is a multiplication away
-    coords[:, 0] = rows // height
-    coords[:, 1] = rows - coords[:, 0] * height
-    coords[:, 2] = keys - rows * width
-    return coords
+    layers = rows // height
+    return np.stack([layers, rows - layers * height, keys - rows * width], 1).astype(np.int32)
 
 
 def _cell_keys(
@@ -92,12 +90,14 @@ def _cell_keys(
     size = np.asarray(voxel_size, np.float32)
     grid = np.round((high - low) / size).astype(np.int64)
     width = np.int32 if grid.prod() < 2**31 else np.int64  # half the width sorts twice as fast
-    keys = np.zeros(len(points), width)
-    inside = np.ones(len(points), dtype=bool)
-    for axis in (2, 1, 0):  # column by column: rows of three are slow to reduce
-        cell = np.floor((points[:, axis] - low[axis]) / size[axis]).astype(np.int32)
-        inside &= cell.view(np.uint32) < grid[axis]  # a negative cell is a large number
-        keys *= width(grid[axis])
-        keys += cell
-    keys[~inside] = grid.prod()
+    keys = np.empty(len(points), width)
+    for start in range(0, len(points), AT_ONCE):  # what is computed on the way stays in cache
+        part = points[start : start + AT_ONCE]
+        inside, linear = np.ones(len(part), dtype=bool), np.zeros(len(part), width)
+        for axis in (2, 1, 0):  # column by column: rows of three are slow to reduce
+            cell = np.floor((part[:, axis] - low[axis]) / size[axis]).astype(np.int32)
+            inside &= cell.view(np.uint32) < grid[axis]  # a negative cell is a large number
+            linear *= width(grid[axis])
+            linear += cell
+        keys[start : start + AT_ONCE] = np.where(inside, linear, width(grid.prod()))
     return keys, grid
