@@ -3,6 +3,7 @@
 # ruff: noqa: NPY002
 # The states that it must leave alone are NumPy's global ones.
 
+import os
 import random
 
 import numpy as np
@@ -16,6 +17,7 @@ from nsmae_plugin.data.loader import (
     EpochSampler,
     SeededDataset,
     build_dataloader,
+    default_workers,
     seeded,
 )
 from nsmae_plugin.data.nuscenes_dataset import MultiModalNuScenesDataset
@@ -114,6 +116,20 @@ def test_seeding_reaches_all_generators_and_is_undone_after_an_error():
     assert draw_all() == expected
     with seeded(2, 1):
         assert not set(draw_all()) & set(first)
+
+
+@pytest.mark.parametrize(
+    ("cores", "processes", "workers"),
+    [(2, None, 2), (64, None, 8), (16, 8, 2), (4, 8, 1)],
+)
+def test_there_are_as_many_workers_as_cores_for_each_process(
+    monkeypatch, cores, processes, workers
+):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(cores)), raising=False)
+    monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
+    if processes:
+        monkeypatch.setenv("LOCAL_WORLD_SIZE", str(processes))
+    assert default_workers() == workers
 
 
 class RandomNumbers:

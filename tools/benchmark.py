@@ -1,4 +1,4 @@
-"""Measure the frustum path, training steps, prediction, growth, and CPU-CUDA parity.
+"""Measure the frustum path, training steps, prediction, loading, growth, and CPU-CUDA parity.
 
 Formulations are measured in turn, each in a process of its own: only the ratios within one run
 mean anything on a machine that others use too.
@@ -28,14 +28,15 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     path = _add_command(subcommands, "frustum", commands.benchmark_frustum)
     whole = _add_command(subcommands, "step", commands.benchmark_step)
     predict = _add_command(subcommands, "inference", commands.benchmark_inference)
+    load = _add_command(subcommands, "loader", commands.benchmark_loader)
     grow = _add_command(subcommands, "growth", commands.benchmark_growth)
     equal = _add_command(subcommands, "parity", commands.check_parity, device="cuda")
-    for command in (path, whole, predict, grow):
+    for command in (path, whole, predict, load, grow):
         command.add_argument("--repeats", type=int, default=3, help="timed steps in each process")
         command.add_argument(
             "--no_huge_pages", action="store_true", help="leave tensors on pages of 4 KiB"
         )
-    for command in (path, whole, predict):
+    for command in (path, whole, predict, load):
         command.add_argument("--rounds", type=int, default=3, help="processes per formulation")
     for command in (path, grow, equal):
         command.add_argument(
@@ -44,6 +45,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     for command, name in (
         (whole, "nsmae_pretrain"),
         (predict, "bevfusion_det"),
+        (load, "bevfusion_det"),
         (equal, "nsmae_pretrain"),
     ):
         command.add_argument("--cfg_file", type=Path, default=Path(f"cfgs/{name}.yaml"))
@@ -52,6 +54,10 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         command.add_argument(
             "--only_factorised", action="store_true", help="do not compare, only measure"
         )
+    load.add_argument("--sweeps", type=int, help="LiDAR files of a sample, for MAX_SWEEPS")
+    load.add_argument(
+        "--only_ours", action="store_true", dest="only_factorised", help="do not compare"
+    )
     grow.add_argument("--plot", type=Path, help="draw it into this file")
     return parser.parse_args(arguments)
 

@@ -18,6 +18,7 @@ import nsmae_plugin  # noqa: F401  (before torch: sets the OpenMP policy)
 # isort: split
 from nsmae_plugin.command_line import errors_in_one_line, positive
 from nsmae_plugin.config import load_config
+from nsmae_plugin.data.loader import default_workers
 from nsmae_plugin.errors import ConfigError, NSMAEError
 from nsmae_plugin.evaluation.label_efficiency.comparison import usual_metrics
 from nsmae_plugin.evaluation.label_efficiency.jobs import Runner
@@ -48,7 +49,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--metrics_file", nargs="+", help="of tools/test.py; default: where the metrics are")
     add("--jobs", type=positive, default=1, help="trials at once; they share the cores")
     add("--nproc_per_node", type=positive, default=1, help="processes (GPUs) of one training")
-    add("--workers", type=int, default=4, help="loader processes per trial")
+    add("--workers", type=int, default=default_workers(), help="loader processes per trial")
     add("--device", choices=("auto", "cpu", "cuda"), default="auto")
     add("--extra_tag", default="label_efficiency", help="name of this experiment")
     add("--output_dir", type=Path, default=Path("output"), help="root of the output directories")

@@ -16,6 +16,7 @@ import nsmae_plugin  # (before torch: sets the OpenMP policy)
 # isort: split
 from nsmae_plugin.command_line import errors_in_one_line
 from nsmae_plugin.config import load_config
+from nsmae_plugin.data.loader import default_workers
 from nsmae_plugin.evaluation import session
 from nsmae_plugin.evaluation.prepare import SPLITS
 from nsmae_plugin.training import distributed
@@ -28,7 +29,7 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     add = parser.add_argument
     add("--cfg_file", type=Path, required=True, help="YAML configuration")
     add("--batch_size", type=int, help="of all processes together; default: the configuration's")
-    add("--workers", type=int, default=4, help="loader processes per process")
+    add("--workers", type=int, default=default_workers(), help="loader processes per process")
     add("--extra_tag", default="default", help="name of the run")
     add("--output_dir", type=Path, default=Path("output"), help="root of the output directories")
     add("--ckpt", type=Path, help="checkpoint or folder; default: the newest of the run")

@@ -14,6 +14,7 @@ import nsmae_plugin  # (before torch: sets the OpenMP policy)
 # isort: split
 from nsmae_plugin.command_line import errors_in_one_line, positive
 from nsmae_plugin.config import load_config
+from nsmae_plugin.data.loader import default_workers
 from nsmae_plugin.training import distributed, engine
 from nsmae_plugin.training.random_state import FIXED_SEED
 from nsmae_plugin.training.session import AMP_DTYPES, build
@@ -33,7 +34,12 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--epochs", type=positive, help="default: the configuration's")
     add("--max_steps", type=positive, help="stop after that many optimiser steps in all")
     add("--accumulate_steps", type=positive, help="batches per optimiser step")
-    add("--workers", type=int, default=4, help="loader processes per training process")
+    add(
+        "--workers",
+        type=int,
+        default=default_workers(),
+        help="loader processes per training process",
+    )
     add("--extra_tag", default="default", help="name of this run")
     add("--output_dir", type=Path, default=Path("output"), help="root of the output directories")
     add("--ckpt", type=Path, help="checkpoint to resume; default: the newest of this run")

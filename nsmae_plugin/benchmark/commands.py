@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from nsmae_plugin.benchmark import frustum, growth, inference, parity, report, step
+from nsmae_plugin.benchmark import frustum, growth, inference, loader, parity, report, step
 from nsmae_plugin.benchmark.measure import MeasurementError, compare, interleave, run_isolated
 from nsmae_plugin.config import load_config
 from nsmae_plugin.host import openpcdet_available
@@ -131,6 +131,29 @@ def benchmark_inference(args: argparse.Namespace, batch: int) -> Report:
         print(f"{name}: {value:.3g}")
     inference.check(agreement)
     return {**measured, "agreement": agreement}
+
+
+def benchmark_loader(args: argparse.Namespace, batch: int) -> Report:
+    """Samples per second of one core, by stage, against OpenPCDet's data set on the same files.
+
+    Its info files must be there (tools/create_infos.py --with_cam).
+    """
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # one core is measured; read when NumPy loads
+    options = ["--cfg_file", str(args.cfg_file), "--batch", str(batch)]
+    options += ["--repeats", str(args.repeats)]
+    options += [] if args.sweeps is None else ["--sweeps", str(args.sweeps)]
+    details: Report = {}
+
+    def measure(variant: str) -> Report:
+        details[variant] = _isolated(args, "loader", variant, [*options, "--set", *args.overrides])
+        return {key: details[variant][key] for key in ("seconds", "mib")}
+
+    variants = _variants(args, loader.VARIANTS, {})
+    measured = compare(interleave(variants, measure, args.rounds), slow=variants[-1], fast="ours")
+    loader.check_same({name: one["loaded"] for name, one in details.items()})
+    stages = {name: one["stages"] for name, one in details.items()}
+    report.print_loader(measured, stages)
+    return {**measured, "stages": stages}
 
 
 def benchmark_growth(args: argparse.Namespace, batch: int) -> Report:

@@ -52,6 +52,21 @@ def _module(row: dict[str, float | None] | None) -> str:
     return f"{times}{row['mib']:10.1f}"
 
 
+def print_loader(report: dict[str, Any], stages: dict[str, dict[str, float]]) -> None:
+    """A row per stage, milliseconds of the processor per sample, then samples per second."""
+    variants = list(stages)
+    print(f"{'ms per sample':24}" + "".join(f"{name:>24}" for name in variants))
+    for name in dict.fromkeys(name for table in stages.values() for name in table):
+        cells = [f"{1e3 * stages[variant].get(name, 0.0):.1f}" for variant in variants]
+        print(f"{name:24}" + "".join(f"{cell:>24}" for cell in cells))
+    spreads = [_spread(report[variant]["seconds"], 1e3) for variant in variants]
+    print(f"{'whole sample':24}" + "".join(f"{cell:>24}" for cell in spreads))
+    rates = [f"{1 / report[variant]['seconds']['median']:.1f}" for variant in variants]
+    print(f"{'samples per second':24}" + "".join(f"{cell:>24}" for cell in rates))
+    if len(variants) > 1:
+        print(f"{variants[0]} / {variants[1]}: {report['seconds_ratio']:.2f}x")
+
+
 def print_stages(stages: dict[str, float], step_seconds: float) -> None:
     """What masks, targets, depth maps and geometry take, and their share of the step."""
     if not stages:

@@ -5,6 +5,7 @@ depends neither on the worker that made it nor on what was loaded before.
 """
 
 import logging
+import os
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -125,6 +126,16 @@ class EpochSampler(Sampler[Draw]):
                 order = np.random.default_rng((self.seed, self.epoch, repeat)).permutation(order)
             draws += [Draw(self.epoch, int(index), repeat) for index in order]
         return draws[: self.epoch_length]
+
+
+def default_workers() -> int:
+    """As many loader processes as cores for each training process of this machine, at most eight.
+
+    Cores that this process may use: containers and job schedulers give fewer than there are.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # set by torchrun
+    return min(8, max(1, (cores or 1) // processes))
 
 
 def build_dataloader(

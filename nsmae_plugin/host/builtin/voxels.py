@@ -93,7 +93,8 @@ def _cell_keys(
     keys = np.empty(len(points), width)
     for start in range(0, len(points), AT_ONCE):  # what is computed on the way stays in cache
         part = points[start : start + AT_ONCE]
-        inside, linear = np.ones(len(part), dtype=bool), np.zeros(len(part), width)
+        inside = np.ones(len(part), dtype=bool)
+        linear: np.ndarray = np.zeros(len(part), width)
         for axis in (2, 1, 0):  # column by column: rows of three are slow to reduce
             cell = np.floor((part[:, axis] - low[axis]) / size[axis]).astype(np.int32)
             inside &= cell.view(np.uint32) < grid[axis]  # a negative cell is a large number
