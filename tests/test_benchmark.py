@@ -184,13 +184,17 @@ def test_the_stages_beside_the_network_are_those_of_the_configuration(mode):
 
 def test_the_command_measures_a_whole_step(tmp_path, capsys, monkeypatch):
     path = tmp_path / "report.json"
-    arguments = ["step", "--cfg_file", str(CONFIGS / "nsmae_pretrain.yaml"), "--rounds", "1"]
-    arguments += ["--repeats", "1", "--json", str(path), "--set", "DATA_CONFIG.MAX_SWEEPS", "1"]
+    arguments = ["step", "--cfg_file", str(CONFIGS / "nsmae_pretrain_camera.yaml")]
+    arguments += ["--rounds", "1", "--repeats", "1", "--json", str(path)]
+    arguments += ["--set", "DATA_CONFIG.CAMERA_CONFIG.IMAGE.FINAL_DIM", "[64, 112]"]
+    arguments += ["MODEL.VTRANSFORM.IMAGE_SIZE", "[64, 112]"]
+    arguments += ["MODEL.VTRANSFORM.FEATURE_SIZE", "[8, 14]", "DATA_CONFIG.MAX_SWEEPS", "1"]
     monkeypatch.setattr(sys, "argv", ["benchmark.py", *arguments])
     assert benchmark.main() == 0
     report = json.loads(path.read_text())["batch 1"]
     assert report["parameters"] > 1e6
     assert report["seconds_ratio"] > 0
+    assert report["modules"]["materialised"]["vtransform"]["backward"] > 0
     assert "% of the step" in capsys.readouterr().out
 
 
