@@ -61,8 +61,10 @@ def without_collisions(batch: dict[str, Any]) -> dict[str, Any]:
     if "camera_imgs" not in batch:
         return batch
     height, width = batch["camera_imgs"].shape[-2:]
-    points, keys = batch["points"], ("lidar2image", "img_aug_matrix", "lidar_aug_matrix")
-    returns = image_returns(points, *(batch[key] for key in keys), (height, width))
+    points = batch["points"]
+    lidar2image, img_aug = batch["lidar2image"], batch["img_aug_matrix"]
+    lidar_aug = batch["lidar_aug_matrix"]
+    returns = image_returns(points, lidar2image, img_aug, lidar_aug, (height, width))
     column, row = returns.pixel.long().unbind(1)
     pixel = (returns.image * height + row) * width + column
     order = pixel.argsort()
