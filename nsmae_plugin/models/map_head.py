@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -60,12 +60,11 @@ class BEVSegmentationHead(nn.Module):
         self.resample = GridResampler(grid, feature_range)
         self.loss_of_classes = map_loss(model_cfg.LOSS_CONFIG)
         channels = model_cfg.get("HIDDEN_CHANNEL", input_channels)
+        last = nn.Conv2d(channels, len(self.classes), kernel_size=1)
+        nn.init.constant_(cast(Tensor, last.bias), math.log(PRIOR / (1 - PRIOR)))
         self.classifier = nn.Sequential(
-            *_conv_block(input_channels, channels),
-            *_conv_block(channels, channels),
-            nn.Conv2d(channels, len(self.classes), kernel_size=1),
+            *_conv_block(input_channels, channels), *_conv_block(channels, channels), last
         )
-        nn.init.constant_(self.classifier[-1].bias, math.log(PRIOR / (1 - PRIOR)))
 
     def forward(self, batch_dict: dict[str, Any]) -> dict[str, Any]:
         """Classify the cells; keys in the class's docstring."""

@@ -34,9 +34,10 @@ class FeedForward(nn.Module):
         self.dropout_layer = DropPath(path_drop)
 
     def forward(self, features: torch.Tensor, identity: torch.Tensor) -> torch.Tensor:
-        (expand, _, drop), contract, last_drop = self.layers
+        layers: Any = self.layers
+        (expand, _, drop), contract, last_drop = layers
         if self.training and drop.p > 0:
-            return identity + self.dropout_layer(self.layers(features))
+            return identity + self.dropout_layer(layers(features))
         out = gelu_linear(expand(features), contract.weight, contract.bias)
         return identity + self.dropout_layer(last_drop(out))
 
