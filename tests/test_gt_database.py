@@ -184,4 +184,5 @@ def test_the_files_are_those_of_openpcdet(openpcdet_root, root, synthetic_root, 
             ]
             # OpenPCDet takes the sweeps in a random order.
             rows = [one[np.lexsort(one.T)] for one in rows]
-            np.testing.assert_allclose(rows[0], rows[1], atol=1e-6, err_msg=entry["path"])
+            # float32 coordinates, up to 64 m away when the sweeps are moved, are 4e-6 m apart.
+            np.testing.assert_allclose(rows[0], rows[1], atol=1e-5, err_msg=entry["path"])
