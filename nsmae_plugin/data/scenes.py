@@ -1,7 +1,8 @@
 """Which keyframes make up a scene, and where it was recorded; info files do not say."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,15 +20,9 @@ def scenes_of_samples(root: Path, version: str) -> dict[str, str]:
     Raises:
         DataError: a table is missing or damaged.
     """
-    scenes, samples = (_table(root / version / f"{name}.json") for name in ("scene", "sample"))
-    try:
+    with _tables(root / version, "scene", "sample") as (scenes, samples):
         names = {scene["token"]: scene["name"] for scene in scenes}
         return {sample["token"]: names[sample["scene_token"]] for sample in samples}
-    except (KeyError, TypeError) as error:
-        raise DataError(
-            f"scene.json and sample.json in {root / version} are no nuScenes tables, or do not "
-            f"belong together: {error!r}"
-        ) from error
 
 
 def locations_of_samples(root: Path, version: str) -> dict[str, str]:
@@ -39,17 +34,23 @@ def locations_of_samples(root: Path, version: str) -> dict[str, str]:
     Raises:
         DataError: a table is missing or damaged.
     """
-    logs, scenes, samples = (
-        _table(root / version / f"{name}.json") for name in ("log", "scene", "sample")
-    )
-    try:
+    with _tables(root / version, "log", "scene", "sample") as (logs, scenes, samples):
         at_log = {log["token"]: log["location"] for log in logs}
         at_scene = {scene["token"]: at_log[scene["log_token"]] for scene in scenes}
         return {sample["token"]: at_scene[sample["scene_token"]] for sample in samples}
+
+
+@contextmanager
+def _tables(folder: Path, *names: str) -> Iterator[list[Any]]:
+    """Tables of a folder; records that they do not hold are errors of the data."""
+    tables = [_table(folder / f"{name}.json") for name in names]
+    try:
+        yield tables
     except (KeyError, TypeError) as error:
+        *others, last = (f"{name}.json" for name in names)
         raise DataError(
-            f"log.json, scene.json and sample.json in {root / version} are no nuScenes tables, or "
-            f"do not belong together: {error!r}"
+            f"{', '.join(others)} and {last} in {folder} are no nuScenes tables, or do not belong "
+            f"together: {error!r}"
         ) from error
 
 
