@@ -5,22 +5,12 @@ from collections.abc import Iterable
 import numpy as np
 from shapely.geometry import Polygon
 
+from nsmae_plugin.data.maps.classes import LINE_LAYERS, POLYGON_LAYERS
 from nsmae_plugin.data.synthetic import layout as roads
 from nsmae_plugin.data.synthetic.layout import Crossing, Lane, Layout, polygons_of
 from nsmae_plugin.data.synthetic.tables import Record, make_token
 
-POLYGON_LAYERS = (
-    "drivable_area",
-    "road_segment",
-    "road_block",
-    "lane",
-    "ped_crossing",
-    "walkway",
-    "stop_line",
-    "carpark_area",
-    "lane_connector",
-)
-LINE_LAYERS = ("road_divider", "lane_divider", "traffic_light")
+LAYERS = (*POLYGON_LAYERS, *LINE_LAYERS, "traffic_light")
 VERSION = "1.3"
 
 
@@ -37,7 +27,7 @@ class MapExpansion:
         self._names = (seed, location)
         self._canvas = canvas
         self._layers: dict[str, list[Record]] = {
-            name: [] for name in ("polygon", "line", "node", *POLYGON_LAYERS, *LINE_LAYERS)
+            name: [] for name in ("polygon", "line", "node", *LAYERS)
         }
         self._arcs: dict[str, list[Record]] = {}
         self._connectivity: dict[str, dict[str, list[str]]] = {}
