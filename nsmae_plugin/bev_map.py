@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -45,23 +47,51 @@ class BEVMap:
         return np.divide(both, either, out=np.full(len(both), np.nan), where=either > 0)
 
     def save(self, path: Path, sample: str, network: str, pose: np.ndarray | None) -> Path:
-        """Write a compressed ``.npz``; docs/INFERENCE.md lists its arrays.
+        """Write everything by :func:`save_map`; docs/INFERENCE.md lists the arrays.
 
         Args:
             sample: token.
             network: configuration and weights in words.
             pose: (4, 4) LiDAR frame to global frame, None where it is not known.
         """
-        known = {"labels": self.labels, "iou": self.iou(), "lidar_to_global": pose}
-        np.savez_compressed(
+        return save_map(
             path,
-            probabilities=self.probabilities.astype(np.float16),
-            classes=np.array(self.classes),
-            x_bound=np.array(self.grid.x_bound),
-            y_bound=np.array(self.grid.y_bound),
-            threshold=np.array(self.threshold),
-            sample=np.array(sample),
-            network=np.array(network),
-            **{name: value for name, value in known.items() if value is not None},
+            sample,
+            self.probabilities,
+            self.classes,
+            self.grid,
+            threshold=self.threshold,
+            network=network,
+            labels=self.labels,
+            iou=self.iou(),
+            lidar_to_global=pose,
         )
-        return path
+
+
+def save_map(
+    path: Path,
+    sample: str,
+    probabilities: np.ndarray,
+    classes: Sequence[str],
+    grid: MapGrid,
+    **more: Any,
+) -> Path:
+    """Write the map of a sample as a compressed ``.npz``.
+
+    It holds ``probabilities`` (C, Y, X) float16, ``classes`` (C,) str, ``x_bound`` and ``y_bound``
+    (minimum, maximum and step in metres, LiDAR frame) and ``sample``.
+
+    Args:
+        sample: token.
+        more: what else is known, by name; None is left out.
+    """
+    np.savez_compressed(
+        path,
+        probabilities=probabilities.astype(np.float16),
+        classes=np.array(classes),
+        x_bound=np.array(grid.x_bound),
+        y_bound=np.array(grid.y_bound),
+        sample=np.array(sample),
+        **{name: np.array(value) for name, value in more.items() if value is not None},
+    )
+    return path

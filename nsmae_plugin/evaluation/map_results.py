@@ -1,4 +1,4 @@
-"""Predicted BEV maps of a batch: their counts, and files with what a network predicts."""
+"""Predicted BEV maps: the counts of a batch, and the score of a whole data set."""
 
 from __future__ import annotations
 
@@ -44,26 +44,6 @@ def map_counts(
         )
     labels = torch.as_tensor(batch["gt_masks_bev"], device=probabilities.device).bool()
     return list(map_iou.count_cells(probabilities, labels).cpu().numpy())
-
-
-def save_map(path: Path, token: str, probabilities: np.ndarray, map_config: Any) -> None:
-    """Write the map of a sample as an ``npz`` file.
-
-    It holds ``probabilities`` (C, Y, X) float16, ``classes`` (C,) str, ``x_bound`` and ``y_bound``
-    (minimum, maximum and step in metres, LiDAR frame) and ``sample``, the token; as ``map.npz`` of
-    tools/infer.py.
-
-    Args:
-        map_config: the section ``DATA_CONFIG.MAP_CONFIG``.
-    """
-    np.savez_compressed(
-        path,
-        probabilities=probabilities.astype(np.float16),
-        classes=np.array(map_config["CLASSES"], dtype=str),
-        x_bound=np.array(map_config["XBOUND"], dtype=np.float64),
-        y_bound=np.array(map_config["YBOUND"], dtype=np.float64),
-        sample=np.array(token),
-    )
 
 
 def score(

@@ -8,6 +8,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from nsmae_plugin.bev_map import save_map
+from nsmae_plugin.data.maps.classes import map_classes
+from nsmae_plugin.data.maps.grid import MapGrid
 from nsmae_plugin.errors import ConfigError, DataError
 from nsmae_plugin.evaluation import map_results, nuscenes_benchmark
 from nsmae_plugin.evaluation.nuscenes_benchmark import Benchmark
@@ -47,7 +50,7 @@ class NuScenesEvaluation:
 
         With ``output_path`` a sample's boxes go to ``<frame_id>.json``, that holds ``token`` and,
         in the LiDAR frame, ``names``, ``scores`` and ``boxes``; its map goes to ``<frame_id>.npz``,
-        see :func:`nsmae_plugin.evaluation.map_results.save_map`.
+        see :func:`nsmae_plugin.bev_map.save_map`.
 
         Raises:
             DataError, NonFiniteError: see :func:`nsmae_plugin.evaluation.map_results.map_counts`.
@@ -76,9 +79,9 @@ class NuScenesEvaluation:
             Path(f"{path}.json").write_text(json.dumps(content), encoding="utf-8")
         if "masks_bev" in prediction:
             probabilities = prediction["masks_bev"].detach().float().cpu().numpy()
-            map_results.save_map(
-                Path(f"{path}.npz"), token, probabilities, self.dataset_cfg.MAP_CONFIG
-            )
+            grid = MapGrid.from_config(self.dataset_cfg.MAP_CONFIG)
+            classes = map_classes(self.dataset_cfg.MAP_CONFIG)
+            save_map(Path(f"{path}.npz"), token, probabilities, classes, grid)
 
     def benchmark(self, boxes: bool = True) -> Benchmark:
         """What is going to be evaluated, checked before a network runs for hours.
