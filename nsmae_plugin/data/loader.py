@@ -18,6 +18,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from nsmae_plugin import host
+from nsmae_plugin.cores import usable_cores
 from nsmae_plugin.errors import ConfigError
 
 
@@ -129,13 +130,9 @@ class EpochSampler(Sampler[Draw]):
 
 
 def default_workers() -> int:
-    """As many loader processes as cores for each training process of this machine, at most eight.
-
-    Cores that this process may use: containers and job schedulers give fewer than there are.
-    """
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    """As many loader processes as cores per training process of this machine, at most eight."""
     processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # set by torchrun
-    return min(8, max(1, (cores or 1) // processes))
+    return min(8, max(1, usable_cores() // processes))
 
 
 def build_dataloader(

@@ -18,6 +18,7 @@ import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from nsmae_plugin.cores import usable_cores
 from nsmae_plugin.errors import ConfigError, NSMAEError
 
 T = TypeVar("T")
@@ -146,8 +147,7 @@ def _device(choice: str, local_rank: int) -> torch.device:
 def _set_threads(processes_here: int) -> None:
     """Share the cores that this job may use among its processes, unless the user has decided."""
     if "OMP_NUM_THREADS" not in os.environ:
-        cores = len(os.sched_getaffinity(0))
-        torch.set_num_threads(max(1, cores // processes_here))
+        torch.set_num_threads(max(1, usable_cores() // processes_here))
 
 
 def wrap(model: nn.Module, world: World, sync_batch_norm: bool = False) -> nn.Module:

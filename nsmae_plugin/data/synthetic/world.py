@@ -2,7 +2,6 @@
 
 import json
 import multiprocessing
-import os
 import shutil
 import tempfile
 from collections.abc import Iterable
@@ -13,6 +12,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from nsmae_plugin.cores import usable_cores
 from nsmae_plugin.data.synthetic import tables
 from nsmae_plugin.data.synthetic.layout import Layout
 from nsmae_plugin.data.synthetic.map_expansion import MapExpansion
@@ -184,4 +184,4 @@ def _write_json(path: Path, content: object) -> None:
 
 def default_workers() -> int:
     """As many processes as cores, at most eight."""
-    return min(8, os.cpu_count() or 1)
+    return min(8, usable_cores())

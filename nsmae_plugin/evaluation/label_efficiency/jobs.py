@@ -16,6 +16,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from nsmae_plugin.cores import usable_cores
 from nsmae_plugin.errors import DataError, NSMAEError
 from nsmae_plugin.evaluation.label_efficiency.records import (
     FINISHED,
@@ -151,8 +152,7 @@ class Runner:
 
 def environment(jobs: int) -> dict[str, str]:
     """This process's environment with its cores divided among ``jobs``, unless the user did so."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    threads = str(max(1, (cores or 1) // jobs))
+    threads = str(max(1, usable_cores() // jobs))
     return {"OMP_NUM_THREADS": threads, **os.environ, "PYTHONUNBUFFERED": "1"}
 
 
