@@ -21,6 +21,7 @@ from nsmae_plugin.visualization.boxes import Colour, project, skeletons
 PANEL_WIDTH = 640  # pixels of one camera
 COLUMNS = 3
 DPI = 100
+TITLE = 0.25  # inches above an image
 FILM_WIDTH = 1600  # pixels
 TRUTH_STYLE = {"linestyles": (0, (3, 2)), "linewidths": 1.0}
 PREDICTION_STYLE = {"linestyles": "solid", "linewidths": 1.5}
@@ -94,16 +95,21 @@ def camera_figure(
         draw: adds to a panel; its axes are in pixels of the image.
     """
     columns = min(COLUMNS, len(photographs))
-    rows = -(-len(photographs) // columns)
-    shape = max(one.image.height / one.image.width for one in photographs)
     width = PANEL_WIDTH / DPI
     figure = Figure(
-        figsize=(columns * width, rows * (shape * width + 0.25) + 0.7),
+        figsize=(columns * width, height_of(photographs, columns, width) + 0.7),
         dpi=DPI,
         layout="constrained",
     )
     draw_photographs(figure, photographs, columns, draw)
     return figure
+
+
+def height_of(photographs: Sequence[Photograph], columns: int, width: float) -> float:
+    """Inches that the rows of images take, each image ``width`` inches wide; 0 without any."""
+    rows = -(-len(photographs) // columns)
+    shape = max((one.image.height / one.image.width for one in photographs), default=0.0)
+    return rows * (shape * width + TITLE)
 
 
 def draw_photographs(
@@ -211,10 +217,7 @@ def _legend(figure: Figure, scenery: Scenery, colours: Mapping[str, Colour]) -> 
         Line2D([], [], color="0.2", linestyle=style["linestyles"], label=what)
         for _, style, what in reversed(_layers(scenery))
     ]
-    columns = max(3, round(figure.get_figwidth() / 1.6))
-    figure.legend(
-        handles=handles, loc="outside lower center", ncols=columns, fontsize=9, frameon=False
-    )
+    panels.legend_below(figure, handles, columns=max(3, round(figure.get_figwidth() / 1.6)))
 
 
 def save_pictures(

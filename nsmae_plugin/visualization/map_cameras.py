@@ -8,17 +8,17 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.patches import Patch
 
 from nsmae_plugin.bev_map import BEVMap
 from nsmae_plugin.data.maps.grid import MapGrid
+from nsmae_plugin.visualization import panels
 from nsmae_plugin.visualization.detection import (
     PANEL_WIDTH,
     Photograph,
     Scenery,
     camera_figure,
 )
-from nsmae_plugin.visualization.maps import map_colours, paint
+from nsmae_plugin.visualization.maps import class_patches, paint
 
 ALPHA = 0.5
 LIDAR_HEIGHT = 1.84  # metres above the road, where the vehicle's frame is not known; nuScenes'
@@ -114,10 +114,6 @@ def draw_map_cameras(
         )
 
     figure = camera_figure(scenery.photographs, draw)
-    colours = map_colours(view.classes)
-    handles = [Patch(color=colours[name], label=name) for name in view.classes]
     columns = max(3, round(figure.get_figwidth() / 1.8))
-    figure.legend(
-        handles=handles, loc="outside lower center", ncols=columns, fontsize=9, frameon=False
-    )
+    panels.legend_below(figure, class_patches(view.classes), columns)
     return figure

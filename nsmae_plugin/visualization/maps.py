@@ -18,9 +18,9 @@ from nsmae_plugin.visualization.boxes import Colour, skeletons
 from nsmae_plugin.visualization.detection import (
     COLUMNS,
     DPI,
-    Photograph,
     Scenery,
     draw_photographs,
+    height_of,
 )
 
 # nuScenes' own (nuscenes-devkit, map_expansion/map_api.py), in the order of painting: what lies
@@ -47,6 +47,12 @@ MAP_HEIGHT = 6.3
 def map_colours(classes: Sequence[str]) -> dict[str, Colour]:
     """Colour of every class, in the order of painting."""
     return {name: to_rgb(code) for name, code in MAP_COLOURS.items() if name in classes}
+
+
+def class_patches(classes: Sequence[str]) -> list[Patch]:
+    """An entry of the legend for every class."""
+    colours = map_colours(classes)
+    return [Patch(color=colours[name], label=name) for name in classes]
 
 
 def paint(masks: np.ndarray, classes: Sequence[str], alpha: float = 1.0) -> np.ndarray:
@@ -79,25 +85,15 @@ def compare(mask: np.ndarray, label: np.ndarray, colour: Colour) -> np.ndarray:
 
 def draw_map(scenery: Scenery, view: BEVMap) -> Figure:
     """All cameras; below them the predicted map, the labelled one and every class by itself."""
-    cameras = _rows(scenery.photographs)
-    height = WIDTH / COLUMNS * cameras * _shape(scenery.photographs) + 0.3 * cameras
-    figure = Figure(figsize=(WIDTH, height + MAP_HEIGHT + 0.8), dpi=DPI, layout="constrained")
-    heights = [height, MAP_HEIGHT] if cameras else [MAP_HEIGHT]
+    cameras = height_of(scenery.photographs, COLUMNS, WIDTH / COLUMNS)
+    figure = Figure(figsize=(WIDTH, cameras + MAP_HEIGHT + 0.8), dpi=DPI, layout="constrained")
+    heights = [cameras, MAP_HEIGHT] if scenery.photographs else [MAP_HEIGHT]
     parts = figure.subfigures(len(heights), 1, squeeze=False, height_ratios=heights).ravel()
-    if cameras:
+    if scenery.photographs:
         draw_photographs(parts[0], scenery.photographs, COLUMNS)
     _draw_maps(parts[-1], scenery, view)
     _legend(figure, view)
     return figure
-
-
-def _rows(photographs: Sequence[Photograph]) -> int:
-    return -(-len(photographs) // COLUMNS)
-
-
-def _shape(photographs: Sequence[Photograph]) -> float:
-    """Height over width of the tallest image."""
-    return max((one.image.height / one.image.width for one in photographs), default=0.0)
 
 
 def _draw_maps(figure: SubFigure, scenery: Scenery, view: BEVMap) -> None:
@@ -161,13 +157,10 @@ def _outline(axes: Axes, boxes: Boxes) -> None:
 
 
 def _legend(figure: Figure, view: BEVMap) -> None:
-    colours = map_colours(view.classes)
-    handles = [Patch(color=colours[name], label=name) for name in view.classes]
+    handles = class_patches(view.classes)
     if view.labels is not None:
         handles += [
             Patch(color=MISSED, label="one class: missed"),
             Patch(color=INVENTED, label="one class: predicted, but not there"),
         ]
-    figure.legend(
-        handles=handles, loc="outside lower center", ncols=len(handles), fontsize=9, frameon=False
-    )
+    panels.legend_below(figure, handles, columns=len(handles))

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib import colormaps
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
@@ -68,6 +69,13 @@ def metre_axes(axes: Axes) -> None:
     axes.set_xlabel("x, LiDAR frame (m)", fontsize=8)
     axes.set_ylabel("y, LiDAR frame (m)", fontsize=8)
     axes.plot(0, 0, marker="o", color="white", markeredgecolor="black", markersize=5)
+
+
+def legend_below(figure: Figure, handles: Sequence[Artist], columns: int) -> None:
+    """A legend under all panels, ``columns`` entries in a row."""
+    figure.legend(
+        handles=handles, loc="outside lower center", ncols=columns, fontsize=9, frameon=False
+    )
 
 
 def depth_limits(views: Sequence[DepthView]) -> tuple[float, float]:
