@@ -7,13 +7,13 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from bfloat16_check import check_bfloat16_training
 from made_up_batch import EXTENT, HEIGHT, VOXEL, WIDTH, made_up_batch
 
 import nsmae_plugin
 from nsmae_plugin import host
 from nsmae_plugin.config import load_config
 from nsmae_plugin.errors import ConfigError
-from nsmae_plugin.training.precision import keep_float32
 
 CONFIGS = Path(__file__).resolve().parents[1] / "cfgs" / "tiny"
 MODES = {
@@ -211,16 +211,7 @@ def test_any_number_of_cameras(cameras):
 
 
 def test_bfloat16_autocast_trains_with_float32_renderings(device):
-    model = keep_float32(build("both").to(device).train())
-    batch = made_up_batch(device=device)
-    full, _, _ = model(batch)
-    with torch.autocast(device.type, dtype=torch.bfloat16):
-        result, _, _ = model(batch)
-    result["loss"].backward()
-    assert result["loss"].dtype == torch.float32
-    # bfloat16 keeps 8 bits: a percent or two after a few dozen layers
-    assert result["loss"].item() == pytest.approx(full["loss"].item(), rel=0.1)
-    assert all(p.grad.isfinite().all() for p in model.parameters())
+    check_bfloat16_training(build("both").to(device), made_up_batch(device=device))
 
 
 def test_data_without_a_modality_of_the_model_is_named():
