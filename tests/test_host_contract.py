@@ -14,9 +14,19 @@ from nsmae_plugin.errors import HostError
 
 CONTRACT = {"NAME", "DatasetTemplate", "Detector3DTemplate", "build_dataset", "build_network"}
 CONTRACT |= {"lookup", "register", "to_device"}
-CLASS_SLOTS = ("detector", "dataset", "vfe", "backbone_3d", "map_to_bev", "image_backbone")
-CLASS_SLOTS += ("neck", "vtransform", "fuser", "backbone_2d", "dense_head")
 STEP_SLOTS = ("augmentor", "processor")
+OWN_ENTRIES = {
+    "vfe": "MeanVFE",
+    "backbone_3d": "VoxelResBackBone8x",
+    "map_to_bev": "HeightCompression",
+    "image_backbone": "SwinTransformer",
+    "neck": "GeneralizedLSSFPN",
+    "vtransform": "DepthLSSTransform",
+    "fuser": "ConvFuser",
+    "backbone_2d": "BaseBEVBackbone",
+    "augmentor": "random_world_rotation",
+    "processor": "transform_points_to_voxels",
+}
 
 DATA = EasyDict(
     DATASET="ContractDataset",
@@ -137,46 +147,29 @@ def test_the_contract_is_there(host):
     assert all(hasattr(host, name) for name in CONTRACT)
 
 
-@pytest.mark.parametrize("slot", CLASS_SLOTS)
-def test_a_registered_class_is_found_and_never_replaced(host, slot):
-    name = f"Registered in {slot}"
-    entry = type(name, (), {})
+def new_entry(slot):
+    """A class, or a function where the slot holds steps."""
+    if slot in STEP_SLOTS:
+        return lambda self, data_dict=None, config=None: data_dict
+    return type("Entry", (), {})
+
+
+@pytest.mark.parametrize("slot", ["detector", "dataset", "dense_head", *OWN_ENTRIES])
+def test_a_registered_entry_is_found_and_never_replaced(host, slot):
+    name, entry = f"Registered in {slot}", new_entry(slot)
     host.register(slot, name, entry)
     host.register(slot, name, entry)
     assert host.lookup(slot, name) is entry
     with pytest.raises(HostError, match=name):
-        host.register(slot, name, type("Impostor", (), {}))
+        host.register(slot, name, new_entry(slot))
     assert host.lookup(slot, name) is entry
 
 
-@pytest.mark.parametrize("slot", STEP_SLOTS)
-def test_a_registered_step_is_found_and_never_replaced(host, slot):
-    step = {"augmentor": contract_augmentor, "processor": contract_processor}[slot]
-    host.register(slot, step.__name__, step)
-    assert host.lookup(slot, step.__name__) is step
-    with pytest.raises(HostError, match=step.__name__):
-        host.register(slot, step.__name__, lambda self, data_dict=None, config=None: data_dict)
-
-
-@pytest.mark.parametrize(
-    ("slot", "name"),
-    [
-        ("vfe", "MeanVFE"),
-        ("backbone_3d", "VoxelResBackBone8x"),
-        ("map_to_bev", "HeightCompression"),
-        ("image_backbone", "SwinTransformer"),
-        ("neck", "GeneralizedLSSFPN"),
-        ("vtransform", "DepthLSSTransform"),
-        ("fuser", "ConvFuser"),
-        ("backbone_2d", "BaseBEVBackbone"),
-        ("augmentor", "random_world_rotation"),
-        ("processor", "transform_points_to_voxels"),
-    ],
-)
+@pytest.mark.parametrize(("slot", "name"), OWN_ENTRIES.items())
 def test_the_hosts_own_entries_cannot_be_replaced(host, slot, name):
     own = host.lookup(slot, name)
     with pytest.raises(HostError, match=name):
-        host.register(slot, name, type("Impostor", (), {}))
+        host.register(slot, name, new_entry(slot))
     host.register(slot, name, own)
     assert host.lookup(slot, name) is own
 
