@@ -6,7 +6,6 @@ and prints JSON; ``tools/benchmark.py frustum`` runs both in turn.
 
 from __future__ import annotations
 
-import argparse
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -26,7 +25,7 @@ from nsmae_plugin.benchmark.materialised import (
     pool_frustum,
     render_materialised,
 )
-from nsmae_plugin.benchmark.measure import measure_calls
+from nsmae_plugin.benchmark.measure import isolated_parser, measure_calls
 from nsmae_plugin.geometry import frustum_pixels, frustum_rays
 from nsmae_plugin.models.bev_pool import (
     BevGrid,
@@ -183,12 +182,9 @@ def largest_differences(
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = isolated_parser(__doc__, configured=False)
     parser.add_argument("task", choices=[*VARIANTS, "differences"])
     parser.add_argument("--size", choices=SIZES, default="full")
-    parser.add_argument("--batch", type=int, default=1)
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--repeats", type=int, default=3)
     args = parser.parse_args()
     size, device = SIZES[args.size], torch.device(args.device)
     if args.task == "differences":

@@ -7,7 +7,6 @@ rendering with their backward pass; everything anew in every step, as under augm
 
 from __future__ import annotations
 
-import argparse
 import json
 import math
 from collections.abc import Callable
@@ -25,7 +24,7 @@ from matplotlib.figure import Figure
 
 from nsmae_plugin.benchmark import frustum
 from nsmae_plugin.benchmark.inputs import ring_of_cameras, scan, stack_samples
-from nsmae_plugin.benchmark.measure import measure_calls
+from nsmae_plugin.benchmark.measure import isolated_parser, measure_calls
 from nsmae_plugin.geometry import frustum_pixels, frustum_rays
 from nsmae_plugin.models.bev_pool import BevGrid, build_plan, frustum_cells
 from nsmae_plugin.models.depth_map import image_returns, z_buffer
@@ -187,13 +186,10 @@ def _draw(panel: Axes, axis: str, rows: list[dict[str, Any]]) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = isolated_parser(__doc__, configured=False)
     parser.add_argument("axis", choices=list(AXES["full"]))
     parser.add_argument("value", type=int)
     parser.add_argument("--size", choices=frustum.SIZES, default="full")
-    parser.add_argument("--batch", type=int, default=1)
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--repeats", type=int, default=3)
     args = parser.parse_args()
     device = torch.device(args.device)
     # Once at tiny size, so that code that is loaded at its first use does not count as memory.

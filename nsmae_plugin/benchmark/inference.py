@@ -7,7 +7,6 @@ all leave their predictions.
 
 from __future__ import annotations
 
-import argparse
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,7 +19,7 @@ import torch
 
 from nsmae_plugin import host
 from nsmae_plugin.benchmark.inputs import made_up_batch
-from nsmae_plugin.benchmark.measure import MeasurementError, measure_calls
+from nsmae_plugin.benchmark.measure import MeasurementError, isolated_parser, measure_calls
 from nsmae_plugin.benchmark.step import build_model
 from nsmae_plugin.config import load_config
 from nsmae_plugin.errors import ConfigError
@@ -162,14 +161,9 @@ def check(result: dict[str, float]) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = isolated_parser(__doc__, configured=True)
     parser.add_argument("variant", choices=VARIANTS)
-    parser.add_argument("--cfg_file", required=True)
-    parser.add_argument("--batch", type=int, default=1)
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--folder", type=Path, required=True)
-    parser.add_argument("--set", nargs="*", default=[], dest="overrides")
     args = parser.parse_args()
     config, device = load_config(args.cfg_file, args.overrides), torch.device(args.device)
     result = measure(config, args.variant, args.batch, device, args.repeats, args.folder)

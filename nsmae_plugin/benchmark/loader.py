@@ -8,10 +8,8 @@ nothing else makes as many samples a second as the inverse.
 
 from __future__ import annotations
 
-import argparse
 import json
 import time
-from pathlib import Path
 from typing import Any
 
 import nsmae_plugin
@@ -21,7 +19,7 @@ import numpy as np
 import torch
 
 from nsmae_plugin import host
-from nsmae_plugin.benchmark.measure import MeasurementError
+from nsmae_plugin.benchmark.measure import MeasurementError, isolated_parser
 from nsmae_plugin.benchmark.stopwatch import Stopwatch, watch
 from nsmae_plugin.config import load_config
 from nsmae_plugin.data.loader import seeded
@@ -117,15 +115,11 @@ def measure_variant(dataset: Any, batch: int, repeats: int) -> dict[str, Any]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = isolated_parser(__doc__, configured=True, on_device=False)
     parser.add_argument("variant", choices=VARIANTS)
-    parser.add_argument("--cfg_file", required=True)
-    parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--sweeps", type=int)
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--set", nargs="*", default=[], dest="overrides")
     args = parser.parse_args()
-    config = load_config(Path(args.cfg_file), args.overrides)
+    config = load_config(args.cfg_file, args.overrides)
     dataset = build_dataset(config, args.variant, args.sweeps)
     print(json.dumps(measure_variant(dataset, args.batch, args.repeats)))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import statistics
@@ -111,6 +112,26 @@ def run_isolated(
     if done.returncode:
         raise MeasurementError(f"{' '.join(command)} failed:\n{done.stderr.strip()[-2000:]}")
     return json.loads(done.stdout.splitlines()[-1])
+
+
+def isolated_parser(
+    description: str | None, *, configured: bool, on_device: bool = True
+) -> argparse.ArgumentParser:
+    """What the modules that :func:`run_isolated` starts have in common.
+
+    Args:
+        configured: they measure what ``--cfg_file`` and ``--set`` describe.
+        on_device: they compute on ``--device``.
+    """
+    parser = argparse.ArgumentParser(description=description)
+    if configured:
+        parser.add_argument("--cfg_file", type=Path, required=True)
+        parser.add_argument("--set", nargs="*", default=[], dest="overrides")
+    if on_device:
+        parser.add_argument("--device", default="cpu")
+    parser.add_argument("--batch", type=int, default=1)
+    parser.add_argument("--repeats", type=int, default=3)
+    return parser
 
 
 def interleave(

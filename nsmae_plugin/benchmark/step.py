@@ -6,7 +6,6 @@ prints JSON; ``tools/benchmark.py step`` runs them in turn.
 
 from __future__ import annotations
 
-import argparse
 import copy
 import json
 import math
@@ -25,7 +24,7 @@ from torch.amp import GradScaler
 from nsmae_plugin import host
 from nsmae_plugin.benchmark.inputs import made_up_batch, made_up_dataset
 from nsmae_plugin.benchmark.materialised import materialise
-from nsmae_plugin.benchmark.measure import measure_calls
+from nsmae_plugin.benchmark.measure import isolated_parser, measure_calls
 from nsmae_plugin.benchmark.modules import ModuleTimer
 from nsmae_plugin.config import load_config
 from nsmae_plugin.data.masking import hidden_subset, image_patch_mask
@@ -180,13 +179,8 @@ def measure_variant(
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = isolated_parser(__doc__, configured=True)
     parser.add_argument("variant", choices=VARIANTS)
-    parser.add_argument("--cfg_file", required=True)
-    parser.add_argument("--batch", type=int, default=1)
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--repeats", type=int, default=2)
-    parser.add_argument("--set", nargs="*", default=[], dest="overrides")
     args = parser.parse_args()
     config = load_config(args.cfg_file, args.overrides)
     device = torch.device(args.device)
