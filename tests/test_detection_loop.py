@@ -5,10 +5,11 @@ from types import SimpleNamespace
 import pytest
 import torch
 from nuscenes_frames import Frames
+from process_group import run_in_processes
 from torch import nn
 
 from nsmae_plugin.data.loader import Draw
-from nsmae_plugin.errors import DataError
+from nsmae_plugin.errors import DataError, NonFiniteError
 from nsmae_plugin.evaluation import detection
 from nsmae_plugin.evaluation.detection import Predictions, predict
 from nsmae_plugin.training.distributed import World
@@ -56,6 +57,23 @@ class Loader(list):
         self.dataset = SimpleNamespace(dataset=Samples(length))
 
 
+class BrokenMap(nn.Module):
+    """Predicts a map of one cell; NaN in sample 3."""
+
+    def forward(self, batch):
+        values = [float("nan" if one["token"] == "3" else 0.5) for one in batch["metadata"]]
+        return [{"masks_bev": torch.full((1, 1, 1), value)} for value in values], {}
+
+
+def predict_a_broken_map(world):
+    loader = Loader([world.rank, world.rank + 2], 4)
+    for batch in loader:
+        batch["gt_masks_bev"] = torch.ones(1, 1, 1, 1, dtype=torch.bool)
+    with pytest.raises(NonFiniteError) as caught:
+        predict(BrokenMap(), loader, world)
+    return {"message": str(caught.value)}
+
+
 @pytest.mark.parametrize("training", [True, False])
 def test_the_model_keeps_its_mode(training):
     model = OneBox().train(training)
@@ -75,6 +93,12 @@ def test_predictions_come_in_the_order_of_the_data_set():
 def test_a_sample_that_is_lost_or_repeated_is_an_error(indices):
     with pytest.raises(DataError, match=f"{len(indices)} predictions for 3 samples"):
         predict(OneBox(), Loader(indices, 3), WORLD)
+
+
+def test_a_broken_map_in_one_process_stops_both_with_its_name(tmp_path):
+    """The second process has sample 3; the first would wait for its predictions."""
+    for one in run_in_processes(predict_a_broken_map, tmp_path):
+        assert one["message"].startswith("the map predicted for sample 3 is NaN or infinite")
 
 
 def test_the_recall_of_two_stages_is_told_apart():

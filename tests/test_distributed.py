@@ -1,17 +1,17 @@
 """Two gloo processes learn what one learns from the joint batch, and fail together."""
 
 import os
-import traceback
+from functools import partial
 
 import pytest
 import torch
-import torch.multiprocessing as mp
 from easydict import EasyDict
+from process_group import run_in_processes
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from toys import CONFIG, ToyDetector, batch, free_port
 
-from nsmae_plugin.errors import ConfigError, NonFiniteError
+from nsmae_plugin.errors import ConfigError, DataError, NSMAEError
 from nsmae_plugin.training import checkpoint, distributed, engine
 from nsmae_plugin.training.checkpoint import Plan, Progress, Run
 from nsmae_plugin.training.optim import build_optimizer, build_scheduler
@@ -42,23 +42,13 @@ def new_run(wrap=lambda model: model, model=None):
     return Run(wrap(model), optimizer, scheduler, scaler, Progress())
 
 
-def in_one_of_two_processes(rank, port, folder):
-    """What each process finds goes to a file: failures of children are hard to read."""
-    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE="2")
-    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
-    try:
-        found = look_around(distributed.start("pytorch", "cpu"))
-    except Exception:
-        found = {"error": traceback.format_exc()}
-    torch.save(found, folder / f"{rank}.pt")
-    distributed.stop()
-
-
 def look_around(world):
     found = {"world": (world.rank, world.size), "main": world.is_main}
     found["any"] = distributed.any_process(world.rank == 1, False)
     found["gather"] = distributed.gather(f"from {world.rank}")
     found["from_main"] = distributed.from_main(f"from {world.rank}")
+    found["on_all"] = distributed.on_all(lambda: f"from {world.rank}")
+    found["refused"] = message_of(lambda: distributed.on_all(partial(refuse, world.rank)))
 
     run = new_run(lambda model: distributed.wrap(model, world))
     found["wrapped"] = isinstance(run.model, DistributedDataParallel)
@@ -76,21 +66,24 @@ def look_around(world):
     bad = batch(9)
     if world.rank == 1:
         bad["y"][:] = float("inf")
-    try:
-        engine.train_step(run, [bad], OPTIONS, CPU)
-    except NonFiniteError as error:
-        found["message"] = str(error)
+    found["message"] = message_of(lambda: engine.train_step(run, [bad], OPTIONS, CPU))
     return found
+
+
+def refuse(rank):
+    if rank == 1:
+        raise DataError(f"refused by {rank}")
+
+
+def message_of(action):
+    with pytest.raises(NSMAEError) as caught:
+        action()
+    return f"{type(caught.value).__name__}: {caught.value}"
 
 
 @pytest.fixture(scope="module")
 def both(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("processes")
-    mp.spawn(in_one_of_two_processes, args=(free_port(), folder), nprocs=2)
-    found = [torch.load(folder / f"{rank}.pt", weights_only=False) for rank in (0, 1)]
-    for one in found:
-        assert "error" not in one, one["error"]
-    return found
+    return run_in_processes(look_around, tmp_path_factory.mktemp("processes"))
 
 
 def test_processes_know_their_place_and_agree(both):
@@ -100,7 +93,12 @@ def test_processes_know_their_place_and_agree(both):
         assert one["any"] == (True, False)
         assert one["gather"] == ["from 0", "from 1"]
         assert one["from_main"] == "from 0"
+        assert one["on_all"] == ["from 0", "from 1"]
         assert one["wrapped"]
+
+
+def test_an_error_in_one_process_is_raised_in_both(both):
+    assert [one["refused"] for one in both] == ["DataError: refused by 1"] * 2
 
 
 def test_averaged_gradients_equal_those_of_the_joint_batch(both):
@@ -127,7 +125,7 @@ def test_a_checkpoint_holds_the_random_states_of_all_processes(both):
 def test_a_non_finite_loss_in_one_process_stops_both_and_names_the_samples(both):
     for one in both:
         assert one["message"] == (
-            "the loss is not finite: loss=inf, loss_fit=inf for the samples frame9"
+            "NonFiniteError: the loss is not finite: loss=inf, loss_fit=inf for the samples frame9"
         )
 
 
@@ -139,6 +137,7 @@ def test_a_single_process_needs_no_process_group():
     assert distributed.any_process(True, False) == (True, False)
     assert distributed.gather(3) == [3]
     assert distributed.from_main(3) == 3
+    assert distributed.on_all(lambda: 3) == [3]
     distributed.stop()
 
 

@@ -1,14 +1,11 @@
 """Reconstruction metrics against numbers worked out by hand, and their invariances."""
 
 import math
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from process_group import run_in_processes
 from torch import nn
 
 from nsmae_plugin.errors import DataError, NonFiniteError
@@ -244,36 +241,28 @@ def test_a_rendering_that_is_not_finite_names_its_frames():
         metrics_of(batch)
 
 
-SHARD = """
-import sys, json
-import nsmae_plugin
-import torch
-sys.path.insert(0, {tests!r})
-from test_reconstruction import Renderer, bev_loader
-from nsmae_plugin.evaluation.reconstruction import evaluate
-rank = int(sys.argv[1])
-torch.distributed.init_process_group(
-    "gloo", init_method="file://" + sys.argv[2], rank=rank, world_size=3)
-# The third process has no sample at all.
-print(json.dumps(evaluate(Renderer(), bev_loader()[rank:rank + 1], "cpu")))
-"""
+def evaluate_shards(world):
+    """The third process has no sample at all; one rendering of the second is NaN."""
+    joined = evaluate(Renderer(), bev_loader()[world.rank : world.rank + 1], "cpu")
+    broken = bev_loader()[world.rank : world.rank + 1]
+    if world.rank == 1:
+        broken[0]["target_bev_depth"][:] = math.nan
+    with pytest.raises(NonFiniteError) as caught:
+        evaluate(Renderer(), broken, "cpu")
+    return {"joined": joined, "message": str(caught.value)}
 
 
-def test_processes_join_their_sums(tmp_path):
-    import json
+@pytest.fixture(scope="module")
+def three(tmp_path_factory):
+    return run_in_processes(evaluate_shards, tmp_path_factory.mktemp("processes"), count=3)
 
-    script = SHARD.format(tests=str(Path(__file__).parent))
-    command = [sys.executable, "-c", script]
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
-    jobs = [
-        subprocess.Popen(
-            [*command, str(rank), str(tmp_path / "store")],
-            stdout=subprocess.PIPE,
-            env=environment,
-        )
-        for rank in range(3)
-    ]
-    results = [json.loads(job.communicate(timeout=120)[0]) for job in jobs]
+
+def test_processes_join_their_sums(three):
     alone = evaluate(Renderer(), bev_loader(), "cpu")
-    for result in results:
-        assert result == pytest.approx(alone)
+    for one in three:
+        assert one["joined"] == pytest.approx(alone)
+
+
+def test_a_broken_rendering_in_one_process_stops_all_with_its_frame(three):
+    for one in three:
+        assert one["message"].startswith("rendered_bev_depth is NaN or infinite in frames [a]")

@@ -25,6 +25,7 @@ RESULT = "result.txt"  # written last: its presence says that an evaluation is c
 WARM_UP = 0.1  # share of the batches that the latency leaves out
 BOX_HEADS = ("dense_head", "point_head", "roi_head")
 MAP_HEAD = "map_head"
+Shard = list[tuple[int, dict[str, Any]]]  # index and annotation of the samples of one process
 
 
 @dataclass
@@ -123,13 +124,26 @@ def predict(
 
     Raises:
         DataError: the processes together did not see every sample exactly once, or a map has no
-            labels.
+            labels; in every process, as all errors of the plugin.
         NonFiniteError: a map is NaN or infinite.
     """
+    clock = _Clock(world.device if measure_time else None, len(loader))
+    shards = distributed.on_all(lambda: _predict_shard(model, loader, world, per_sample, clock))
+    samples = len(loader.dataset.dataset)  # type: ignore[attr-defined]
+    joined = _join([annotations for annotations, _ in shards], samples)
+    total: Counter[str] = Counter()
+    for _, recall in shards:
+        total.update(recall)  # not +, which drops the zeros
+    return Predictions(joined, dict(total), clock.mean())
+
+
+def _predict_shard(
+    model: nn.Module, loader: DataLoader, world: World, per_sample: Path | None, clock: _Clock
+) -> tuple[Shard, Counter[str]]:
+    """Index and annotation of every sample of this process, and what it recalls."""
     # The wrapper's forward synchronises buffers, and would wait for processes with fewer batches.
     model = distributed.bare(model)
     dataset: Any = loader.dataset.dataset  # type: ignore[attr-defined]
-    clock = _Clock(world.device if measure_time else None, len(loader))
     annotations: list[dict[str, Any]] = []
     recall: Counter[str] = Counter()
     was_training = model.training
@@ -149,14 +163,10 @@ def predict(
     finally:
         model.train(was_training)
     indices = [draw.index for draw in loader.sampler]  # type: ignore[attr-defined]
-    joined = _join(distributed.gather(list(zip(indices, annotations, strict=True))), len(dataset))
-    total: Counter[str] = Counter()
-    for part in distributed.gather(recall):
-        total.update(part)  # not +, which drops the zeros
-    return Predictions(joined, dict(total), clock.mean())
+    return list(zip(indices, annotations, strict=True)), recall
 
 
-def _join(parts: list[list[tuple[int, dict[str, Any]]]], samples: int) -> list[dict[str, Any]]:
+def _join(parts: list[Shard], samples: int) -> list[dict[str, Any]]:
     """The annotations of all processes in the order of the data set."""
     together = sorted((pair for part in parts for pair in part), key=lambda pair: pair[0])
     if [index for index, _ in together] != list(range(samples)):

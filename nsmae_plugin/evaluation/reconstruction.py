@@ -57,11 +57,22 @@ def evaluate(
 
     Raises:
         DataError: when the loader is empty in every process.
-        NonFiniteError: when a rendering is NaN or infinite, naming the samples.
+        NonFiniteError: when a rendering is NaN or infinite, naming the samples; in every process.
     """
+    meter = ReconstructionMeter(device)
+    distributed.on_all(lambda: _measure_shard(model, loader, device, meter))
+    meter.all_reduce()
+    return meter.compute()
+
+
+def _measure_shard(
+    model: nn.Module,
+    loader: Iterable[dict[str, Any]],
+    device: torch.device | str,
+    meter: ReconstructionMeter,
+) -> None:
     # The wrapper's forward synchronises buffers, and would wait for processes with fewer batches.
     model = distributed.bare(model)
-    meter = ReconstructionMeter(device)
     was_training = model.training
     model.eval()
     try:
@@ -71,8 +82,6 @@ def evaluate(
                 meter.update(rendered)
     finally:
         model.train(was_training)
-    meter.all_reduce()
-    return meter.compute()
 
 
 def cells_of_patches(patch_mask: Tensor, grid: tuple[int, int]) -> tuple[Tensor, Tensor]:

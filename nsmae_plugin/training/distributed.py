@@ -212,11 +212,32 @@ def on_main(action: Callable[[], T]) -> T:
     """
     outcome: Any = None
     if not dist.is_initialized() or dist.get_rank() == 0:
-        try:
-            outcome = action()
-        except NSMAEError as error:
-            outcome = error
-    outcome = from_main(outcome)
+        outcome = _outcome(action)
+    return _result(from_main(outcome))
+
+
+def on_all(action: Callable[[], T]) -> list[T]:
+    """What ``action`` returns in each process, by rank; all processes must call together.
+
+    For work in which the processes do not wait for each other: where it ends with an error in one,
+    the others would wait for that one for ever.
+
+    Raises:
+        NSMAEError: what it raised in the first of the processes in which it did, in every process,
+            once all have come to their end.
+    """
+    return [_result(outcome) for outcome in gather(_outcome(action))]
+
+
+def _outcome(action: Callable[[], T]) -> T | NSMAEError:
+    """What an action returns or raises, to be sent to other processes."""
+    try:
+        return action()
+    except NSMAEError as error:
+        return error
+
+
+def _result(outcome: T | NSMAEError) -> T:
     if isinstance(outcome, NSMAEError):
         raise outcome
     return outcome
