@@ -1,11 +1,14 @@
-"""Building a dataset, which both hosts do alike."""
+"""What both hosts do alike when they build a dataset or a network."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from torch import nn
 from torch.utils.data import Dataset
+
+from nsmae_plugin.errors import ConfigError
 
 
 def build_dataset(
@@ -30,3 +33,27 @@ def build_dataset(
         root_path=None if root_path is None else Path(root_path),
         logger=logger or logging.getLogger(__name__),
     )
+
+
+def refuse_unused_sections(model: nn.Module, model_cfg: Any) -> None:
+    """Whether a detector has a slot for every module of its configuration.
+
+    A template builds the slots of ``module_topology`` and leaves the other sections unread.
+
+    Raises:
+        ConfigError: naming the sections that it has no slot for.
+    """
+    topology: Any = getattr(model, "module_topology", None)
+    if topology is None:
+        return  # no descendant of a template: it reads its configuration by itself
+    slots = {
+        key: "map_to_bev_module" if key == "MAP_TO_BEV" else key.lower()
+        for key, value in model_cfg.items()
+        if isinstance(value, Mapping) and "NAME" in value
+    }
+    unused = [key for key, slot in slots.items() if slot not in topology]
+    if unused:
+        raise ConfigError(
+            f"{model_cfg.NAME} has no place for MODEL.{', MODEL.'.join(unused)}: remove what it "
+            "does not use, or choose another MODEL.NAME (BEVFusionMap has a MAP_HEAD)"
+        )

@@ -27,7 +27,14 @@ build_dataset = partial(build.build_dataset, lookup)
 
 
 def build_network(model_cfg: Any, num_class: int, dataset: Any) -> nn.Module:
-    """Build the detector that ``model_cfg.NAME`` names."""
-    return lookup("detector", model_cfg.NAME)(
+    """Build the detector that ``model_cfg.NAME`` names.
+
+    Raises:
+        HostError: a NAME in ``model_cfg`` is not registered.
+        ConfigError: ``model_cfg`` has sections that the detector does not use.
+    """
+    model = lookup("detector", model_cfg.NAME)(
         model_cfg=model_cfg, num_class=num_class, dataset=dataset
     )
+    build.refuse_unused_sections(model, model_cfg)
+    return model

@@ -47,6 +47,9 @@ def build_network(model_cfg: Any, num_class: int, dataset: Any) -> nn.Module:
 
     Raises:
         HostError: a NAME in ``model_cfg`` is not registered.
+        ConfigError: ``model_cfg`` has sections that the detector does not use.
     """
     check_names(model_cfg)
-    return _build_network(model_cfg=model_cfg, num_class=num_class, dataset=dataset)
+    model = _build_network(model_cfg=model_cfg, num_class=num_class, dataset=dataset)
+    build.refuse_unused_sections(model, model_cfg)
+    return model
