@@ -8,6 +8,7 @@ values.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -32,7 +33,7 @@ class MaterialisedPlan(NamedTuple):
 
 
 def materialised_plan(
-    cells: torch.Tensor, image_shape: torch.Size, num_cells: int
+    cells: torch.Tensor, image_shape: Sequence[int], num_cells: int
 ) -> MaterialisedPlan:
     """From the (P, D) cells of :func:`nsmae_plugin.models.bev_pool.frustum_cells`.
 
@@ -86,14 +87,18 @@ class MaterialisedDepthLSSTransform(FactorizedDepthLSSTransform):
 
     hands_on = False
 
-    def pool(self, batch_dict: dict[str, Any]) -> torch.Tensor:
+    @torch.no_grad()
+    def plan(self, batch_dict: Mapping[str, Any]) -> Any:
+        num_cells = len(batch_dict["lidar_aug_matrix"]) * self.grid.num_cells
+        images = batch_dict["camera_intrinsics"].shape[:2].numel()
+        shape = (images, self.num_bins, *self.feature_size)
+        return materialised_plan(self.cells(batch_dict), shape, num_cells)
+
+    def pool(self, batch_dict: dict[str, Any], plan: Any) -> torch.Tensor:
         depth = batch_dict["depth_logits"].softmax(1)
         frustum = lift(depth, batch_dict["depth_context"])
         if self.hands_on:
             batch_dict["frustum"], batch_dict["frustum_depth"] = frustum, depth
-        with torch.no_grad():
-            num_cells = len(batch_dict["lidar_aug_matrix"]) * self.grid.num_cells
-            plan = materialised_plan(self.cells(batch_dict), depth.shape, num_cells)
         return pool_frustum(frustum, plan)
 
 

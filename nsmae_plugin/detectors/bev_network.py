@@ -8,7 +8,7 @@ from torch import nn
 
 from nsmae_plugin import host
 from nsmae_plugin.detectors.bev_config import check_sections, check_sizes
-from nsmae_plugin.detectors.branches import require_inputs
+from nsmae_plugin.detectors.branches import prepare_geometry, require_inputs
 from nsmae_plugin.host.detection import DenseHeadDetector
 
 ModelInfo = dict[str, Any]
@@ -53,6 +53,7 @@ class BEVNetwork(DenseHeadDetector, host.Detector3DTemplate):
     def run_modules(self, batch_dict: dict[str, Any]) -> dict[str, Any]:
         """The modules one after the other; cameras alone stand in for ``spatial_features``."""
         require_inputs(batch_dict, self)
+        prepare_geometry(batch_dict, self)
         for module in self.module_list:
             batch_dict = module(batch_dict)
             if module is self.vtransform and self.map_to_bev_module is None:

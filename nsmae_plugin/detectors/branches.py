@@ -7,6 +7,7 @@ from typing import Any
 
 from nsmae_plugin.errors import ConfigError
 from nsmae_plugin.models.targets import Columns
+from nsmae_plugin.models.view_transform import GEOMETRY, FactorizedDepthLSSTransform
 
 CAMERA_SECTIONS = ("IMAGE_BACKBONE", "NECK", "VTRANSFORM")
 LIDAR_SECTIONS = ("VFE", "BACKBONE_3D", "MAP_TO_BEV")
@@ -42,6 +43,12 @@ def require_inputs(batch_dict: Mapping[str, Any], detector: Any) -> None:
                 f"{type(module).__name__} is in MODEL, but the data has no {key}: set "
                 "DATA_CONFIG.CAMERA_CONFIG.USE_CAMERA, USE_LIDAR and DATA_PROCESSOR for it"
             )
+
+
+def prepare_geometry(batch_dict: dict[str, Any], detector: Any) -> None:
+    """Put what calibration and points alone decide into the batch, before any module runs."""
+    if isinstance(detector.vtransform, FactorizedDepthLSSTransform):
+        batch_dict[GEOMETRY] = detector.vtransform.prepare(batch_dict)
 
 
 def bev_columns(model_cfg: Any, dataset: Any) -> Columns:

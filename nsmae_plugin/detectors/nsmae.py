@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from nsmae_plugin import host, losses
-from nsmae_plugin.detectors.branches import bev_columns, require_inputs
+from nsmae_plugin.detectors.branches import bev_columns, prepare_geometry, require_inputs
 from nsmae_plugin.detectors.nsmae_config import (
     camera_grid,
     check_heads,
@@ -76,8 +76,9 @@ class NSMAE(host.Detector3DTemplate):
 
     def forward(self, batch_dict: dict[str, Any]) -> tuple[Any, ...]:
         """Mask, encode and render a batch, and compare it with its targets."""
-        batch_dict = self.encode_and_render(batch_dict)
-        batch_dict.update(build_targets(batch_dict, self.camera_grid, self.columns))
+        batch_dict = self.prepare(batch_dict)
+        for module in self.module_list:
+            batch_dict = module(batch_dict)
         loss, tb_dict, disp_dict = self.get_training_loss(batch_dict)
         if self.training:
             return {"loss": loss}, tb_dict, disp_dict
@@ -86,12 +87,17 @@ class NSMAE(host.Detector3DTemplate):
         batch_dict["loss_terms"] = dict(zip(tb_dict, values, strict=True))
         return batch_dict, {}
 
-    def encode_and_render(self, batch_dict: dict[str, Any]) -> dict[str, Any]:
-        """Run the slots in their order; the caller's dict and its tensors stay as they are."""
+    def prepare(self, batch_dict: dict[str, Any]) -> dict[str, Any]:
+        """A copy of the batch with its targets, and the geometry of the view transform.
+
+        First of all, because their sizes hang on the data: a GPU has to be waited for, which costs
+        little while nothing is queued.
+        """
         require_inputs(batch_dict, self)
         batch_dict = dict(batch_dict)
-        for module in self.module_list:
-            batch_dict = module(batch_dict)
+        clean = {**batch_dict, "clean_camera_imgs": batch_dict.get("camera_imgs")}
+        batch_dict.update(build_targets(clean, self.camera_grid, self.columns))
+        prepare_geometry(batch_dict, self)
         return batch_dict
 
     def get_training_loss(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -25,6 +25,18 @@ from nsmae_plugin.models.depth_map import lidar_depth_map
 GEOMETRY_KEYS = ("camera_intrinsics", "camera2lidar", "img_aug_matrix", "lidar_aug_matrix")
 STOCK_GRID_KEYS = ("dx", "bx", "nx", "frustum")
 HINT_STRIDE = 8  # of dtransform: 4, then 2
+GEOMETRY = "view_geometry"  # in a batch, between preparation and lift
+
+
+class ViewGeometry(NamedTuple):
+    """What calibration and points alone decide.
+
+    hints: (B * N, 1, H, W) metres, as :meth:`FactorizedDepthLSSTransform.depth_hints`.
+    plan: where the pairs of pixel and depth bin go in the view from above.
+    """
+
+    hints: torch.Tensor
+    plan: PoolingPlan
 
 
 class FactorizedDepthLSSTransform(nn.Module):
@@ -42,7 +54,8 @@ class FactorizedDepthLSSTransform(nn.Module):
 
     Reads: ``image_fpn`` (its first map: (B * N, IN_CHANNEL, fH, fW)), ``points`` (absent: no
     hints), ``depth_hint_mask`` (optional, true: hidden), ``camera_intrinsics``, ``camera2lidar``,
-    ``lidar2image``, ``img_aug_matrix`` (B, N, 4, 4), ``lidar_aug_matrix`` (B, 4, 4).
+    ``lidar2image``, ``img_aug_matrix`` (B, N, 4, 4), ``lidar_aug_matrix`` (B, 4, 4); takes out
+    ``view_geometry`` (optional, of :meth:`prepare`), which stands for all but the first.
 
     Writes: ``depth_logits`` (B * N, D, fH, fW), ``depth_context`` (B * N, OUT_CHANNEL, fH, fW),
     ``spatial_features_img`` (B, OUT_CHANNEL, Y, X).
@@ -84,14 +97,14 @@ class FactorizedDepthLSSTransform(nn.Module):
         """Lift, pool and downsample; keys in the class's docstring."""
         features = batch_dict["image_fpn"][0]
         self._check_features(features, batch_dict)
-        hints = self.depth_hints(batch_dict).to(self.depths)
+        hints, plan = batch_dict.pop(GEOMETRY, None) or self.prepare(batch_dict)
         mixed = self.depthnet(torch.cat((self.hint_features(hints), features), dim=1))
         # As the stock module, pool in float32 whatever autocast chose for the convolutions.
         mixed = mixed.to(torch.promote_types(mixed.dtype, torch.float32))
         logits, context = mixed.split((self.num_bins, self.out_channels), dim=1)
         batch_dict["depth_logits"], batch_dict["depth_context"] = logits, context
         x_cells, y_cells, z_cells = self.grid.size
-        rows = self.pool(batch_dict)
+        rows = self.pool(batch_dict, plan)
         # Rows are channels-last maps already; they are (x, y) until the convolutions are through.
         bev = rows.view(-1, x_cells, y_cells, z_cells * self.out_channels).permute(0, 3, 1, 2)
         batch_dict["spatial_features_img"] = self.downsample(bev).permute(0, 1, 3, 2)
@@ -106,10 +119,18 @@ class FactorizedDepthLSSTransform(nn.Module):
         # Chosen on the device, and every parameter keeps a gradient for distributed training.
         return torch.where(hints.any(), self.dtransform(hints), 0.0)
 
-    def pool(self, batch_dict: dict[str, Any]) -> torch.Tensor:
+    def prepare(self, batch_dict: Mapping[str, Any]) -> ViewGeometry:
+        """What needs no features.
+
+        Its sizes hang on the data, so that a GPU has to be waited for. Detectors put it into the
+        batch before they queue anything: behind the image backbone the wait would be a long one.
+        """
+        return ViewGeometry(self.depth_hints(batch_dict).to(self.depths), self.plan(batch_dict))
+
+    def pool(self, batch_dict: dict[str, Any], plan: PoolingPlan) -> torch.Tensor:
         """(B * X * Y * Z, OUT_CHANNEL): the sum of what the frustum holds in each cell."""
         depth = to_rows(batch_dict["depth_logits"]).softmax(1)
-        return bev_pool(depth, to_rows(batch_dict["depth_context"]), self.plan(batch_dict))
+        return bev_pool(depth, to_rows(batch_dict["depth_context"]), plan)
 
     @torch.no_grad()
     def depth_hints(self, batch_dict: Mapping[str, Any]) -> torch.Tensor:

@@ -41,7 +41,7 @@ class Targets:
     labels: (B, P) int64 from 0; the number of classes means background.
     boxes, box_weights: (B, P, 8 or 10) encoded; weight 0 where there is nothing to learn.
     heatmap: (B, classes, Y, X).
-    num_matched: matched queries of the batch. matched_iou: their mean overlap, by sample.
+    num_matched: matched queries of the batch. matched_iou: (), their mean overlap, by sample.
     """
 
     labels: torch.Tensor
@@ -49,7 +49,7 @@ class Targets:
     box_weights: torch.Tensor
     heatmap: torch.Tensor
     num_matched: int
-    matched_iou: float
+    matched_iou: torch.Tensor
 
 
 class TargetAssigner:
@@ -98,7 +98,7 @@ class TargetAssigner:
             box_weights=torch.stack(weights),
             heatmap=torch.stack([self.draw_heatmap(one) for one in present]),
             num_matched=sum(len(one) for one in ious),
-            matched_iou=sum(float(one.sum()) / max(len(one), 1) for one in ious) / len(ious),
+            matched_iou=torch.stack([one.sum() / max(len(one), 1) for one in ious]).mean(),
         )
 
     def _with_code_size(self, gt_boxes: torch.Tensor) -> torch.Tensor:
