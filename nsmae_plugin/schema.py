@@ -192,6 +192,7 @@ OPTIMIZATION = {
     "NUM_EPOCHS": need(int),
     "OPTIMIZER": need(str),
     "LR": need(NUMBER),
+    "LR_SCALE": dict.fromkeys((*MODULES, *FOREIGN_SLOTS), NUMBER),
     "WEIGHT_DECAY": need(NUMBER),
     "BETAS": PAIR,
     "MOMENTUM": NUMBER,

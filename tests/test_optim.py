@@ -80,6 +80,39 @@ def test_one_cycle_rises_from_lr_over_div_factor_peaks_and_ends_at_a_ten_thousan
     assert (rates[19] + rates[20]) / 2 == pytest.approx(5.5e-4, rel=1e-6)
 
 
+class TwoSlots(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.image_backbone, self.map_head = nn.Linear(2, 2), nn.Linear(2, 1)
+
+
+@pytest.mark.parametrize("config", [ONE_CYCLE, COSINE])
+def test_a_scaled_section_keeps_its_factor_through_the_whole_schedule(config):
+    model = TwoSlots()
+    optimizer = build_optimizer(model, {**config, "LR_SCALE": {"IMAGE_BACKBONE": 0.25}})
+    scheduler = build_scheduler(optimizer, config, 20, 5)
+    head, backbone = optimizer.param_groups
+    assert [id(one) for one in head["params"]] == [id(one) for one in model.map_head.parameters()]
+    for _ in range(19):
+        assert backbone["lr"] == pytest.approx(0.25 * head["lr"])
+        assert backbone["betas"] == head["betas"]
+        optimizer.step()
+        scheduler.step()
+
+
+def test_all_sections_may_be_scaled():
+    scales = {"IMAGE_BACKBONE": 0.5, "MAP_HEAD": 0.5}
+    (group,) = build_optimizer(TwoSlots(), {**ONE_CYCLE, "LR_SCALE": scales}).param_groups
+    assert group["lr"] == pytest.approx(0.5e-3)
+
+
+def test_scales_that_cannot_be_are_named():
+    with pytest.raises(ConfigError, match=r"LR_SCALE.NECK: the network trains nothing there"):
+        build_optimizer(TwoSlots(), {**ONE_CYCLE, "LR_SCALE": {"NECK": 0.1}})
+    with pytest.raises(ConfigError, match=r"LR_SCALE.MAP_HEAD must be positive, not 0"):
+        build_optimizer(TwoSlots(), {**ONE_CYCLE, "LR_SCALE": {"MAP_HEAD": 0}})
+
+
 @pytest.mark.parametrize("total_steps", [1, 2, 3, 5, 10])
 @pytest.mark.parametrize("pct_start", [0.0, 0.1, 0.2, 0.4, 1.0])
 def test_one_cycle_works_for_any_number_of_steps(total_steps, pct_start):

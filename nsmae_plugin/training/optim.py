@@ -29,22 +29,46 @@ def build_optimizer(model: nn.Module, config: Mapping[str, Any]) -> AdamW:
     """AdamW over all trainable parameters, weight decay on all of them, as published.
 
     Args:
-        config: OPTIMIZATION, of which OPTIMIZER, LR, WEIGHT_DECAY and BETAS are read. BETAS default
-            to OpenPCDet's (0.9, 0.99); MOMS of the schedule replaces the first.
+        config: OPTIMIZATION, of which OPTIMIZER, LR, LR_SCALE, WEIGHT_DECAY and BETAS are read.
+            BETAS default to OpenPCDet's (0.9, 0.99); MOMS of the schedule replaces the first.
+            LR_SCALE maps sections of MODEL to factors of the learning rate.
+
+    Returns:
+        With one group of parameters for LR, the first, and one for every factor.
 
     Raises:
-        ConfigError: for an unknown OPTIMIZER, or a model without trainable parameters.
+        ConfigError: for an unknown OPTIMIZER, a model without trainable parameters, a factor that
+            is not positive, or one for a section without trainable parameters.
     """
     if config["OPTIMIZER"] not in OPTIMIZERS:
         known = ", ".join(OPTIMIZERS)
         raise ConfigError(f"unknown OPTIMIZATION.OPTIMIZER {config['OPTIMIZER']!r}; known: {known}")
-    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    if not parameters:
-        raise ConfigError(f"{type(model).__name__} has no trainable parameter")
+    groups = [
+        {"params": parameters, "lr": config["LR"] * factor}
+        for factor, parameters in _by_factor(model, config.get("LR_SCALE") or {}).items()
+        if parameters
+    ]
     beta1, beta2 = config.get("BETAS", (0.9, 0.99))
-    return AdamW(
-        parameters, lr=config["LR"], betas=(beta1, beta2), weight_decay=config["WEIGHT_DECAY"]
-    )
+    return AdamW(groups, lr=config["LR"], betas=(beta1, beta2), weight_decay=config["WEIGHT_DECAY"])
+
+
+def _by_factor(model: nn.Module, scales: Mapping[str, float]) -> dict[float, list[nn.Parameter]]:
+    """The trainable parameters by the factor of their learning rate; 1 comes first."""
+    trained = [(name.split(".")[0], one) for name, one in model.named_parameters()]
+    trained = [(slot, one) for slot, one in trained if one.requires_grad]
+    if not trained:
+        raise ConfigError(f"{type(model).__name__} has no trainable parameter")
+    factors = {section.lower(): factor for section, factor in scales.items()}
+    for slot, factor in factors.items():
+        where = f"OPTIMIZATION.LR_SCALE.{slot.upper()}"
+        if factor <= 0:
+            raise ConfigError(f"{where} must be positive, not {factor}")
+        if slot not in (name for name, _ in trained):
+            raise ConfigError(f"{where}: the network trains nothing there; remove the key")
+    result: dict[float, list[nn.Parameter]] = {1.0: []}
+    for slot, parameter in trained:
+        result.setdefault(float(factors.get(slot, 1.0)), []).append(parameter)
+    return result
 
 
 def set_batchnorm_momentum(model: nn.Module, config: Mapping[str, Any]) -> None:
@@ -100,7 +124,7 @@ def _one_cycle(optimizer: Optimizer, config: Mapping[str, Any], total_steps: int
     planned = max(total_steps, 2)
     return OneCycleLR(
         optimizer,
-        max_lr=config["LR"],
+        max_lr=[group["lr"] for group in optimizer.param_groups],
         total_steps=planned,
         pct_start=max(_need(config, "PCT_START"), 1.001 / planned),
         base_momentum=low,
