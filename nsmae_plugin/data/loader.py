@@ -7,9 +7,10 @@ depends neither on the worker that made it nor on what was loaded before.
 import logging
 import os
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from nsmae_plugin import host
 from nsmae_plugin.cores import usable_cores
 from nsmae_plugin.errors import ConfigError
+from nsmae_plugin.host.batch import share_large_arrays
 
 
 @dataclass(frozen=True)
@@ -178,7 +180,7 @@ def build_dataloader(
         batch_size=batch_size,
         sampler=sampler,
         num_workers=workers,
-        collate_fn=dataset.collate_batch,
+        collate_fn=partial(_collate, dataset.collate_batch),
         pin_memory=torch.cuda.is_available(),
         persistent_workers=workers > 0,
         worker_init_fn=_one_thread,
@@ -186,6 +188,12 @@ def build_dataloader(
         generator=torch.Generator().manual_seed(seed),
     )
     return dataset, loader, sampler
+
+
+def _collate(
+    collate: Callable[[list[dict[str, Any]]], dict[str, Any]], samples: list[dict[str, Any]]
+) -> dict[str, Any]:
+    return share_large_arrays(collate(samples))
 
 
 def _one_thread(worker: int) -> None:
