@@ -200,10 +200,10 @@ def test_the_command_measures_a_whole_step(tmp_path, capsys, monkeypatch):
 
 def test_variants_that_start_differently_are_refused():
     details = {"factorised": {"first_step": {"loss": 3.0}}, "materialised": {"first_step": {}}}
-    commands.check_first_steps(details)
+    commands.check_first_steps(details, commands.STEP_TOLERANCE)
     details["materialised"]["first_step"]["loss"] = 3.1
     with pytest.raises(MeasurementError, match="loss of the first step"):
-        commands.check_first_steps(details)
+        commands.check_first_steps(details, commands.STEP_TOLERANCE)
 
 
 def test_a_device_computes_what_the_cpu_computes(device):

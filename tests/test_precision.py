@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from nsmae_plugin.training.precision import keep_float32
+from nsmae_plugin.training.precision import keep_float32, use_channels_last
 
 
 class Slot(nn.Module):
@@ -94,3 +94,44 @@ def test_a_detector_without_these_slots_is_left_alone():
     detector.backbone_3d = None
     assert keep_float32(detector) is detector
     assert "forward" not in vars(detector.neck)
+
+
+class Convolving(nn.Module):
+    """A slot that convolves a map, and one whose module takes a view of it as OpenPCDet's do."""
+
+    def __init__(self):
+        super().__init__()
+        self.neck, self.dense_head = Convolution(4, 8), Flattening(8, 2)
+
+    def forward(self, batch):
+        return self.dense_head(self.neck(batch))["map"]
+
+
+class Convolution(nn.Conv2d):
+    def __init__(self, channels, out_channels):
+        super().__init__(channels, out_channels, 3, padding=1)
+
+    def forward(self, batch):
+        self.result = super().forward(batch["map"])
+        return {"map": self.result}
+
+
+class Flattening(nn.Linear):
+    def forward(self, batch):
+        rows = batch["map"].view(*batch["map"].shape[:2], -1).transpose(1, 2)
+        return {"map": super().forward(rows)}
+
+
+@pytest.mark.parametrize("half", [True, False])
+def test_maps_are_channels_last_until_a_head_takes_views_of_them(device, half):
+    torch.manual_seed(0)
+    plain = keep_float32(Convolving()).to(device)
+    last = use_channels_last(copy.deepcopy(plain))
+    batch = {"map": torch.randn(2, 4, 5, 6, device=device)}
+    with torch.autocast(device.type, torch.bfloat16, enabled=half):
+        expected, result = plain(batch), last(batch)
+    assert last.neck.result.is_contiguous(memory_format=torch.channels_last)
+    assert result.dtype == torch.float32
+    # The order of a sum of 36 products may differ.
+    torch.testing.assert_close(result, expected, rtol=1e-2, atol=1e-2 if half else 1e-6)
+    assert list(last.state_dict()) == list(plain.state_dict())

@@ -54,6 +54,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         command.add_argument(
             "--only_factorised", action="store_true", help="do not compare, only measure"
         )
+    whole.add_argument("--use_amp", action="store_true", help="in bfloat16, as training does")
     load.add_argument("--sweeps", type=int, help="LiDAR files of a sample, for MAX_SWEEPS")
     load.add_argument(
         "--only_ours", action="store_true", dest="only_factorised", help="do not compare"

@@ -37,10 +37,14 @@ class ModuleTimer:
 
     Args:
         model: a detector whose ``module_list`` maps a batch to a batch, in training mode.
+        amp_dtype: autocast the forward pass to it; None for float32.
     """
 
-    def __init__(self, model: Any, device: torch.device) -> None:
+    def __init__(
+        self, model: Any, device: torch.device, amp_dtype: torch.dtype | None = None
+    ) -> None:
         self.model, self.device = model, device
+        self.autocast = torch.autocast(device.type, amp_dtype, enabled=amp_dtype is not None)
         names = {module: name for name, module in model.named_children()}
         self.modules = {names[module]: module for module in model.module_list}
         self.timings = {name: Timing() for name in (*self.modules, LOSS)}
@@ -55,7 +59,7 @@ class ModuleTimer:
         """One forward and one backward pass of all modules."""
         self._cuts = []
         self.model.zero_grad(set_to_none=True)
-        with self._hooked(), _Kept(self.model, batch) as self._kept:
+        with self._hooked(), self.autocast, _Kept(self.model, batch) as self._kept:
             loss = self.model(batch)[0]["loss"].mean()
             self._end_forward(LOSS)
         self._backward(loss)

@@ -34,6 +34,7 @@ from nsmae_plugin.models.targets import build_targets
 from nsmae_plugin.models.view_transform import FactorizedDepthLSSTransform
 from nsmae_plugin.training.checkpoint import Progress, Run
 from nsmae_plugin.training.optim import build_optimizer, build_scheduler
+from nsmae_plugin.training.precision import keep_float32, use_channels_last
 from nsmae_plugin.training.update import StepRecord, read_records, update_weights
 
 #: As is; with the published frustum; with OpenPCDet's modules, published frustum included.
@@ -62,7 +63,11 @@ def build_model(config: Any, variant: str = "factorised") -> Any:
 
 
 def make_step(
-    model: Any, config: Any, batch: dict[str, Any], device: torch.device
+    model: Any,
+    config: Any,
+    batch: dict[str, Any],
+    device: torch.device,
+    amp_dtype: torch.dtype | None = None,
 ) -> Callable[[], StepRecord]:
     """The update of the training loop, with another rotation of the cloud each time.
 
@@ -81,7 +86,8 @@ def make_step(
 
     def step() -> StepRecord:
         turned = turn(batch, run.progress.step)
-        return update_weights(run, [turned], device, clip=settings.GRAD_NORM_CLIP, check=False)
+        clip = settings.GRAD_NORM_CLIP
+        return update_weights(run, [turned], device, clip=clip, amp_dtype=amp_dtype, check=False)
 
     return step
 
@@ -113,13 +119,17 @@ def stage_seconds(model: Any, batch: dict[str, Any], repeats: int) -> dict[str, 
 
 
 def module_table(
-    model: Any, batch: dict[str, Any], device: torch.device, repeats: int
+    model: Any,
+    batch: dict[str, Any],
+    device: torch.device,
+    repeats: int,
+    amp_dtype: torch.dtype | None = None,
 ) -> dict[str, dict[str, float | None]]:
     """Median seconds ``forward`` and ``backward`` of every module, and the ``mib`` in between.
 
     The backward pass of the last module includes that of the loss.
     """
-    timer = ModuleTimer(model, device)
+    timer = ModuleTimer(model, device, amp_dtype)
     for step in range(repeats + 1):
         if step == 1:  # the first warmed up
             timer.reset()
@@ -158,22 +168,29 @@ def _fastest(stage: Callable[[], Any], repeats: int) -> float:
 
 
 def measure_variant(
-    config: Any, variant: str, batch_size: int, device: torch.device, repeats: int
+    config: Any,
+    variant: str,
+    batch_size: int,
+    device: torch.device,
+    repeats: int,
+    amp_dtype: torch.dtype | None = None,
 ) -> dict[str, Any]:
     """Seconds and MiB of the step, the loss terms of the first, parameters, and what it is made of.
 
     ``modules``: :func:`module_table`; ``stages``: :func:`stage_seconds`.
     """
     model = build_model(config, variant).to(device)
+    if amp_dtype is not None:  # as the training loop does
+        use_channels_last(keep_float32(model))
     batch = host.to_device(made_up_batch(config, batch_size), device)
-    step = make_step(model, config, batch, device)
+    step = make_step(model, config, batch, device, amp_dtype)
     records: list[StepRecord] = []
     measured = measure_calls(lambda: records.append(step()), device, repeats, first_calls=2)
     return {
         **measured,
         "first_step": read_records(records)[0],
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
-        "modules": module_table(model, batch, device, repeats),
+        "modules": module_table(model, batch, device, repeats, amp_dtype),
         "stages": stage_seconds(model, batch, repeats=5),
     }
 
@@ -181,10 +198,13 @@ def measure_variant(
 def main() -> None:
     parser = isolated_parser(__doc__, configured=True)
     parser.add_argument("variant", choices=VARIANTS)
+    parser.add_argument("--use_amp", action="store_true")
     args = parser.parse_args()
     config = load_config(args.cfg_file, args.overrides)
     device = torch.device(args.device)
-    print(json.dumps(measure_variant(config, args.variant, args.batch, device, args.repeats)))
+    amp_dtype = torch.bfloat16 if args.use_amp else None
+    measured = measure_variant(config, args.variant, args.batch, device, args.repeats, amp_dtype)
+    print(json.dumps(measured))
 
 
 if __name__ == "__main__":
