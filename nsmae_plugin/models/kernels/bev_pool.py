@@ -101,9 +101,9 @@ class FusedBevPool(torch.autograd.Function):
         ctx.save_for_backward(depth, context)
         cells, channels = len(plan.cell_offsets) - 1, context.shape[1]
         pooled = context.new_empty(cells, channels)
+        pairs = plan.cell_pixels, plan.cell_pairs, plan.cell_offsets
         # The longest cells begin first and run beside all others: none is waited for at the end.
-        arguments = (depth, context, plan.cell_pixels, plan.cell_pairs, plan.cell_offsets)
-        arguments += (plan.longest_cells_first, pooled, channels)
+        arguments = (depth, context, *pairs, plan.longest_cells_first, pooled, channels)
         launch(_pool, (cells,), arguments, **_tile(channels))
         return pooled
 
@@ -115,8 +115,9 @@ class FusedBevPool(torch.autograd.Function):
         pixels, channels = context.shape
         # Pairs outside the grid have no entry in the plan, and no gradient.
         grad_depth, grad_context = torch.zeros_like(depth), torch.empty_like(context)
-        arguments = (depth, context, grad.contiguous(), plan.pixel_cells, plan.pixel_pairs)
-        arguments += (plan.pixel_offsets, grad_depth, grad_context, channels)
+        pairs = plan.pixel_cells, plan.pixel_pairs, plan.pixel_offsets
+        inputs = depth, context, grad.contiguous(), *pairs
+        arguments = (*inputs, grad_depth, grad_context, channels)
         launch(_pool_backward, (pixels,), arguments, **_tile(channels))
         needed = ctx.needs_input_grad
         return grad_depth if needed[0] else None, grad_context if needed[1] else None, None
