@@ -35,6 +35,7 @@ def kernel_device(device, monkeypatch) -> torch.device:
         return device
     if torch.cuda.is_available():
         pytest.skip("with a CUDA device the kernels are compiled, and not for the CPU")
+    pytest.importorskip("triton", minversion="3.7", reason="older interpreters do less")
     from checked_kernels import check_accesses
 
     from nsmae_plugin.models.kernels import bev_pool, frustum_render
