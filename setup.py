@@ -38,6 +38,14 @@ setup(
     extras_require={
         # What OpenPCDet imports on the paths of this plugin, beyond the plugin's own needs.
         "openpcdet": ["numba", "scikit-image"],
-        "dev": ["pytest", "pytest-xdist", "ruff", "mypy", "types-PyYAML"],
+        "dev": [
+            "pytest",
+            "pytest-xdist",
+            "ruff",
+            "mypy",
+            "types-PyYAML",
+            # Its interpreter and compiler test the kernels. CUDA builds of torch bring their own.
+            'triton; platform_system == "Linux"',
+        ],
     },
 )

@@ -105,7 +105,10 @@ MODULES: dict[str, dict[str, dict[str, Any]]] = {
             "NUM_OUTS": need(int),
         }
     },
-    "VTRANSFORM": {"FactorizedDepthLSSTransform": _DEPTH_LSS, "DepthLSSTransform": _DEPTH_LSS},
+    "VTRANSFORM": {
+        "FactorizedDepthLSSTransform": {**_DEPTH_LSS, "KERNELS": str},
+        "DepthLSSTransform": _DEPTH_LSS,
+    },
     "FUSER": {"ConvFuser": {"IN_CHANNEL": need(int), "OUT_CHANNEL": need(int)}},
     "BACKBONE_2D": {
         "BaseBEVBackbone": {

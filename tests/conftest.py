@@ -13,6 +13,11 @@ import torch
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
+# Without a GPU Triton's kernels run in its interpreter. It must be chosen before they are defined,
+# Triton's own among them, and other packages may import those at any time: so here, for all tests.
+if not torch.cuda.is_available():
+    os.environ.setdefault("TRITON_INTERPRET", "1")
+
 
 @pytest.fixture(params=["cpu", "cuda"])
 def device(request) -> torch.device:
@@ -20,6 +25,23 @@ def device(request) -> torch.device:
     if request.param == "cuda" and not torch.cuda.is_available():
         pytest.skip("no CUDA device")
     return torch.device(request.param)
+
+
+@pytest.fixture
+def kernel_device(device, monkeypatch) -> torch.device:
+    """Where Triton's kernels run: CUDA, or without it the CPU, in the interpreter."""
+    pytest.importorskip("triton")
+    if device.type == "cuda":
+        return device
+    if torch.cuda.is_available():
+        pytest.skip("with a CUDA device the kernels are compiled, and not for the CPU")
+    pytest.importorskip("triton", minversion="3.7", reason="older interpreters do less")
+    from checked_kernels import check_accesses
+
+    from nsmae_plugin.models.kernels import bev_pool, frustum_render
+
+    check_accesses(monkeypatch, (bev_pool, frustum_render))
+    return device
 
 
 @pytest.fixture(scope="session")

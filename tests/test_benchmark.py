@@ -37,6 +37,30 @@ def test_both_formulations_give_the_same_values_and_gradients(device):
     assert max(differences.values()) < 1e-13, differences
 
 
+def test_the_fused_kernels_are_measured_where_they_run(monkeypatch):
+    cuda = torch.device("cuda")
+    monkeypatch.setattr(frustum, "triton_installed", lambda: True)
+    assert frustum.variants(CPU) == ("factorised", "materialised")
+    assert frustum.variants(cuda) == ("factorised", "materialised", "triton")
+    monkeypatch.setattr(frustum, "triton_installed", lambda: False)
+    assert frustum.variants(cuda) == ("factorised", "materialised")
+
+
+def test_the_fused_kernels_must_agree_with_the_other_formulations(kernel_device, monkeypatch):
+    """float64 as above, then float32 as parity compares devices; sizes for the interpreter."""
+    from nsmae_plugin.models.kernels import frustum_render as fused_rendering
+
+    size = frustum.Size((16, 24), 2, 4, (1.0, 7.0, 1.0), (-8.0, 8.0, 2.0))
+    monkeypatch.setitem(frustum.SIZES, "tiny", size)
+    monkeypatch.setattr(frustum, "variants", lambda _: frustum.VARIANTS)
+    assert max(frustum.largest_differences(size, 1, kernel_device).values()) < 1e-13
+    differences = parity.operation_differences(kernel_device, "tiny")
+    assert {"fused bev_pool value", "fused render_frustum logit gradient"} <= set(differences)
+    assert max(differences.values()) <= parity.OPERATION_TOLERANCE
+    monkeypatch.setattr(fused_rendering, "BACKGROUND", 0.6)
+    assert frustum.largest_differences(size, 1, kernel_device)["rgb"] > 1e-3
+
+
 def test_a_formulation_that_errs_is_noticed(monkeypatch):
     real = frustum.pool_frustum
     monkeypatch.setattr(frustum, "pool_frustum", lambda *args: real(*args) * 1.001)

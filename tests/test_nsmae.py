@@ -28,10 +28,10 @@ LOSSES = {
 }
 
 
-def build(mode, **loss_config):
+def build(mode, overrides=(), **loss_config):
     """The tiny network of a mode on a range of 25.6 m, seeded."""
     nsmae_plugin.register()
-    config = load_config(CONFIGS / MODES[mode]).MODEL
+    config = load_config(CONFIGS / MODES[mode], overrides).MODEL
     config.LOSS_CONFIG.update(loss_config)
     if "VTRANSFORM" in config:
         config.VTRANSFORM.update(
@@ -180,6 +180,14 @@ def test_slots_of_the_encoders_are_those_of_stock_detectors():
     stock = {"vfe", "backbone_3d", "map_to_bev_module", "image_backbone", "neck", "vtransform"}
     slots = {name for name, _ in build("both").named_children()}
     assert slots == stock | {"mask_token", "perspective_head", "bev_head"}
+
+
+def test_one_key_chooses_the_kernels_of_pooling_and_of_rendering():
+    pytest.importorskip("triton")
+    model = build("camera", ["MODEL.VTRANSFORM.KERNELS", "triton"])
+    assert model.vtransform.kernels == model.perspective_head.kernels == "triton"
+    model = build("camera")
+    assert model.vtransform.kernels == model.perspective_head.kernels == "torch"
 
 
 def test_a_checkpoint_holds_no_geometry():

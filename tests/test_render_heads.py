@@ -12,9 +12,9 @@ from nsmae_plugin.models.render_heads import BEVRenderHead, PerspectiveRenderHea
 EDGES = 0.5 + torch.arange(13.0)  # bins of 1 m at 1, 2, … 12 m
 
 
-def perspective_head(channels=8):
+def perspective_head(channels=8, kernels="torch"):
     torch.manual_seed(0)
-    return PerspectiveRenderHead(EasyDict(IN_CHANNELS=channels), EDGES)
+    return PerspectiveRenderHead(EasyDict(IN_CHANNELS=channels), EDGES, kernels)
 
 
 def frustum_batch(samples=2, cameras=3, channels=8, seed=1):
@@ -54,6 +54,19 @@ def test_perspective_head_renders_any_number_of_cameras(cameras, device):
     assert (result["rendered_depth"] >= 1).all()
     assert (result["rendered_depth"] <= 12.5).all()
     assert ((result["rendered_rgb"] >= 0) & (result["rendered_rgb"] <= 1)).all()
+
+
+def test_perspective_head_renders_the_same_with_the_fused_kernels(kernel_device):
+    batch = {
+        key: value.to(kernel_device) if torch.is_tensor(value) else value
+        for key, value in frustum_batch().items()
+    }
+    fused, expected = (
+        perspective_head(kernels=name).to(kernel_device)(dict(batch))
+        for name in ("triton", "torch")
+    )
+    for key in ("rendered_rgb", "rendered_depth", "rendered_opacity"):
+        torch.testing.assert_close(fused[key], expected[key], rtol=1e-5, atol=1e-6)
 
 
 def test_perspective_head_projects_each_pixel_and_keeps_the_order_of_images():

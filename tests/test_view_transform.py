@@ -7,6 +7,7 @@ import torch
 from easydict import EasyDict
 
 from nsmae_plugin.errors import ConfigError, DataError
+from nsmae_plugin.models import kernels
 from nsmae_plugin.models.view_transform import FactorizedDepthLSSTransform
 
 BINS, CHANNELS = 6, 4
@@ -248,6 +249,7 @@ def test_the_grid_of_a_stock_checkpoint_is_ignored():
         ({"DBOUND": [1.0, 60.0, 0.7]}, "VTRANSFORM.DBOUND"),
         ({"FEATURE_SIZE": [4, 6]}, "FEATURE_SIZE.*IMAGE_SIZE"),
         ({"ROUNDING": "nearest"}, "ROUNDING"),
+        ({"KERNELS": "tritn"}, r"VTRANSFORM.KERNELS 'tritn' is not one of"),
         ({"DOWNSAMPLE": 4}, "DOWNSAMPLE"),
         ({"ZBOUND": [-2.0, 2.0, 1.0]}, "ZBOUND.*DOWNSAMPLE"),
     ],
@@ -255,6 +257,26 @@ def test_the_grid_of_a_stock_checkpoint_is_ignored():
 def test_a_configuration_that_cannot_work_is_named(changes, words):
     with pytest.raises(ConfigError, match=words):
         make_module(**changes)
+
+
+def test_kernels_that_need_triton_are_refused_without_it(monkeypatch):
+    monkeypatch.setattr(kernels, "triton_installed", lambda: False)
+    with pytest.raises(ConfigError, match=r"Triton is not installed: install .*KERNELS to 'torch'"):
+        make_module(KERNELS="triton")
+    assert make_module(KERNELS="torch").kernels == "torch"
+
+
+@pytest.mark.parametrize(
+    ("kernels", "function"), [("torch", "_BevPoolBackward"), ("triton", "FusedBevPoolBackward")]
+)
+def test_either_kernels_give_the_map_of_the_loop_reference(kernels, function, kernel_device):
+    module = make_module(KERNELS=kernels, DOWNSAMPLE=1, ROUNDING="floor").eval().to(kernel_device)
+    batch_dict = module(make_batch(device=kernel_device))
+    assert module.pool(batch_dict).grad_fn.name() == function
+    on_cpu = {key: value.cpu() for key, value in batch_dict.items() if torch.is_tensor(value)}
+    expected = pooled_by_loop(on_cpu).transpose(2, 3)
+    difference = batch_dict["spatial_features_img"].cpu() - expected
+    assert difference.abs().max() < 1e-5 * expected.abs().max()
 
 
 def test_features_of_another_size_name_the_keys():

@@ -28,7 +28,10 @@ Report = dict[str, Any]
 
 
 def benchmark_frustum(args: argparse.Namespace, batch: int) -> Report:
-    """The frustum path, factorised against materialised: first values, then time and memory."""
+    """The frustum path, factorised against materialised: first values, then time and memory.
+
+    With a CUDA device the fused Triton kernels as well.
+    """
     options = ["--size", args.size, "--batch", str(batch), "--device", args.device]
     isolated = partial(
         run_isolated, "nsmae_plugin.benchmark.frustum", huge_pages=not args.no_huge_pages
@@ -42,9 +45,10 @@ def benchmark_frustum(args: argparse.Namespace, batch: int) -> Report:
     def measure(variant: str) -> Report:
         return isolated([variant, *options, "--repeats", str(args.repeats)])
 
-    results = interleave(frustum.VARIANTS, measure, args.rounds)
+    variants = frustum.variants(torch.device(args.device))
+    results = interleave(variants, measure, args.rounds)
     measured = compare(results, slow="materialised", fast="factorised")
-    report.print_comparison(measured, frustum.VARIANTS)
+    report.print_comparison(measured, variants)
     return {"differences": differences, **measured}
 
 

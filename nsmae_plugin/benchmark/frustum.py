@@ -1,7 +1,7 @@
 """The frustum path alone: lift, BEV pooling, perspective rendering; forward and backward.
 
 ``python -m nsmae_plugin.benchmark.frustum VARIANT ...`` measures one formulation in this process
-and prints JSON; ``tools/benchmark.py frustum`` runs both in turn.
+and prints JSON; ``tools/benchmark.py frustum`` runs them in turn.
 """
 
 from __future__ import annotations
@@ -37,9 +37,16 @@ from nsmae_plugin.models.bev_pool import (
 )
 from nsmae_plugin.models.compositing import density_bias
 from nsmae_plugin.models.frustum_render import render_frustum
+from nsmae_plugin.models.kernels import triton_installed
 from nsmae_plugin.models.view_transform import GEOMETRY_KEYS
 
-VARIANTS = ("factorised", "materialised")
+VARIANTS = ("factorised", "materialised", "triton")
+
+
+def variants(device: torch.device) -> tuple[str, ...]:
+    """Those that run on the device: the fused kernels need CUDA."""
+    fused = device.type == "cuda" and triton_installed()
+    return VARIANTS if fused else VARIANTS[:2]
 
 
 @dataclass(frozen=True)
@@ -69,7 +76,7 @@ SIZES = {
 
 @dataclass
 class Problem:
-    """Inputs, geometry and upstream gradients, the same for both formulations.
+    """Inputs, geometry and upstream gradients, the same for all formulations.
 
     leaves: depth logits (BN, D, fH, fW), context (BN, C, fH, fW), projection (4, C, 1, 1).
     upstream: gradients by the BEV rows (cells, C), rgb (BN, 3, fH, fW), depth and opacity
@@ -130,12 +137,15 @@ def _rig_cells(size: Size, batch: int, centres: torch.Tensor, grid: BevGrid) -> 
     return frustum_cells(rays, origins, centres, grid)
 
 
-def factorised(problem: Problem, plan: PoolingPlan) -> tuple[torch.Tensor, ...]:
+def factorised(
+    problem: Problem, plan: PoolingPlan, kernels: str = "torch"
+) -> tuple[torch.Tensor, ...]:
     """BEV rows, colour, depth and opacity, as the model computes them."""
     logits, context, weight = problem.leaves
-    bev = bev_pool(to_rows(logits).softmax(1), to_rows(context), plan)
+    bev = bev_pool(to_rows(logits).softmax(1), to_rows(context), plan, kernels)
     raw = F.conv2d(context, weight)
-    return bev, *render_frustum(logits, raw, problem.centres, problem.edges, problem.bias)
+    rendered = render_frustum(logits, raw, problem.centres, problem.edges, problem.bias, kernels)
+    return bev, *rendered
 
 
 def materialised(problem: Problem, plan: MaterialisedPlan) -> tuple[torch.Tensor, ...]:
@@ -152,11 +162,12 @@ def materialised(problem: Problem, plan: MaterialisedPlan) -> tuple[torch.Tensor
 def make_step(variant: str, problem: Problem) -> Callable[[], tuple[torch.Tensor, ...]]:
     """A function that runs forward and backward and returns results and gradients."""
     run: Callable[[], tuple[torch.Tensor, ...]]
-    if variant == "factorised":
-        run = partial(factorised, problem, build_plan(problem.cells, problem.num_cells))
+    if variant == "materialised":
+        lifted = materialised_plan(problem.cells, problem.leaves[0].shape, problem.num_cells)
+        run = partial(materialised, problem, lifted)
     else:
-        plan = materialised_plan(problem.cells, problem.leaves[0].shape, problem.num_cells)
-        run = partial(materialised, problem, plan)
+        plan = build_plan(problem.cells, problem.num_cells)
+        run = partial(factorised, problem, plan, "triton" if variant == "triton" else "torch")
 
     def step() -> tuple[torch.Tensor, ...]:
         results = run()
@@ -172,12 +183,15 @@ QUANTITIES = ("bev", "rgb", "depth", "opacity", "logit_grad", "context_grad", "p
 def largest_differences(
     size: Size, batch: int, device: torch.device, dtype: torch.dtype = torch.float64
 ) -> dict[str, float]:
-    """Largest difference of each result and gradient, relative to the largest absolute value."""
+    """Largest difference of each result and gradient, relative to the largest absolute value.
+
+    Between the first formulation and any of the others that run on the device.
+    """
     problem = make_problem(size, batch, device, dtype)
-    pairs = zip(*(make_step(variant, problem)() for variant in VARIANTS), strict=True)
+    results = [make_step(variant, problem)() for variant in variants(device)]
     return {
-        name: ((ours - theirs).abs().max() / theirs.abs().max()).item()
-        for name, (ours, theirs) in zip(QUANTITIES, pairs, strict=True)
+        name: max(((ours - other).abs().max() / other.abs().max()).item() for other in others)
+        for name, ours, *others in zip(QUANTITIES, *results, strict=True)
     }
 
 

@@ -40,6 +40,12 @@ def operation_differences(device: torch.device, size: str = "full") -> dict[str,
         "frustum_cells": lambda place: _cells(problem_size, place),
         "lidar_depth_map": lambda place: _depth_maps(problem_size, place),
     }
+    if "triton" in frustum.variants(device):
+        kernels = {CPU: "torch", device: "triton"}
+        operations |= {
+            "fused bev_pool": lambda place: _pooling(problem_size, place, kernels[place]),
+            "fused render_frustum": lambda place: _rendering(problem_size, place, kernels[place]),
+        }
     differences = {}
     for name, run in operations.items():
         expected, actual = run(CPU), run(device)
@@ -59,20 +65,20 @@ def _difference(expected: torch.Tensor, actual: torch.Tensor) -> float:
     return ((actual.double() - expected.double()).norm() / scale).item()
 
 
-def _pooling(size: frustum.Size, device: torch.device) -> Tensors:
+def _pooling(size: frustum.Size, device: torch.device, kernels: str = "torch") -> Tensors:
     problem = frustum.make_problem(size, 1, device)
     logits, context, _ = problem.leaves
     plan = build_plan(problem.cells, problem.num_cells)
-    pooled = bev_pool(to_rows(logits).softmax(1), to_rows(context), plan)
+    pooled = bev_pool(to_rows(logits).softmax(1), to_rows(context), plan, kernels)
     gradients = torch.autograd.grad(pooled, (logits, context), problem.upstream[0])
     return {"value": pooled, "logit gradient": gradients[0], "context gradient": gradients[1]}
 
 
-def _rendering(size: frustum.Size, device: torch.device) -> Tensors:
+def _rendering(size: frustum.Size, device: torch.device, kernels: str = "torch") -> Tensors:
     problem = frustum.make_problem(size, 1, device)
     logits, context, weight = problem.leaves
     raw = F.conv2d(context.detach(), weight.detach()).requires_grad_()
-    rendered = render_frustum(logits, raw, problem.centres, problem.edges, problem.bias)
+    rendered = render_frustum(logits, raw, problem.centres, problem.edges, problem.bias, kernels)
     gradients = torch.autograd.grad(rendered, (logits, raw), problem.upstream[1:])
     names = ("colour", "depth", "opacity", "logit gradient", "feature gradient")
     return dict(zip(names, (*rendered, *gradients), strict=True))

@@ -129,8 +129,13 @@ class NSMAE(host.Detector3DTemplate):
                 f"MODEL.PERSPECTIVE_HEAD renders the factors of FactorizedDepthLSSTransform; "
                 f"MODEL.VTRANSFORM.NAME is {self.model_cfg.VTRANSFORM.NAME}"
             )
-        edges = depth_edges(self.model_cfg.VTRANSFORM.DBOUND)
-        return self._build_own("PERSPECTIVE_HEAD", PERSPECTIVE_HEADS, model_info_dict, edges=edges)
+        return self._build_own(
+            "PERSPECTIVE_HEAD",
+            PERSPECTIVE_HEADS,
+            model_info_dict,
+            edges=depth_edges(self.model_cfg.VTRANSFORM.DBOUND),
+            kernels=self.vtransform.kernels,
+        )
 
     def build_bev_head(self, model_info_dict: ModelInfo) -> Built:
         channels = {}

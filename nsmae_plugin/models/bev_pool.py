@@ -16,6 +16,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch.autograd.function import once_differentiable
@@ -142,6 +143,11 @@ class PoolingPlan:
     pixel_offsets: torch.Tensor
     num_bins: int
 
+    @cached_property
+    def longest_cells_first(self) -> torch.Tensor:
+        """(cells,) int32: the cells from that with the most pairs to those with none."""
+        return self.cell_offsets.diff().sort(descending=True, stable=True).indices.int()
+
 
 def build_plan(cells: torch.Tensor, num_cells: int) -> PoolingPlan:
     """Sort the pairs of one geometry.
@@ -176,17 +182,24 @@ def to_rows(maps: torch.Tensor) -> torch.Tensor:
     return maps.flatten(2).transpose(1, 2).reshape(-1, maps.shape[1])
 
 
-def bev_pool(depth: torch.Tensor, context: torch.Tensor, plan: PoolingPlan) -> torch.Tensor:
+def bev_pool(
+    depth: torch.Tensor, context: torch.Tensor, plan: PoolingPlan, kernels: str = "torch"
+) -> torch.Tensor:
     """Sum depth-weighted contexts in each BEV cell.
 
     Args:
         depth: (P, D) depth probabilities, float32 or float64.
         context: (P, C), of the same type.
         plan: of this geometry, on the same device.
+        kernels: 'torch', or 'triton' for those of :mod:`nsmae_plugin.models.kernels.bev_pool`.
 
     Returns:
         (cells, C), zero in cells without a pair. Differentiable once in ``depth`` and ``context``.
     """
+    if kernels == "triton":
+        from nsmae_plugin.models.kernels.bev_pool import FusedBevPool
+
+        return FusedBevPool.apply(depth, context, plan)
     return _BevPool.apply(depth, context, plan)
 
 

@@ -44,6 +44,7 @@ def render_frustum(
     centres: Tensor,
     edges: Tensor,
     density_bias: float,
+    kernels: str = "torch",
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Render colour, depth and opacity of every pixel of the feature grid.
 
@@ -56,6 +57,8 @@ def render_frustum(
         centres: (D,) where the bins sit, metres along the camera's z axis.
         edges: (D+1,) their boundaries.
         density_bias: see :func:`nsmae_plugin.models.compositing.density_bias`.
+        kernels: 'torch', or 'triton' for those of
+            :mod:`nsmae_plugin.models.kernels.frustum_render`.
 
     Returns:
         ``rgb`` (BN, 3, H, W) in [0, 1], ``depth`` (BN, H, W) in metres, ``opacity`` (BN, H, W).
@@ -65,9 +68,17 @@ def render_frustum(
         raw_features = raw_features.to(depth_logits.dtype)
         density = F.softplus(raw_features[:, 3:] + density_bias)
         coefficients = depth_logits.shape[1] * torch.cat([raw_features[:, :3], density], dim=1)
-        return _RenderFrustum.apply(
+        return _function(kernels).apply(
             depth_logits, coefficients, centres.to(depth_logits), edges.to(depth_logits)
         )
+
+
+def _function(kernels: str) -> type[torch.autograd.Function]:
+    if kernels == "triton":
+        from nsmae_plugin.models.kernels.frustum_render import FusedRenderFrustum
+
+        return FusedRenderFrustum
+    return _RenderFrustum
 
 
 class _RenderFrustum(torch.autograd.Function):

@@ -36,12 +36,14 @@ class PerspectiveRenderHead(nn.Module):
     Args:
         model_cfg: the section MODEL.PERSPECTIVE_HEAD.
         edges: (D + 1,) boundaries of the depth bins in metres.
+        kernels: 'torch' or 'triton', see ``render_frustum``.
     """
 
     edges: Tensor
 
-    def __init__(self, model_cfg: Any, edges: Tensor) -> None:
+    def __init__(self, model_cfg: Any, edges: Tensor, kernels: str = "torch") -> None:
         super().__init__()
+        self.kernels = kernels
         self.projection = nn.Conv2d(model_cfg.IN_CHANNELS, 4, kernel_size=1, bias=False)
         self.density_bias = density_bias(float(edges[-1] - edges[0]))
         self.register_buffer("edges", edges, persistent=False)
@@ -53,7 +55,7 @@ class PerspectiveRenderHead(nn.Module):
         with torch.autocast(context.device.type, enabled=False):
             raw = self.projection(context.to(self.projection.weight.dtype))
         rgb, depth, opacity = render_frustum(
-            logits, raw, bin_centres(self.edges), self.edges, self.density_bias
+            logits, raw, bin_centres(self.edges), self.edges, self.density_bias, self.kernels
         )
         views = (batch_dict["batch_size"], -1)
         batch_dict["rendered_rgb"] = rgb.unflatten(0, views)

@@ -21,6 +21,7 @@ from nsmae_plugin.models.bev_pool import (
     to_rows,
 )
 from nsmae_plugin.models.depth_map import lidar_depth_map
+from nsmae_plugin.models.kernels import check_kernels
 
 GEOMETRY_KEYS = ("camera_intrinsics", "camera2lidar", "img_aug_matrix", "lidar_aug_matrix")
 STOCK_GRID_KEYS = ("dx", "bx", "nx", "frustum")
@@ -50,7 +51,8 @@ class FactorizedDepthLSSTransform(nn.Module):
 
     Config keys: IMAGE_SIZE, FEATURE_SIZE (image / 8), IN_CHANNEL, OUT_CHANNEL, XBOUND, YBOUND,
     ZBOUND, DBOUND ([start, stop, step], metres), DOWNSAMPLE (1 or 2), ROUNDING ('truncate', the
-    default, as OpenPCDet, or 'floor').
+    default, as OpenPCDet, or 'floor'), KERNELS ('torch', the default, or 'triton': the fused
+    kernels for CUDA, of the pooling and of the perspective head that renders this frustum).
 
     Reads: ``image_fpn`` (its first map: (B * N, IN_CHANNEL, fH, fW)), ``points`` (absent: no
     hints), ``depth_hint_mask`` (optional, true: hidden), ``camera_intrinsics``, ``camera2lidar``,
@@ -73,6 +75,7 @@ class FactorizedDepthLSSTransform(nn.Module):
         self.image_size = tuple(model_cfg.IMAGE_SIZE)
         self.feature_size = tuple(model_cfg.FEATURE_SIZE)
         self.rounding = model_cfg.get("ROUNDING", "truncate")
+        self.kernels = check_kernels(model_cfg.get("KERNELS", "torch"), "MODEL.VTRANSFORM.KERNELS")
         self.grid = BevGrid.from_bounds(
             {f"MODEL.VTRANSFORM.{key}": model_cfg[key] for key in ("XBOUND", "YBOUND", "ZBOUND")}
         )
@@ -130,7 +133,8 @@ class FactorizedDepthLSSTransform(nn.Module):
     def pool(self, batch_dict: dict[str, Any], plan: PoolingPlan) -> torch.Tensor:
         """(B * X * Y * Z, OUT_CHANNEL): the sum of what the frustum holds in each cell."""
         depth = to_rows(batch_dict["depth_logits"]).softmax(1)
-        return bev_pool(depth, to_rows(batch_dict["depth_context"]), plan)
+        context = to_rows(batch_dict["depth_context"])
+        return bev_pool(depth, context, plan, self.kernels)
 
     @torch.no_grad()
     def depth_hints(self, batch_dict: Mapping[str, Any]) -> torch.Tensor:
