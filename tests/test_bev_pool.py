@@ -5,14 +5,8 @@ import torch
 
 from nsmae_plugin.errors import ConfigError
 from nsmae_plugin.models import bev_pool as module
-from nsmae_plugin.models.bev_pool import (
-    BevGrid,
-    bev_pool,
-    bin_count,
-    build_plan,
-    frustum_cells,
-    to_rows,
-)
+from nsmae_plugin.models.bev_pool import bev_pool, to_rows
+from nsmae_plugin.models.pooling_plan import BevGrid, bin_count, build_plan, frustum_cells
 
 GRID = BevGrid(lower=(-2.0, -1.0, -1.0), step=(1.0, 0.5, 2.0), size=(4, 4, 1))
 

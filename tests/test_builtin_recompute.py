@@ -8,7 +8,8 @@ from torch.nn import functional as F
 from nsmae_plugin.host.builtin.modules import recompute
 from nsmae_plugin.host.builtin.modules.recompute import attend_windows, gelu_linear
 from nsmae_plugin.host.builtin.modules.swin import FeedForward
-from nsmae_plugin.host.builtin.modules.window_attention import WindowAttention, plan_windows
+from nsmae_plugin.host.builtin.modules.window_attention import WindowAttention
+from nsmae_plugin.host.builtin.modules.window_plan import plan_windows
 
 CPU = torch.device("cpu")
 

@@ -7,13 +7,12 @@ import torch
 
 from nsmae_plugin.errors import ConfigError
 from nsmae_plugin.host.builtin.modules.window_attention import (
-    BLOCKED,
     DropPath,
     ShiftedWindowAttention,
     WindowAttention,
-    plan_windows,
     relative_position_index,
 )
+from nsmae_plugin.host.builtin.modules.window_plan import BLOCKED, plan_windows
 
 CPU = torch.device("cpu")
 

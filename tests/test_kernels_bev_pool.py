@@ -10,7 +10,8 @@ import torch
 from test_bev_pool import random_factors, values_and_gradients
 
 from nsmae_plugin.errors import ConfigError
-from nsmae_plugin.models.bev_pool import BevGrid, bev_pool, build_plan, frustum_cells
+from nsmae_plugin.models.bev_pool import bev_pool
+from nsmae_plugin.models.pooling_plan import BevGrid, build_plan, frustum_cells
 
 
 def assert_same_as_torch(depth, context, plan, weight, tolerance=1e-12):

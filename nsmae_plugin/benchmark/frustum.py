@@ -27,17 +27,11 @@ from nsmae_plugin.benchmark.materialised import (
 )
 from nsmae_plugin.benchmark.measure import isolated_parser, measure_calls
 from nsmae_plugin.geometry import frustum_pixels, frustum_rays
-from nsmae_plugin.models.bev_pool import (
-    BevGrid,
-    PoolingPlan,
-    bev_pool,
-    build_plan,
-    frustum_cells,
-    to_rows,
-)
+from nsmae_plugin.models.bev_pool import bev_pool, to_rows
 from nsmae_plugin.models.compositing import density_bias
 from nsmae_plugin.models.frustum_render import render_frustum
 from nsmae_plugin.models.kernels import triton_installed
+from nsmae_plugin.models.pooling_plan import BevGrid, PoolingPlan, build_plan, frustum_cells
 from nsmae_plugin.models.view_transform import GEOMETRY_KEYS
 
 VARIANTS = ("factorised", "materialised", "triton")

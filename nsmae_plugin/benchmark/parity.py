@@ -15,10 +15,11 @@ from nsmae_plugin.benchmark import frustum
 from nsmae_plugin.benchmark.inputs import made_up_batch, ring_of_cameras, scan, stack_samples
 from nsmae_plugin.benchmark.step import build_model
 from nsmae_plugin.geometry import frustum_pixels, frustum_rays
-from nsmae_plugin.models.bev_pool import BevGrid, bev_pool, build_plan, frustum_cells, to_rows
+from nsmae_plugin.models.bev_pool import bev_pool, to_rows
 from nsmae_plugin.models.compositing import composite
 from nsmae_plugin.models.depth_map import image_returns, z_buffer
 from nsmae_plugin.models.frustum_render import render_frustum
+from nsmae_plugin.models.pooling_plan import BevGrid, build_plan, frustum_cells
 from nsmae_plugin.models.view_transform import GEOMETRY_KEYS
 
 CPU = torch.device("cpu")

@@ -29,7 +29,7 @@ from nsmae_plugin.benchmark.modules import ModuleTimer
 from nsmae_plugin.config import load_config
 from nsmae_plugin.data.masking import hidden_subset, image_patch_mask
 from nsmae_plugin.errors import ConfigError
-from nsmae_plugin.models.bev_pool import build_plan
+from nsmae_plugin.models.pooling_plan import build_plan
 from nsmae_plugin.models.targets import build_targets
 from nsmae_plugin.models.view_transform import FactorizedDepthLSSTransform
 from nsmae_plugin.training.checkpoint import Progress, Run

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from nsmae_plugin.detectors.branches import CAMERA_SECTIONS, LIDAR_SECTIONS, has_branch
 from nsmae_plugin.errors import ConfigError
-from nsmae_plugin.models.bev_pool import bin_count
+from nsmae_plugin.models.pooling_plan import bin_count
 from nsmae_plugin.models.targets import CameraGrid, Columns
 
 MASKED_CAMERA = ("MASK_TOKEN", *CAMERA_SECTIONS)

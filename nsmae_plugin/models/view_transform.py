@@ -10,18 +10,17 @@ from torch import nn
 
 from nsmae_plugin.errors import ConfigError, DataError
 from nsmae_plugin.geometry import frustum_pixels, frustum_rays
-from nsmae_plugin.models.bev_pool import (
+from nsmae_plugin.models.bev_pool import bev_pool, to_rows
+from nsmae_plugin.models.depth_map import lidar_depth_map
+from nsmae_plugin.models.kernels import check_kernels
+from nsmae_plugin.models.pooling_plan import (
     ROUNDINGS,
     BevGrid,
     PoolingPlan,
-    bev_pool,
     bin_count,
     build_plan,
     frustum_cells,
-    to_rows,
 )
-from nsmae_plugin.models.depth_map import lidar_depth_map
-from nsmae_plugin.models.kernels import check_kernels
 
 GEOMETRY_KEYS = ("camera_intrinsics", "camera2lidar", "img_aug_matrix", "lidar_aug_matrix")
 STOCK_GRID_KEYS = ("dx", "bx", "nx", "frustum")

@@ -14,8 +14,8 @@ import triton
 import triton.language as tl
 from torch.autograd.function import once_differentiable
 
-from nsmae_plugin.models.bev_pool import PoolingPlan
 from nsmae_plugin.models.kernels.launch import launch
+from nsmae_plugin.models.pooling_plan import PoolingPlan
 
 TILE = 2048  # pairs x channels that a program holds at a time
 MOST_PAIRS = 32  # of a tile

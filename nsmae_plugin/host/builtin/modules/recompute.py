@@ -8,14 +8,13 @@ twice costs nothing.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch.autograd.function import once_differentiable
 
-if TYPE_CHECKING:
-    from nsmae_plugin.host.builtin.modules.window_attention import WindowPlan
+from nsmae_plugin.host.builtin.modules.window_plan import WindowPlan
 
 _CHUNK = 3 << 20  # numbers of queries, keys and values at a time: about what a CPU's caches hold
 
