@@ -1,6 +1,7 @@
 """The benchmark: formulations that agree, measurements that measure, a command that runs."""
 
 import json
+import math
 import sys
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import torch
 
 from nsmae_plugin import host
 from nsmae_plugin.benchmark import commands, frustum, parity, report, step
-from nsmae_plugin.benchmark.inputs import made_up_batch, ring_of_cameras, scan
+from nsmae_plugin.benchmark.inputs import FIRST_CAMERA, made_up_batch, ring_of_cameras, scan
 from nsmae_plugin.benchmark.measure import (
     MeasurementError,
     compare,
@@ -85,7 +86,7 @@ def test_the_ring_of_cameras_sees_all_around():
     inside = ((pixels >= 0) & (pixels < torch.tensor([704.0, 256.0]))).all(-1)[0]
     assert inside.any(1).all()
     assert inside[:, 0].tolist() == [True] + 5 * [False]
-    assert depth[0, 0, 0] == pytest.approx(10 - 0.8)
+    assert depth[0, 0, 0] == pytest.approx(10 * math.cos(FIRST_CAMERA) - 0.8)
 
 
 def test_peak_memory_is_that_of_the_tensors_held_at_once():

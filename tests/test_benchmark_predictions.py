@@ -99,24 +99,45 @@ def test_no_two_points_are_left_in_a_pixel():
     assert len(pixels.unique(dim=0)) == len(pixels) > 1000
 
 
-def predictions(centres, scores):
-    boxes = torch.zeros(len(centres), 9)
-    boxes[:, 0] = torch.tensor(centres)
-    labels = torch.ones(len(centres), dtype=torch.int32)
-    return [{"pred_boxes": boxes, "pred_scores": torch.tensor(scores), "pred_labels": labels}]
-
-
-def test_boxes_agree_in_any_order_and_others_are_noticed(tmp_path):
-    torch.save(predictions([1.0, 2.0, 3.0, 4.0], [0.1, 0.2, 0.3, 0.4]), tmp_path / "factorised.pth")
-    other = predictions([4.0, 1.005, 2.0, 7.0], [0.4, 0.1, 0.2, 0.3])
-    torch.save(other, tmp_path / "openpcdet.pth")
+def test_features_that_agree_but_for_a_few_cells_are_told_from_others(tmp_path):
+    features = torch.linspace(1, 2, 1000).view(1, 10, 10, 10)
+    torch.save({"features": features}, tmp_path / "factorised.pth")
+    other = features.clone()
+    other[0, 0, :5] += 1.0  # 50 of 1000, as beside a point that falls into another cell
+    torch.save({"features": other}, tmp_path / "openpcdet.pth")
     result = inference.agreement(tmp_path, inference.VARIANTS)
-    assert result == {"boxes found": 0.75, "score difference": 0.0}
-    with pytest.raises(MeasurementError, match="differ"):
-        inference.check(result)
-    inference.check(result | {"boxes found": 0.95})
-    with pytest.raises(MeasurementError, match="differ"):
-        inference.check({"mask difference": 0.1})
+    assert result == {"features": {"median": 0.0, "share": pytest.approx(0.95)}}
+    inference.check(result)
+
+
+@pytest.mark.parametrize(
+    "result",
+    [
+        {"median": 1e-3, "share": 1.0},  # a little everywhere
+        {"median": 0.0, "share": 0.8},
+        {"median": float("nan"), "share": 0.0},
+    ],
+)
+def test_features_of_another_network_are_refused(result):
+    with pytest.raises(MeasurementError, match=r"the masks differ"):
+        inference.check({"masks": result})
+
+
+def test_settled_features_do_not_fade():
+    config = inference.prepare(load_config(CONFIGS / "camera_map.yaml"))
+    model = step.build_model(config).eval()
+    batch = host.to_device(made_up_batch(config, 1, cameras=2, mode="test"), CPU)
+    seen = {}
+    model.map_head.register_forward_pre_hook(
+        lambda _, inputs: seen.update(features=inputs[0]["spatial_features_2d"])
+    )
+    with torch.no_grad():
+        model(dict(batch))
+        untrained = seen["features"].std()
+        inference.settle(model, batch)
+        model(dict(batch))
+    assert seen["features"].std() > 10 * untrained
+    assert not any(module.training for module in model.modules())
 
 
 def test_the_command_measures_prediction(tmp_path, monkeypatch):
@@ -131,7 +152,7 @@ def test_the_command_measures_prediction(tmp_path, monkeypatch):
 
 
 @pytest.mark.openpcdet
-def test_openpcdets_modules_predict_the_same(openpcdet_root, tmp_path, monkeypatch):
+def test_openpcdets_modules_compute_the_same(openpcdet_root, tmp_path, monkeypatch):
     path = tmp_path / "report.json"
     options = ["inference", "--cfg_file", str(CONFIGS / "bevfusion_det.yaml")]
     options += ["--rounds", "1", "--repeats", "1", "--json", str(path)]
@@ -140,5 +161,5 @@ def test_openpcdets_modules_predict_the_same(openpcdet_root, tmp_path, monkeypat
     monkeypatch.setenv("NSMAE_HOST", "builtin")
     assert benchmark.main() == 0
     report = json.loads(Path(path).read_text())["batch 1"]
-    assert report["agreement"]["score difference"] < inference.SAME_SCORE
+    assert report["agreement"]["features"]["share"] > inference.AGREEING
     assert np.isfinite(report["openpcdet"]["seconds"]["median"])

@@ -118,7 +118,7 @@ def check_first_steps(details: dict[str, Report], tolerance: float) -> None:
 
 
 def benchmark_inference(args: argparse.Namespace, batch: int) -> Report:
-    """Latency and memory of prediction, against OpenPCDet's modules at equal weights and outputs.
+    """Latency and memory of prediction, against OpenPCDet's modules at equal weights and features.
 
     For networks that predict boxes or a map.
     """
@@ -133,8 +133,8 @@ def benchmark_inference(args: argparse.Namespace, batch: int) -> Report:
     measured = compare(results, slow=variants[-1], fast="factorised")
     report.print_comparison(measured, variants)
     report.print_rate(measured, variants, batch)
-    for name, value in agreement.items():
-        print(f"{name}: {value:.3g}")
+    for name, one in agreement.items():
+        print(f"{name}: median difference {one['median']:.1e}, {one['share']:.1%} agree")
     inference.check(agreement)
     return {**measured, "agreement": agreement}
 

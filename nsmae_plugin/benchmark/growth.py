@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import EngFormatter, MaxNLocator
 
 from nsmae_plugin.benchmark import frustum
 from nsmae_plugin.benchmark.inputs import ring_of_cameras, scan, stack_samples
@@ -180,6 +181,8 @@ def _draw(panel: Axes, axis: str, rows: list[dict[str, Any]]) -> None:
         if all(heights):
             relative = [height / heights[0] for height in heights]
             panel.plot(values, relative, marker="o", markersize=4, label=name)
+    panel.xaxis.set_major_locator(MaxNLocator(4))
+    panel.xaxis.set_major_formatter(EngFormatter(sep=""))
     panel.set_xlabel(axis)
     panel.set_ylim(bottom=0)
     panel.spines[["top", "right"]].set_visible(False)

@@ -17,6 +17,9 @@ BEAMS, AZIMUTHS = 32, 1084  # of nuScenes' LiDAR: 34,688 returns a sweep
 SENSOR_HEIGHT = 1.84  # metres above the ground
 FOCAL = 1266.0  # pixels, of nuScenes' front cameras at 900 x 1600
 RAW_SIZE = (900, 1600)
+# Radians from the x axis. Along an axis whole planes of the frustum lie on the faces of BEV cells,
+# and which cell they fall into is a matter of rounding.
+FIRST_CAMERA = 0.1
 
 
 def ring_of_cameras(
@@ -39,7 +42,8 @@ def ring_of_cameras(
     augmentation[0, 0] = augmentation[1, 1] = resize
     augmentation[0, 3] = (image_size[1] - resize * RAW_SIZE[1]) / 2
     augmentation[1, 3] = image_size[0] - resize * RAW_SIZE[0]
-    camera2lidar = torch.stack([_outward_pose(2 * math.pi * i / cameras) for i in range(cameras)])
+    angles = [FIRST_CAMERA + 2 * math.pi * i / cameras for i in range(cameras)]
+    camera2lidar = torch.stack([_outward_pose(angle) for angle in angles])
     intrinsics = intrinsics.expand(cameras, 4, 4)
     matrices = {
         "camera_intrinsics": intrinsics,
