@@ -59,9 +59,10 @@ def render_materialised(logits, context, projection, edges, bias):
     return result.colour.movedim(-1, 1), result.depth, result.opacity
 
 
-def test_rendering_matches_the_loop_reference(device):
+def assert_matches_loops(device, kernels="torch"):
+    """Some pixels of a rendering against one pixel, one bin after the other."""
     logits, raw, centres, edges, bias = frustum(device=device)
-    rgb, depth, opacity = render_frustum(logits, raw, centres, edges, bias)
+    rgb, depth, opacity = render_frustum(logits, raw, centres, edges, bias, kernels)
     for n, h, w in [(0, 0, 0), (0, 1, 2), (1, 0, 1), (1, 1, 2)]:
         expected = render_pixel_with_loops(
             logits[n, :, h, w].tolist(), raw[n, :, h, w].tolist(), edges.tolist(), bias
@@ -69,6 +70,10 @@ def test_rendering_matches_the_loop_reference(device):
         assert rgb[n, :, h, w].tolist() == pytest.approx(expected[0], abs=1e-12)
         assert depth[n, h, w].item() == pytest.approx(expected[1], abs=1e-12)
         assert opacity[n, h, w].item() == pytest.approx(expected[2], abs=1e-12)
+
+
+def test_rendering_matches_the_loop_reference(device):
+    assert_matches_loops(device)
 
 
 def test_factorised_equals_materialised_in_values_and_gradients(device):

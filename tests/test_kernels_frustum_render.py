@@ -5,7 +5,7 @@ Without a CUDA device they run in Triton's interpreter: the numbers of a program
 
 import pytest
 import torch
-from test_frustum_render import frustum, render_pixel_with_loops
+from test_frustum_render import assert_matches_loops, frustum
 
 from nsmae_plugin.models.frustum_render import render_frustum
 
@@ -39,15 +39,7 @@ def assert_same_as_torch(logits, raw, *rest):
 
 
 def test_rendering_matches_the_loop_reference(kernel_device):
-    logits, raw, centres, edges, bias = frustum(device=kernel_device)
-    rgb, depth, opacity = render_frustum(logits, raw, centres, edges, bias, "triton")
-    for n, h, w in [(0, 0, 0), (0, 1, 2), (1, 0, 1), (1, 1, 2)]:
-        expected = render_pixel_with_loops(
-            logits[n, :, h, w].tolist(), raw[n, :, h, w].tolist(), edges.tolist(), bias
-        )
-        assert rgb[n, :, h, w].tolist() == pytest.approx(expected[0], abs=1e-12)
-        assert depth[n, h, w].item() == pytest.approx(expected[1], abs=1e-12)
-        assert opacity[n, h, w].item() == pytest.approx(expected[2], abs=1e-12)
+    assert_matches_loops(kernel_device, "triton")
 
 
 @pytest.mark.parametrize(
