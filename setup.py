@@ -25,6 +25,7 @@ setup(
         'spconv>=2.3.6; platform_system != "Darwin"',
         "nuscenes-devkit>=1.2",
         "numpy<2",  # nuscenes-devkit 1.2
+        "numba",
         "easydict",
         "pyyaml",
         "pillow",
@@ -37,7 +38,7 @@ setup(
     ],
     extras_require={
         # What OpenPCDet imports on the paths of this plugin, beyond the plugin's own needs.
-        "openpcdet": ["numba", "scikit-image"],
+        "openpcdet": ["scikit-image"],
         "dev": [
             "pytest",
             "pytest-xdist",

@@ -20,6 +20,7 @@ import nsmae_plugin
 REQUIRED = {
     "torch": "torch",
     "numpy": "numpy",
+    "numba": "numba",
     "yaml": "pyyaml",
     "easydict": "easydict",
     "PIL": "pillow",

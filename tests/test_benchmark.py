@@ -129,7 +129,7 @@ def test_memory_that_cannot_be_read_is_left_out():
 
 def test_a_process_that_fails_says_why():
     with pytest.raises(MeasurementError, match="invalid choice: 'nonsense'"):
-        run_isolated("nsmae_plugin.benchmark.frustum", ["nonsense"], huge_pages=False)
+        run_isolated("nsmae_plugin.benchmark.frustum", ["nonsense"], memory="small_pages")
 
 
 def test_the_command_compares_the_formulations_at_tiny_size(tmp_path, capsys, monkeypatch):

@@ -32,23 +32,27 @@ def gradients(result, *leaves):
     return torch.autograd.grad(result, leaves, upstream.to(result))
 
 
-def test_the_activation_is_exact_and_not_kept(device):
-    """Bitwise: the same operations in the same order, once more."""
+@pytest.mark.parametrize("chunk", [1, 5 * 16, 1 << 30])
+def test_the_activation_is_exact_and_not_kept(device, chunk, monkeypatch):
+    """A row, five rows, or all at a time, of 100 rows with 16 numbers; 1e-12 is roundings."""
+    monkeypatch.setattr(recompute, "_HIDDEN_CHUNK", chunk)
     torch.manual_seed(0)
-    hidden = torch.randn(2, 50, 16, device=device, requires_grad=True)
-    layer = nn.Linear(16, 4).to(device)
+    hidden = torch.randn(2, 50, 16, device=device, dtype=torch.float64, requires_grad=True)
+    layer = nn.Linear(16, 4).to(device, torch.float64)
     weights = (layer.weight, layer.bias)
     plain_bytes, plain = kept_bytes(lambda: F.linear(F.gelu(hidden), *weights))
     bytes_, result = kept_bytes(lambda: gelu_linear(hidden, *weights))
-    assert torch.equal(result, plain)
+    torch.testing.assert_close(result, plain, rtol=0, atol=1e-12)
     for mine, other in zip(
         gradients(result, hidden, *weights), gradients(plain, hidden, *weights), strict=True
     ):
-        torch.testing.assert_close(mine, other, rtol=1e-6, atol=1e-6)
-    assert plain_bytes - bytes_ == hidden.numel() * 4
+        torch.testing.assert_close(mine, other, rtol=0, atol=1e-12)
+    assert plain_bytes - bytes_ == hidden.numel() * 8
 
 
-def test_gradients_through_the_activation_are_those_of_finite_differences():
+@pytest.mark.parametrize("chunk", [8, 1 << 30])
+def test_gradients_through_the_activation_are_those_of_finite_differences(chunk, monkeypatch):
+    monkeypatch.setattr(recompute, "_HIDDEN_CHUNK", chunk)
     torch.manual_seed(0)
     inputs = [torch.randn(*shape, dtype=torch.float64) for shape in [(2, 3, 4), (5, 4), (5,)]]
     assert torch.autograd.gradcheck(gelu_linear, [one.requires_grad_() for one in inputs])

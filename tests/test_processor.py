@@ -66,7 +66,7 @@ def test_the_layout_of_the_points_changes_no_voxel():
         np.testing.assert_array_equal(ours, other)
 
 
-@pytest.mark.parametrize("points", [np.zeros((0, 5)), np.full((4, 5), 99.0)])
+@pytest.mark.parametrize("points", [np.zeros((0, 5)), *(np.full((4, 5), x) for x in (99, np.nan))])
 def test_no_point_in_range_gives_no_voxel(points):
     voxels, coords, counts = voxelize(points.astype(np.float32), RANGE, [1, 1, 1], 5, 100)
     assert voxels.shape == (0, 5, 5)

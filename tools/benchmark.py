@@ -16,7 +16,7 @@ import nsmae_plugin  # noqa: F401  (before torch: sets the OpenMP policy)
 import torch
 
 from nsmae_plugin.benchmark import commands, frustum
-from nsmae_plugin.benchmark.measure import MeasurementError, describe_device
+from nsmae_plugin.benchmark.measure import MEMORY, MeasurementError, describe_device
 from nsmae_plugin.errors import NSMAEError
 
 
@@ -34,7 +34,11 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     for command in (path, whole, predict, load, grow):
         command.add_argument("--repeats", type=int, default=3, help="timed steps in each process")
         command.add_argument(
-            "--no_huge_pages", action="store_true", help="leave tensors on pages of 4 KiB"
+            "--memory",
+            choices=MEMORY,
+            default="huge_pages",
+            help="large tensors on pages of 2 MiB or 4 KiB; kept: freed memory stays in the "
+            "process, as in tools/train.py",
         )
     for command in (path, whole, predict, load):
         command.add_argument("--rounds", type=int, default=3, help="processes per formulation")
@@ -55,6 +59,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
             "--only_factorised", action="store_true", help="do not compare, only measure"
         )
     whole.add_argument("--use_amp", action="store_true", help="in bfloat16, as training does")
+    load.set_defaults(memory="small_pages")  # as loading processes have them
     load.add_argument("--sweeps", type=int, help="LiDAR files of a sample, for MAX_SWEEPS")
     load.add_argument(
         "--only_ours", action="store_true", dest="only_factorised", help="do not compare"

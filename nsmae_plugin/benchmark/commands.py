@@ -33,9 +33,7 @@ def benchmark_frustum(args: argparse.Namespace, batch: int) -> Report:
     With a CUDA device the fused Triton kernels as well.
     """
     options = ["--size", args.size, "--batch", str(batch), "--device", args.device]
-    isolated = partial(
-        run_isolated, "nsmae_plugin.benchmark.frustum", huge_pages=not args.no_huge_pages
-    )
+    isolated = partial(run_isolated, "nsmae_plugin.benchmark.frustum", memory=args.memory)
     differences = isolated(["differences", *options])
     print("largest difference relative to the largest value, float64:")
     print("  " + ", ".join(f"{name} {value:.1e}" for name, value in differences.items()))
@@ -101,7 +99,7 @@ def _isolated(args: argparse.Namespace, module: str, variant: str, options: list
     return run_isolated(
         f"nsmae_plugin.benchmark.{module}",
         [variant, *options],
-        huge_pages=not args.no_huge_pages,
+        memory=args.memory,
         host="openpcdet" if variant == "openpcdet" else own,
     )
 
@@ -170,9 +168,7 @@ def benchmark_growth(args: argparse.Namespace, batch: int) -> Report:
         rows = []
         for value in values:
             arguments = [axis, str(value), *options, "--batch", str(batch)]
-            result = run_isolated(
-                "nsmae_plugin.benchmark.growth", arguments, huge_pages=not args.no_huge_pages
-            )
+            result = run_isolated("nsmae_plugin.benchmark.growth", arguments, memory=args.memory)
             rows.append({"value": value, **result})
         series[axis] = {"rows": rows, "exponents": growth.exponents(rows)}
         growth.print_series(axis, series[axis])

@@ -22,7 +22,7 @@ from nsmae_plugin import host
 from nsmae_plugin.benchmark.measure import MeasurementError, isolated_parser
 from nsmae_plugin.benchmark.stopwatch import Stopwatch, watch
 from nsmae_plugin.config import load_config
-from nsmae_plugin.data.loader import seeded
+from nsmae_plugin.data.loader import prepare_worker, seeded
 
 VARIANTS = ("ours", "openpcdet")
 # Of sizes, means and spreads: images are scaled differently, see nsmae_plugin.data.images, and
@@ -98,7 +98,7 @@ def check_same(loaded: dict[str, dict[str, float]]) -> None:
 
 def measure_variant(dataset: Any, batch: int, repeats: int) -> dict[str, Any]:
     """Processor seconds per sample of ``repeats`` batches, and by stage; what was loaded."""
-    torch.set_num_threads(1)
+    torch.set_num_threads(1)  # as torch's loader does in its processes
     first = describe(load_batch(dataset, batch, 0))
     seconds = []
     for number in range(1, 1 + repeats):
@@ -121,6 +121,8 @@ def main() -> None:
     args = parser.parse_args()
     config = load_config(args.cfg_file, args.overrides)
     dataset = build_dataset(config, args.variant, args.sweeps)
+    if args.variant == "ours":
+        prepare_worker(0)
     print(json.dumps(measure_variant(dataset, args.batch, args.repeats)))
 
 

@@ -16,10 +16,21 @@ from typing import Any
 import torch
 
 from nsmae_plugin.errors import NSMAEError
+from nsmae_plugin.memory import KEPT, SETTINGS, release_freed_memory
 
 MIB = 2.0**20
 KEYS = ("seconds", "mib")
 PROJECT = Path(__file__).resolve().parents[2]
+
+
+#: Where large tensors lie (Linux), by what is in the environment when torch loads. Much of the time
+#: of a formulation that allocates much is that of new pages: with pages of 2 MiB it is less, and
+#: where freed memory is kept, as tools/train.py does on a CPU, nothing.
+MEMORY = {
+    "huge_pages": {"THP_MEM_ALLOC_ENABLE": "1"},
+    "small_pages": {"THP_MEM_ALLOC_ENABLE": "0"},
+    "kept": {"THP_MEM_ALLOC_ENABLE": "0", **dict.fromkeys(SETTINGS, str(KEPT))},
+}
 
 
 class MeasurementError(NSMAEError):
@@ -60,6 +71,7 @@ def _reset_peak(device: torch.device) -> float:
         torch.cuda.synchronize(device)
         torch.cuda.reset_peak_memory_stats(device)
         return torch.cuda.memory_allocated(device)
+    release_freed_memory()
     try:
         with open("/proc/self/clear_refs", "w", encoding="ascii") as file:
             file.write("5")  # resets VmHWM, see proc(5)
@@ -87,13 +99,12 @@ def synchronize(device: torch.device) -> None:
 
 
 def run_isolated(
-    module: str, arguments: Sequence[str], *, huge_pages: bool, host: str | None = None
+    module: str, arguments: Sequence[str], *, memory: str, host: str | None = None
 ) -> dict[str, Any]:
     """Run ``python -m module arguments`` in a fresh process; the last line it prints is JSON.
 
     Args:
-        huge_pages: back large tensors with 2-MiB pages (Linux). Without them the page faults of a
-            formulation that allocates much are most of its time.
+        memory: one of MEMORY.
         host: 'builtin' or 'openpcdet'; None leaves NSMAE_HOST as it is.
 
     Raises:
@@ -104,9 +115,7 @@ def run_isolated(
     environment["PYTHONPATH"] = os.pathsep.join(paths)  # also where the package is not installed
     if host is not None:
         environment["NSMAE_HOST"] = host
-    environment.pop("THP_MEM_ALLOC_ENABLE", None)
-    if huge_pages:
-        environment["THP_MEM_ALLOC_ENABLE"] = "1"  # read when torch loads
+    environment |= MEMORY[memory]
     command = [sys.executable, "-m", module, *arguments]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     if done.returncode:

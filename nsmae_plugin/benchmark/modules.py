@@ -96,8 +96,10 @@ class ModuleTimer:
         names = list(self.modules)
         self._time_backward(names[-1], loss.backward)
         # Cut k lies in front of module k: its gradients are those of what module k - 1 wrote.
+        # One that is done lets go of its tensors, as the training step does.
         for index in range(len(names) - 1, 0, -1):
-            self._time_backward(names[index - 1], self._cuts[index].backward)
+            self._time_backward(names[index - 1], self._cuts.pop().backward)
+        self._cuts = []
 
     def _time_backward(self, name: str, run: Callable[[], None]) -> None:
         start = self._now()
@@ -148,20 +150,22 @@ class _Cut:
 
 
 class _Kept:
-    """Counts the bytes that autograd keeps, without parameters and the batch's own tensors."""
+    """Counts the bytes that autograd keeps, without parameters and the batch's own tensors.
+
+    By address, without holding them: what lives longer than in a training step makes memory new,
+    and new memory is slow.
+    """
 
     def __init__(self, model: nn.Module, batch: dict[str, Any]) -> None:
         tensors = [*model.parameters(), *model.buffers(), *batch.values()]
-        self._storages = {
-            _address(one): one.untyped_storage() for one in tensors if isinstance(one, Tensor)
-        }
+        self._addresses = {_address(one) for one in tensors if isinstance(one, Tensor)}
         self._bytes = 0
         self._hooks = torch.autograd.graph.saved_tensors_hooks(self._keep, lambda tensor: tensor)
 
     def _keep(self, tensor: Tensor) -> Tensor:
         address = _address(tensor)
-        if address not in self._storages:
-            self._storages[address] = tensor.untyped_storage()
+        if address not in self._addresses:
+            self._addresses.add(address)
             self._bytes += tensor.untyped_storage().nbytes()
         return tensor
 

@@ -22,6 +22,7 @@ from nsmae_plugin import host
 from nsmae_plugin.cores import usable_cores
 from nsmae_plugin.errors import ConfigError
 from nsmae_plugin.host.batch import share_large_arrays
+from nsmae_plugin.memory import keep_freed_memory
 
 
 @dataclass(frozen=True)
@@ -183,7 +184,7 @@ def build_dataloader(
         collate_fn=partial(_collate, dataset.collate_batch),
         pin_memory=torch.cuda.is_available(),
         persistent_workers=workers > 0,
-        worker_init_fn=_one_thread,
+        worker_init_fn=prepare_worker,
         # Its own generator: starting an iteration must not advance the model's random state.
         generator=torch.Generator().manual_seed(seed),
     )
@@ -196,6 +197,6 @@ def _collate(
     return share_large_arrays(collate(samples))
 
 
-def _one_thread(worker: int) -> None:
-    """Workers share the cores; a thread pool in each would only fight."""
-    torch.set_num_threads(1)
+def prepare_worker(worker: int) -> None:
+    """Keep memory: every sample needs as much as the last. (torch gives a worker one thread.)"""
+    keep_freed_memory()

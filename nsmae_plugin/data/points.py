@@ -1,13 +1,10 @@
-"""LiDAR files of nuScenes: keyframes, and sweeps before them in the keyframe's frame.
-
-A frame is put together column by column, in one array of shape (5, P): a column that is contiguous
-in memory is moved, compared and masked several times faster than one of every fifth number.
-"""
+"""LiDAR files of nuScenes: keyframes, and sweeps before them in the keyframe's frame."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numba
 import numpy as np
 
 from nsmae_plugin.errors import DataError
@@ -41,7 +38,7 @@ def read_points(path: Path, token: str) -> np.ndarray:
     if not len(values):
         raise DataError(f"the LiDAR file {path} of sample {token} is empty; fetch it again")
     points = values.reshape(-1, FIELDS)
-    if not np.isfinite(values).all():
+    if not np.isfinite(values.sum()) and not np.isfinite(values).all():  # the sum is faster
         bad = int((~np.isfinite(points).all(axis=1)).sum())
         raise DataError(
             f"the LiDAR file {path} of sample {token} holds {bad} points with NaN or infinity; "
@@ -59,8 +56,7 @@ def remove_ego_points(points: np.ndarray, radius: float = EGO_RADIUS) -> np.ndar
 def read_frame(root: Path, info: Mapping[str, Any], sweeps: Sequence[int]) -> np.ndarray:
     """(P, 5) float32 x, y, z [m], intensity, time lag [s]: keyframe and the chosen sweeps.
 
-    All in the keyframe's LiDAR frame; sweeps without the returns from the car itself. The columns
-    are contiguous in memory, not the rows.
+    All in the keyframe's LiDAR frame; sweeps without the returns from the car itself.
 
     Args:
         root: folder of ``samples/`` and ``sweeps/``.
@@ -71,23 +67,30 @@ def read_frame(root: Path, info: Mapping[str, Any], sweeps: Sequence[int]) -> np
         DataError: see :func:`read_points`.
     """
     token = info["token"]
-    key = read_points(root / info["lidar_path"], token)
     chosen = [info["sweeps"][position] for position in sweeps]
-    clouds = [remove_ego_points(read_points(root / one["lidar_path"], token)) for one in chosen]
-    columns = np.empty((5, len(key) + sum(map(len, clouds))), np.float32)
-    columns[:4, : len(key)], columns[4, : len(key)] = key.T, 0
-    start = len(key)
-    for sweep, cloud in zip(chosen, clouds, strict=True):
-        target = columns[:, start : start + len(cloud)]
-        target[:4], target[4] = cloud.T, sweep["time_lag"]
-        if sweep["transform_matrix"] is not None:  # None: the keyframe itself, at a scene's start
-            _move(target[:3], np.asarray(sweep["transform_matrix"]))
-        start += len(cloud)
-    return columns.T
+    clouds = [read_points(root / one["lidar_path"], token) for one in (info, *chosen)]
+    frame = np.empty((sum(map(len, clouds)), 5), np.float32)
+    end = _append(frame, 0, clouds[0], np.eye(4), 0.0, 0.0)
+    for sweep, cloud in zip(chosen, clouds[1:], strict=True):
+        matrix = sweep["transform_matrix"]  # None: the keyframe itself, at a scene's start
+        moved = np.eye(4) if matrix is None else np.array(matrix, np.float64, order="C")
+        end = _append(frame, end, cloud, moved, float(sweep["time_lag"]), EGO_RADIUS)
+    return frame[:end]
 
 
-def _move(coordinates: np.ndarray, matrix: np.ndarray) -> None:
-    """Move (3, P) by ``matrix`` (4, 4), in place; in float32 right to 1e-5 m at 100 m."""
-    matrix = matrix.astype(np.float32)
-    coordinates[:] = matrix[:3, :3] @ coordinates
-    coordinates += matrix[:3, 3:]
+@numba.njit
+def _append(frame, end, cloud, matrix, lag, radius):  # type: ignore[no-untyped-def]
+    """Write a cloud (P, 4), moved by ``matrix`` (4, 4), and its lag into ``frame`` from ``end`` on.
+
+    Without the returns from the car itself, as :func:`remove_ego_points`. Returns the new end.
+    """
+    for point in range(len(cloud)):
+        x, y, z = cloud[point, 0], cloud[point, 1], cloud[point, 2]
+        if abs(x) < radius and abs(y) < radius:
+            continue
+        for axis in range(3):
+            row = matrix[axis]
+            frame[end, axis] = row[0] * x + row[1] * y + row[2] * z + row[3]
+        frame[end, 3], frame[end, 4] = cloud[point, 3], lag
+        end += 1
+    return end

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numba
 import numpy as np
 
 # What OpenPCDet's augmentors leave in a sample: the values that they drew.
@@ -62,12 +63,22 @@ def compose(steps: Sequence[str], drawn: Mapping[str, Any]) -> np.ndarray:
 
 
 def transform_points(points: np.ndarray, matrix: np.ndarray) -> np.ndarray:
-    """Copy of (P, 3+C) points, in the same memory layout, the coordinates moved by ``matrix``."""
-    matrix = matrix.astype(points.dtype)
-    moved = np.empty_like(points)
-    moved[:, 3:] = points[:, 3:]
-    np.add(matrix[:3, :3] @ points[:, :3].T, matrix[:3, 3:], out=moved[:, :3].T)
+    """Copy of (P, 3+C) points, the coordinates moved by ``matrix``."""
+    moved = np.empty(points.shape, points.dtype)
+    _move(points, np.array(matrix, np.float64), moved)
     return moved
+
+
+@numba.njit
+def _move(points, matrix, moved):  # type: ignore[no-untyped-def]
+    """One point after the other: a matrix product would copy the coordinates out of their rows."""
+    for number in range(len(points)):
+        x, y, z = points[number, 0], points[number, 1], points[number, 2]
+        for axis in range(3):
+            row = matrix[axis]
+            moved[number, axis] = row[0] * x + row[1] * y + row[2] * z + row[3]
+        for feature in range(3, points.shape[1]):
+            moved[number, feature] = points[number, feature]
 
 
 def transform_boxes(boxes: np.ndarray, matrix: np.ndarray) -> np.ndarray:
@@ -77,7 +88,7 @@ def transform_boxes(boxes: np.ndarray, matrix: np.ndarray) -> np.ndarray:
     Headings come out in [-pi, pi]; unknown velocities (NaN) stay NaN.
     """
     moved = boxes.copy()
-    moved[:, :3] = transform_points(boxes[:, :3], matrix)
+    moved[:, :3] = boxes[:, :3] @ matrix[:3, :3].T + matrix[:3, 3]
     plane = matrix[:2, :2]
     moved[:, 3:6] = boxes[:, 3:6] * np.cbrt(abs(np.linalg.det(matrix[:3, :3])))
     direction = np.stack([np.cos(boxes[:, 6]), np.sin(boxes[:, 6])], axis=1) @ plane.T

@@ -20,6 +20,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from nsmae_plugin.cores import usable_cores
 from nsmae_plugin.errors import ConfigError, NSMAEError
+from nsmae_plugin.memory import keep_freed_memory
 
 T = TypeVar("T")
 LAUNCHERS = ("none", "pytorch", "slurm")
@@ -59,14 +60,13 @@ def start(
         os.environ.setdefault("LOCAL_RANK", str(local_rank))
     if launcher == "none":
         _refuse_unlaunched_world()
-        _set_threads(1)
-        return World(0, 1, _device(device, 0))
+        chosen = _device(device, 0)
+        _prepare(chosen, processes_here=1)
+        return World(0, 1, chosen)
     environment = _torchrun_environment() if launcher == "pytorch" else _slurm_environment(tcp_port)
     os.environ.update(environment)
     chosen = _device(device, int(environment["LOCAL_RANK"]))
-    if chosen.type == "cuda":
-        torch.cuda.set_device(chosen)
-    _set_threads(int(environment["LOCAL_WORLD_SIZE"]))
+    _prepare(chosen, int(environment["LOCAL_WORLD_SIZE"]))
     dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo", timeout=TIMEOUT)
     return World(dist.get_rank(), dist.get_world_size(), chosen)
 
@@ -144,8 +144,12 @@ def _device(choice: str, local_rank: int) -> torch.device:
     return torch.device("cuda", local_rank)
 
 
-def _set_threads(processes_here: int) -> None:
+def _prepare(device: torch.device, processes_here: int) -> None:
     """Share the cores that this job may use among its processes, unless the user has decided."""
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    else:
+        keep_freed_memory()
     if "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(max(1, usable_cores() // processes_here))
 

@@ -162,8 +162,8 @@ def number_rows(values: list[np.ndarray]) -> np.ndarray:
     rows = np.empty((sum(map(len, values)), width), np.result_type(*values))
     start = 0
     for number, value in enumerate(values):
-        target = rows[start : start + len(value)]
-        target[:, 0], target[:, 1:] = number, value
+        target = torch.from_numpy(rows[start : start + len(value)])  # copies faster than NumPy
+        target[:, 0], target[:, 1:] = number, torch.from_numpy(value)
         start += len(value)
     return rows
 

@@ -52,13 +52,6 @@ class PlaceholderModule(ModuleType):
         return _MissingAttribute(f"{self.__name__}.{name}", self._package)
 
 
-def _plain_python_jit(*args: Any, **kwargs: Any) -> Callable:
-    """``numba.jit`` that compiles nothing: the same result, slower."""
-    if args and callable(args[0]):
-        return args[0]
-    return lambda function: function
-
-
 def _torchvision() -> dict[str, ModuleType]:
     transforms = PlaceholderModule(
         "torchvision.transforms",
@@ -76,20 +69,14 @@ def _skimage() -> dict[str, ModuleType]:
     return {name: PlaceholderModule(name, "scikit-image") for name in names}
 
 
-def _numba() -> dict[str, ModuleType]:
-    decorators = {"jit": _plain_python_jit, "njit": _plain_python_jit}
-    return {"numba": PlaceholderModule("numba", "numba", **decorators)}
-
-
 def _shared_array() -> dict[str, ModuleType]:
     return {"SharedArray": PlaceholderModule("SharedArray", "SharedArray")}
 
 
-# Package -> its stand-in. OpenPCDet imports these four at the top of files on the common path.
+# Package -> its stand-in. OpenPCDet imports these at the top of files on the common path.
 PACKAGES: dict[str, Callable[[], dict[str, ModuleType]]] = {
     "torchvision": _torchvision,
     "skimage": _skimage,
-    "numba": _numba,
     "SharedArray": _shared_array,
 }
 

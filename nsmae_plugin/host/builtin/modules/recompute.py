@@ -8,6 +8,7 @@ twice costs nothing.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ from torch.autograd.function import once_differentiable
 from nsmae_plugin.host.builtin.modules.window_plan import WindowPlan
 
 _CHUNK = 3 << 20  # numbers of queries, keys and values at a time: about what a CPU's caches hold
+_HIDDEN_CHUNK = 4 << 20  # numbers of a hidden layer at a time: smaller is overhead
 
 
 def gelu_linear(hidden: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
@@ -29,23 +31,38 @@ def gelu_linear(hidden: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) 
 
 
 class _GeluLinear(torch.autograd.Function):
+    """Some rows at a time on a CPU, where the GELU of all would be the largest new memory."""
+
     @staticmethod
     def forward(ctx: Any, hidden: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> Any:
         ctx.save_for_backward(hidden, weight)
-        return F.linear(F.gelu(hidden), weight, bias)
+        result = hidden.new_empty(*hidden.shape[:-1], len(bias))
+        for rows, out in _row_chunks(hidden, result):
+            torch.addmm(bias, F.gelu(rows), weight.t(), out=out)
+        return result
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: torch.Tensor) -> Any:
         hidden, weight = ctx.saved_tensors
-        gradient = gradients[0].flatten(0, -2)
-        activated = F.gelu(hidden).flatten(0, -2)
-        to_weight = gradient.t() @ activated
-        to_activated = torch.mm(gradient, weight, out=activated).view_as(hidden)
-        to_hidden = torch.ops.aten.gelu_backward.grad_input(
-            to_activated, hidden, grad_input=to_activated
-        )
-        return to_hidden, to_weight, gradient.sum(0)
+        gradient = gradients[0].contiguous()
+        to_hidden = hidden.new_empty(hidden.shape)
+        exact = torch.promote_types(weight.dtype, torch.float32)  # of the sum over chunks
+        to_weight = torch.zeros_like(weight, dtype=exact)
+        for rows, from_out, to_rows in _row_chunks(hidden, gradient, to_hidden):
+            activated = F.gelu(rows)
+            to_weight += from_out.t() @ activated
+            to_activated = torch.mm(from_out, weight, out=activated)
+            torch.ops.aten.gelu_backward.grad_input(to_activated, rows, grad_input=to_rows)
+        return to_hidden, to_weight.to(weight.dtype), gradient.flatten(0, -2).sum(0)
+
+
+def _row_chunks(hidden: torch.Tensor, *others: torch.Tensor) -> Iterator[tuple[torch.Tensor, ...]]:
+    """(..., C) -> chunks of the rows of ``hidden``, each with the same rows of the others."""
+    rows = max(1, _HIDDEN_CHUNK // hidden.shape[-1])
+    if hidden.device.type != "cpu":
+        rows = hidden.shape[:-1].numel()
+    return zip(*(one.flatten(0, -2).split(rows) for one in (hidden, *others)), strict=True)
 
 
 def attend_windows(
