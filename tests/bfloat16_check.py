@@ -3,12 +3,12 @@
 import pytest
 import torch
 
-from nsmae_plugin.training.precision import keep_float32, use_channels_last
+from nsmae_plugin.training.precision import fit_precision
 
 
 def check_bfloat16_training(model, batch):
     """The loss is float32 and near that of float32 arithmetic, and every gradient is finite."""
-    model = use_channels_last(keep_float32(model.train()))
+    model = fit_precision(model.train(), torch.bfloat16)
     device = next(model.parameters()).device
     full, _, _ = model(batch)
     with torch.autocast(device.type, dtype=torch.bfloat16):

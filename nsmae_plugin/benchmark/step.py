@@ -34,7 +34,7 @@ from nsmae_plugin.models.targets import build_targets
 from nsmae_plugin.models.view_transform import FactorizedDepthLSSTransform
 from nsmae_plugin.training.checkpoint import Progress, Run
 from nsmae_plugin.training.optim import build_optimizer, build_scheduler
-from nsmae_plugin.training.precision import keep_float32, use_channels_last
+from nsmae_plugin.training.precision import fit_precision
 from nsmae_plugin.training.update import StepRecord, read_records, update_weights
 
 #: As is; with the published frustum; with OpenPCDet's modules, published frustum included.
@@ -109,8 +109,7 @@ def stage_seconds(model: Any, batch: dict[str, Any], repeats: int) -> dict[str, 
     stages: dict[str, Callable[[], Any]] = {}
     if "hidden_voxel_coords" in batch or "image_patch_mask" in batch:
         stages["masks"] = lambda: _draw_masks(batch)
-        clean = {**batch, "clean_camera_imgs": batch.get("camera_imgs")}
-        stages["targets"] = lambda: build_targets(clean, model.camera_grid, model.columns)
+        stages["targets"] = lambda: build_targets(batch, model.camera_grid, model.columns)
     if isinstance(getattr(model, "vtransform", None), FactorizedDepthLSSTransform):
         stages["depth maps"] = lambda: model.vtransform.depth_hints(batch)
         cells = len(batch["lidar_aug_matrix"]) * model.vtransform.grid.num_cells
@@ -179,9 +178,7 @@ def measure_variant(
 
     ``modules``: :func:`module_table`; ``stages``: :func:`stage_seconds`.
     """
-    model = build_model(config, variant).to(device)
-    if amp_dtype is not None:  # as the training loop does
-        use_channels_last(keep_float32(model))
+    model = fit_precision(build_model(config, variant).to(device), amp_dtype)
     batch = host.to_device(made_up_batch(config, batch_size), device)
     step = make_step(model, config, batch, device, amp_dtype)
     records: list[StepRecord] = []

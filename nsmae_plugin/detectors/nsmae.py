@@ -90,13 +90,12 @@ class NSMAE(host.Detector3DTemplate):
     def prepare(self, batch_dict: dict[str, Any]) -> dict[str, Any]:
         """A copy of the batch with its targets, and the geometry of the view transform.
 
-        First of all, because their sizes hang on the data: a GPU has to be waited for, which costs
-        little while nothing is queued.
+        First of all: the images do not carry the mask token yet, and since the sizes hang on the
+        data, a GPU has to be waited for, which costs little while nothing is queued.
         """
         require_inputs(batch_dict, self)
         batch_dict = dict(batch_dict)
-        clean = {**batch_dict, "clean_camera_imgs": batch_dict.get("camera_imgs")}
-        batch_dict.update(build_targets(clean, self.camera_grid, self.columns))
+        batch_dict.update(build_targets(batch_dict, self.camera_grid, self.columns))
         prepare_geometry(batch_dict, self)
         return batch_dict
 

@@ -62,7 +62,7 @@ def build_targets(
 
     Args:
         batch_dict: with ``points`` (P, 4 or more), the unmasked cloud (absent: no depth target is
-            valid), and for the cameras ``clean_camera_imgs``, ``image_mean``, ``image_std``,
+            valid), and for the cameras ``camera_imgs`` as they came, ``image_mean``, ``image_std``,
             ``lidar2image``, ``img_aug_matrix``, ``lidar_aug_matrix``. Nothing is written into it.
         camera: None without cameras.
 
@@ -122,7 +122,7 @@ def colour_target(batch_dict: Mapping[str, Any], stride: int) -> Tensor:
     Raises:
         ConfigError: ``image_mean`` or ``image_std`` (B, 3) is missing.
     """
-    images = batch_dict["clean_camera_imgs"].float()
+    images = batch_dict["camera_imgs"].float()
     if "image_mean" not in batch_dict or "image_std" not in batch_dict:
         raise ConfigError(
             "colour targets need image_mean and image_std in the batch: add image_normalize to "
@@ -168,12 +168,12 @@ def _depth_target(
     """Nearest return per feature cell, valid where the bins can render it."""
     depth, valid = z_buffer(*_image_grid(returns, batch_dict, camera))
     valid &= (depth >= camera.near) & (depth <= camera.far)
-    views = batch_dict["clean_camera_imgs"].shape[:2]
+    views = batch_dict["camera_imgs"].shape[:2]
     return torch.where(valid, depth, 0.0).unflatten(0, views), valid.unflatten(0, views)
 
 
 def _returns(batch_dict: Mapping[str, Any]) -> ImageReturns:
-    height, width = batch_dict["clean_camera_imgs"].shape[-2:]
+    height, width = batch_dict["camera_imgs"].shape[-2:]
     return image_returns(
         _points(batch_dict),
         batch_dict["lidar2image"],
@@ -187,7 +187,7 @@ def _image_grid(
     returns: ImageReturns, batch_dict: Mapping[str, Any], camera: CameraGrid
 ) -> tuple[ImageReturns, int, tuple[int, int], int]:
     """Arguments of ``z_buffer``."""
-    batch, cameras, _, height, width = batch_dict["clean_camera_imgs"].shape
+    batch, cameras, _, height, width = batch_dict["camera_imgs"].shape
     return returns, batch * cameras, (height, width), camera.stride
 
 

@@ -17,6 +17,16 @@ CONVOLVING_SLOTS = ("neck", "vtransform", "fuser", "backbone_2d", "bev_head", "m
 Batch = dict[str, Any]
 
 
+def fit_precision(model: nn.Module, amp_dtype: torch.dtype | None) -> nn.Module:
+    """Make a model ready for training under autocast to ``amp_dtype``, or in float32 for None.
+
+    Returns:
+        The same model.
+    """
+    keep_float32(model)
+    return model if amp_dtype is None else use_channels_last(model)
+
+
 def keep_float32(model: nn.Module) -> nn.Module:
     """Let the slots in :data:`FLOAT32_SLOTS` ignore autocast; for any detector of either host.
 

@@ -24,7 +24,7 @@ from nsmae_plugin.evaluation.report import format_table
 from nsmae_plugin.training import checkpoint, distributed, engine, hooks, optim, run_log, transfer
 from nsmae_plugin.training.checkpoint import Plan, Progress, Run
 from nsmae_plugin.training.distributed import World
-from nsmae_plugin.training.precision import keep_float32, use_channels_last
+from nsmae_plugin.training.precision import fit_precision
 from nsmae_plugin.training.random_state import FIXED_SEED, seed_everything
 
 AMP_DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -65,9 +65,7 @@ def build(
     dataset, loader, sampler = load(training=True, seed=seed)
     plan = _make_plan(args, config, world, seed, batch_size, len(loader))
     model = host.build_network(config.MODEL, len(config.CLASS_NAMES), dataset).to(world.device)
-    keep_float32(model)
-    if _amp_dtype(args, config) is not None:
-        use_channels_last(model)
+    fit_precision(model, _amp_dtype(args, config))
     if args.pretrained_model:
         transfer.load_pretrained(model, args.pretrained_model, logger, args.partial_weights)
     run = _make_run(args, config, world, plan, model)
