@@ -7,10 +7,10 @@ plugin's classes into the registries of the active host.
 import os
 import sys
 
-# spconv and torch each bring an OpenMP pool. Threads that spin while they wait starve the other pool
-# (up to 19 s for one backbone); threads that sleep at once have to be woken for each of thousands of
-# small products (twice the time of a LiDAR step). So they spin for about 0.1 ms, under GNU's
-# runtime, which torch has on Linux. The policy is read when torch loads, hence here.
+# spconv and torch each bring an OpenMP pool. Threads that spin while they wait starve the other
+# pool (up to 19 s for one backbone); threads that sleep at once have to be woken for each of
+# thousands of small products (twice the time of a LiDAR step). So they spin for about 0.1 ms, under
+# GNU's runtime, which torch has on Linux. Both are read when torch loads, hence here.
 if "torch" not in sys.modules and "OMP_WAIT_POLICY" not in os.environ:
     os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
     os.environ.setdefault("GOMP_SPINCOUNT", "2000")

@@ -184,7 +184,8 @@ def _advise(found: Diagnosis) -> None:
         )
     if (found.omp_wait_policy or "").upper() != "PASSIVE" and len(found.devices) == 1:
         found.advice.append(
-            "set OMP_WAIT_POLICY=PASSIVE: the thread pools of torch and spconv starve each other"
+            "set OMP_WAIT_POLICY=PASSIVE and GOMP_SPINCOUNT=2000: "
+            "the thread pools of torch and spconv starve each other"
         )
 
 

@@ -54,10 +54,18 @@ def test_importing_the_package_loads_neither_torch_nor_a_host():
     assert run(code).stdout.strip() == "set()"
 
 
-def test_the_openmp_policy_is_set_unless_the_user_chose_one():
-    code = "import nsmae_plugin, os; print(os.environ['OMP_WAIT_POLICY'])"
-    inherited = {"OMP_WAIT_POLICY": "ACTIVE"}
-    assert run(code, **inherited).stdout.strip() == "ACTIVE"
+@pytest.mark.parametrize(("policy", "expected"), [("", "PASSIVE 2000"), ("ACTIVE", "ACTIVE None")])
+def test_the_openmp_policy_is_set_unless_the_user_chose_one(policy, expected):
+    code = """
+import os
+del os.environ["GOMP_SPINCOUNT"]
+if not os.environ["OMP_WAIT_POLICY"]:
+    del os.environ["OMP_WAIT_POLICY"]
+import nsmae_plugin
+print(os.environ["OMP_WAIT_POLICY"], os.environ.get("GOMP_SPINCOUNT"))
+"""
+    inherited = {"OMP_WAIT_POLICY": policy, "GOMP_SPINCOUNT": "1"}
+    assert run(code, **inherited).stdout.strip() == expected
 
 
 def test_registering_twice_changes_nothing():
