@@ -59,6 +59,15 @@ def test_voxels_are_those_of_the_loop(max_points, max_voxels):
     assert (coords.dtype, counts.dtype, voxels.dtype) == (np.int32, np.int32, np.float32)
 
 
+def test_what_was_in_the_memory_before_does_not_show(monkeypatch):
+    monkeypatch.setattr(np, "empty", lambda shape, dtype: np.full(shape, 7, dtype))
+    points = np.float32([[0.5, 0.5, 0.5, 1.0], [1.5, 0.5, 0.5, 2.0], [0.6, 0.5, 0.5, 3.0]])
+    voxels, _, counts = voxelize(points, RANGE, [1, 1, 1], 3, 10)
+    assert counts.tolist() == [2, 1]
+    np.testing.assert_array_equal(voxels[0], [points[0], points[2], [0, 0, 0, 0]])
+    np.testing.assert_array_equal(voxels[1], [points[1], [0, 0, 0, 0], [0, 0, 0, 0]])
+
+
 def test_the_layout_of_the_points_changes_no_voxel():
     points = (np.random.default_rng(2).normal(size=(3000, 4)) * 4).astype(np.float32)
     results = [voxelize(one, RANGE, [1, 1, 1], 3, 500) for one in (points, points.copy("F"))]
