@@ -81,16 +81,19 @@ for use in (
         use()
     except HostError as error:
         print(error)
+from pcdet.models.model_utils.centernet_utils import circle_nms
+print(circle_nms(numpy.array([[0.0, 0, 0.9], [0.1, 0, 0.8], [5, 0, 0.7]]), 1.0))
 """
     outcome = run(code, checkout)
     assert outcome.returncode == 0, outcome.stderr
-    lines = outcome.stdout.splitlines()[-4:]
+    lines = outcome.stdout.splitlines()[-5:]
     replaced = "['Argo2Dataset', 'SharedArray', 'skimage', 'torchvision']"
     assert lines[0].startswith(f"openpcdet 0.6.0+py0000000 {replaced} ")
     assert lines[1] == "[]"  # the stand-ins are gone once OpenPCDet is imported
     assert "SharedArray.create" in lines[2]
     assert "pip install SharedArray" in lines[2]
     assert "av2 not installed, pandas not installed, kornia not installed" in lines[3]
+    assert lines[4] == "[0, 2]"  # compiled by numba
 
 
 def test_a_build_wins_and_a_broken_torchvision_is_replaced(checkout):

@@ -145,7 +145,10 @@ def _device(choice: str, local_rank: int) -> torch.device:
 
 
 def _prepare(device: torch.device, processes_here: int) -> None:
-    """Share the cores that this job may use among its processes, unless the user has decided."""
+    """Take the device, or keep freed memory on a CPU; share the cores that this job may use.
+
+    The user's own settings of memory and threads stay.
+    """
     if device.type == "cuda":
         torch.cuda.set_device(device)
     else:

@@ -38,7 +38,7 @@ def voxelize(
     size = np.asarray(voxel_size, np.float32)
     grid = np.round((high - low) / size).astype(np.int64)
     rows = np.ascontiguousarray(points, np.float32)  # one layout: compiled once
-    owners, cells = _owners(_cells(rows, low.copy(), size, grid), max_voxels)
+    owners, cells = _owners(_cells(rows, low, size, grid), max_voxels)
     voxels = np.empty((len(cells), max_points, points.shape[1]), np.float32)
     counts = np.zeros(len(cells), np.int32)
     _fill(voxels, counts, rows, owners)
