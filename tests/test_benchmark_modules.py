@@ -1,6 +1,7 @@
 """Timing module by module: the cuts change no gradient, and costs go to who caused them."""
 
 import time
+import weakref
 
 import pytest
 import torch
@@ -127,3 +128,18 @@ def test_memory_is_of_the_module_that_keeps_it(batch):
     timer.reset()
     timer.step(batch)
     assert [len(one.forward) for one in timer.timings.values()] == [1, 1, 1, 1]
+
+
+def test_results_that_the_loss_does_not_need_are_freed(batch):
+    """An exponential keeps itself for its backward pass, which is never run here."""
+
+    class Aside(Detector):
+        def forward(self, batch):
+            unused = batch["x"] * self.first.layer.weight.sum()
+            kept.append(weakref.ref(unused.exp()))
+            return super().forward(batch)
+
+    kept = []
+    timer = ModuleTimer(Aside(), CPU)
+    timer.step(batch)
+    assert [one() for one in kept] == [None]

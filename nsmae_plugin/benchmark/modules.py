@@ -167,7 +167,9 @@ class _Kept:
         if address not in self._addresses:
             self._addresses.add(address)
             self._bytes += tensor.untyped_storage().nbytes()
-        return tensor
+        # Detached: a result that held its own operation would never be freed where the loss does
+        # not need it.
+        return tensor.detach()
 
     def take(self) -> int:
         """Bytes since the last call."""
