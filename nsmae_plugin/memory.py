@@ -4,14 +4,15 @@ import ctypes
 import os
 import platform
 
-#: Settings of glibc, see mallopt(3), by the variable that sets them when a process starts: from
-#: which size on a block is unmapped when it is freed, and how much freed memory is handed back.
-SETTINGS = {"MALLOC_MMAP_THRESHOLD_": -3, "MALLOC_TRIM_THRESHOLD_": -1}
-KEPT = 2**31 - 1  # bytes; the most that mallopt takes
+#: Settings of glibc, see mallopt(3), by the variable that makes them when a process starts: large
+#: blocks are no mappings of their own, which would be unmapped when freed; and nothing is trimmed.
+SETTINGS = {"MALLOC_MMAP_MAX_": (-4, 0), "MALLOC_TRIM_THRESHOLD_": (-1, -1)}
+#: What a user may have set instead.
+CHOICES = {*SETTINGS, "MALLOC_MMAP_THRESHOLD_", "GLIBC_TUNABLES"}
 
 
 def keep_freed_memory() -> bool:
-    """Keep what is freed, in blocks of up to 2 GiB, for this process's next allocations.
+    """Keep what is freed for this process's next allocations.
 
     A training step on a CPU allocates gigabytes and frees them again. glibc hands them back to the
     system, and in the next step every page has to be found and cleared anew: a quarter of the time
@@ -23,11 +24,10 @@ def keep_freed_memory() -> bool:
     Returns:
         Whether anything was set: not under another C library than glibc.
     """
-    chosen = {*SETTINGS, "GLIBC_TUNABLES"} & set(os.environ)
-    if chosen or not _glibc():
+    if CHOICES & set(os.environ) or not _glibc():
         return False
     library = ctypes.CDLL(None)
-    return all(library.mallopt(option, KEPT) for option in SETTINGS.values())
+    return all(library.mallopt(option, value) for option, value in SETTINGS.values())
 
 
 def release_freed_memory() -> None:

@@ -23,7 +23,7 @@ from nsmae_plugin.benchmark.measure import (
 from nsmae_plugin.benchmark.parity import without_dropout
 from nsmae_plugin.config import load_config
 from nsmae_plugin.geometry import image_from_lidar
-from nsmae_plugin.memory import SETTINGS
+from nsmae_plugin.memory import CHOICES
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tools"))
 import benchmark
@@ -32,7 +32,7 @@ TINY = frustum.SIZES["tiny"]
 CPU = torch.device("cpu")
 CONFIGS = Path(__file__).resolve().parents[1] / "cfgs" / "tiny"
 #: What the environment may tell the allocator.
-ALLOCATOR = {*SETTINGS, "GLIBC_TUNABLES", "THP_MEM_ALLOC_ENABLE"}
+ALLOCATOR = {*CHOICES, "THP_MEM_ALLOC_ENABLE"}
 ALLOCATIONS = """
 import json, torch
 from nsmae_plugin.benchmark.measure import measure_calls

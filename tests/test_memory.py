@@ -7,10 +7,9 @@ import sys
 
 import pytest
 
-from nsmae_plugin.memory import SETTINGS, keep_freed_memory
+from nsmae_plugin.memory import CHOICES, keep_freed_memory
 
 MIB = 2**20
-CHOICES = (*SETTINGS, "GLIBC_TUNABLES")
 #: Touches 64 MiB, frees them, and prints what was set and by how much the process has grown.
 PROGRAM = """
 import numpy, os, sys

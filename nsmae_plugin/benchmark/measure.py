@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from nsmae_plugin.errors import NSMAEError
-from nsmae_plugin.memory import KEPT, SETTINGS, release_freed_memory
+from nsmae_plugin.memory import SETTINGS, release_freed_memory
 
 MIB = 2.0**20
 KEYS = ("seconds", "mib")
@@ -29,7 +29,10 @@ PROJECT = Path(__file__).resolve().parents[2]
 MEMORY = {
     "huge_pages": {"THP_MEM_ALLOC_ENABLE": "1"},
     "small_pages": {"THP_MEM_ALLOC_ENABLE": "0"},
-    "kept": {"THP_MEM_ALLOC_ENABLE": "0", **dict.fromkeys(SETTINGS, str(KEPT))},
+    "kept": {
+        "THP_MEM_ALLOC_ENABLE": "0",
+        **{variable: str(value) for variable, (_, value) in SETTINGS.items()},
+    },
 }
 
 
