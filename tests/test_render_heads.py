@@ -5,7 +5,7 @@ import torch
 from easydict import EasyDict
 
 from nsmae_plugin.errors import ConfigError
-from nsmae_plugin.models.compositing import bin_centres
+from nsmae_plugin.models.compositing import bin_centres, composite
 from nsmae_plugin.models.frustum_render import render_frustum
 from nsmae_plugin.models.render_heads import BEVRenderHead, PerspectiveRenderHead
 
@@ -136,6 +136,17 @@ def test_bev_head_renders_whatever_branches_there_are(channels, device):
     assert depth.shape == result["rendered_bev_opacity"].shape == (2, 6, 7)
     assert (depth >= 0.25).all()
     assert (depth <= 2.5).all()
+
+
+def test_the_branches_are_convolved_as_if_side_by_side(device):
+    channels = {"spatial_features_img": 3, "spatial_features": 4}
+    head = bev_head(channels).double().to(device)
+    batch = {key: value.double().to(device) for key, value in bev_batch(channels).items()}
+    raw = head.to_density(torch.cat([batch[key] for key in channels], dim=1))
+    density = torch.nn.functional.softplus(raw + head.density_bias).movedim(1, -1)
+    expected = composite(density, head.edges).depth
+    found = head(batch)["rendered_bev_depth"]
+    torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("occupied", range(5))

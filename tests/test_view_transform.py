@@ -8,7 +8,7 @@ from easydict import EasyDict
 
 from nsmae_plugin.errors import ConfigError, DataError
 from nsmae_plugin.models import kernels
-from nsmae_plugin.models.view_transform import FactorizedDepthLSSTransform
+from nsmae_plugin.models.view_transform import FactorizedDepthLSSTransform, OneChannelConv2d
 
 BINS, CHANNELS = 6, 4
 CONFIG = {
@@ -132,6 +132,22 @@ def test_without_downsampling_layers_are_stacked_as_channels():
     assert below.any()
     assert above.any()
     torch.testing.assert_close(below + above, whole, rtol=1e-5, atol=1e-6)
+
+
+def test_the_outer_product_is_a_convolution(device):
+    torch.manual_seed(0)
+    plain = torch.nn.Conv2d(1, 5, 1).double().to(device)
+    ours = OneChannelConv2d(5).double().to(device)
+    ours.load_state_dict(plain.state_dict())
+    maps = torch.randn(3, 1, 4, 6, dtype=torch.float64, device=device, requires_grad=True)
+    upstream = torch.randn(3, 5, 4, 6, dtype=torch.float64, device=device)
+
+    def run(module):
+        result = module(maps)
+        return result, *torch.autograd.grad(result, (maps, *module.parameters()), upstream)
+
+    for mine, other in zip(run(ours), run(plain), strict=True):
+        torch.testing.assert_close(mine, other, rtol=1e-12, atol=1e-12)
 
 
 def test_samples_do_not_leak_into_each_other():

@@ -101,12 +101,21 @@ class BEVRenderHead(nn.Module):
         """Render the view from above; keys in the class's docstring."""
         features = [batch_dict[key] for key in self.channels]
         self._check(features)
-        raw = at_least_float32(self.to_density(torch.cat(features, dim=1)))
+        raw = at_least_float32(self._convolve(features))
         density = F.softplus(raw + self.density_bias).movedim(1, -1)
         rendered = composite(density, self.edges)
         batch_dict["rendered_bev_depth"] = rendered.depth
         batch_dict["rendered_bev_opacity"] = rendered.opacity
         return batch_dict
+
+    def _convolve(self, features: Sequence[Tensor]) -> Tensor:
+        """``to_density`` of the maps side by side, which saves a copy of all of them."""
+        layer = self.to_density
+        parts = layer.weight.split(list(self.channels.values()), dim=1)
+        raw = F.conv2d(features[0], parts[0], layer.bias, padding=layer.padding)
+        for map_, part in zip(features[1:], parts[1:], strict=True):
+            raw = raw + F.conv2d(map_, part, padding=layer.padding)
+        return raw
 
     def _check(self, features: Sequence[Tensor]) -> None:
         grids = {tuple(map_.shape[-2:]) for map_ in features}

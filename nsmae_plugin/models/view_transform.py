@@ -184,6 +184,24 @@ class FactorizedDepthLSSTransform(nn.Module):
             )
 
 
+class OneChannelConv2d(nn.Conv2d):
+    """1x1 convolution of (B, 1, H, W) maps as an outer product.
+
+    oneDNN would pad the channel to sixteen, and copy the result out of a layout of sixteen.
+    Parameters are those of ``nn.Conv2d(1, out_channels, 1)``.
+    """
+
+    def __init__(self, out_channels: int) -> None:
+        super().__init__(1, out_channels, 1)
+
+    def forward(self, maps: torch.Tensor) -> torch.Tensor:
+        """(B, out_channels, H, W)."""
+        assert self.bias is not None
+        weight = self.weight.view(1, -1, 1).expand(len(maps), -1, -1)
+        rows = torch.baddbmm(self.bias.view(1, -1, 1), weight, maps.flatten(2))
+        return rows.unflatten(2, maps.shape[2:])
+
+
 def _check_options(module: FactorizedDepthLSSTransform, config: Any) -> None:
     where = "MODEL.VTRANSFORM"
     if module.rounding not in ROUNDINGS:
@@ -204,7 +222,9 @@ def _check_options(module: FactorizedDepthLSSTransform, config: Any) -> None:
 
 def _build_dtransform() -> nn.Sequential:
     return nn.Sequential(
-        *_conv_block(1, 8, 1, bias=True),
+        OneChannelConv2d(8),
+        nn.BatchNorm2d(8),
+        nn.ReLU(inplace=True),
         *_conv_block(8, 32, 5, stride=4, bias=True),
         *_conv_block(32, 64, 5, stride=2, bias=True),
     )
