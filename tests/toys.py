@@ -5,7 +5,9 @@
 makes the loss term ``loss_fit`` NaN there.
 """
 
+import contextlib
 import os
+import random
 import signal
 import socket
 import sys
@@ -127,10 +129,16 @@ def batch(*indices):
 
 
 def free_port():
-    """A TCP port of this machine that nobody listens on."""
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return one.getsockname()[1]
+    """A TCP port of this machine that nobody listens on.
+
+    Below those that systems deal out themselves (from 32768 on Linux): another process could be
+    given one of them before it is used here.
+    """
+    while True:
+        port = random.SystemRandom().randrange(10_000, 32_768)
+        with contextlib.suppress(OSError), socket.socket() as one:
+            one.bind(("127.0.0.1", port))
+            return port
 
 
 def train(*arguments, register_toys=True):

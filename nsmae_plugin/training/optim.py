@@ -49,7 +49,14 @@ def build_optimizer(model: nn.Module, config: Mapping[str, Any]) -> AdamW:
         if parameters
     ]
     beta1, beta2 = config.get("BETAS", (0.9, 0.99))
-    return AdamW(groups, lr=config["LR"], betas=(beta1, beta2), weight_decay=config["WEIGHT_DECAY"])
+    # Fused: one pass over the weights, without temporaries of their size.
+    return AdamW(
+        groups,
+        lr=config["LR"],
+        betas=(beta1, beta2),
+        weight_decay=config["WEIGHT_DECAY"],
+        fused=True,
+    )
 
 
 def _by_factor(model: nn.Module, scales: Mapping[str, float]) -> dict[float, list[nn.Parameter]]:
