@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ from nsmae_plugin.memory import keep_freed_memory
 T = TypeVar("T")
 LAUNCHERS = ("none", "pytorch", "slurm")
 TIMEOUT = timedelta(minutes=30)  # rank 0 may evaluate or save while the others wait
+LAST_EXCHANGE = 0.1  # seconds for the threads of the last exchange to end
 
 
 @dataclass(frozen=True)
@@ -74,6 +76,10 @@ def start(
 def stop() -> None:
     """Leave the process group, if there is one."""
     if dist.is_initialized():
+        # A thread of gloo may hold the tensors of the last exchange for a moment longer. One that
+        # lets go of them while the interpreter shuts down aborts the process (PyTorch, pull request
+        # 179291), and DistributedDataParallel keeps these threads alive until then.
+        time.sleep(LAST_EXCHANGE)
         dist.destroy_process_group()
 
 
