@@ -49,7 +49,7 @@ def measure_calls(
     GPU. The first calls also warm up.
 
     Args:
-        first_calls: two when the first leaves something behind, as the moments of an optimiser.
+        first_calls: several when the first leave something behind, as the moments of an optimiser.
 
     Returns:
         ``seconds`` of every timed call; ``mib``, one value, or none where it cannot be read.

@@ -222,9 +222,7 @@ def _check_options(module: FactorizedDepthLSSTransform, config: Any) -> None:
 
 def _build_dtransform() -> nn.Sequential:
     return nn.Sequential(
-        OneChannelConv2d(8),
-        nn.BatchNorm2d(8),
-        nn.ReLU(inplace=True),
+        *_activated(OneChannelConv2d(8)),
         *_conv_block(8, 32, 5, stride=4, bias=True),
         *_conv_block(32, 64, 5, stride=2, bias=True),
     )
@@ -254,7 +252,11 @@ def _conv_block(
     convolution = nn.Conv2d(
         in_channels, out_channels, kernel, stride=stride, padding=kernel // 2, bias=bias
     )
-    return convolution, nn.BatchNorm2d(out_channels), nn.ReLU(inplace=True)
+    return _activated(convolution)
+
+
+def _activated(convolution: nn.Conv2d) -> tuple[nn.Module, ...]:
+    return convolution, nn.BatchNorm2d(convolution.out_channels), nn.ReLU(inplace=True)
 
 
 def _drop_stock_grid(state_dict: dict[str, Any], prefix: str, *_: Any) -> None:

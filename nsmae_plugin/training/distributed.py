@@ -77,7 +77,7 @@ def stop() -> None:
     """Leave the process group, if there is one."""
     if dist.is_initialized():
         # A thread of gloo may hold the tensors of the last exchange for a moment longer. One that
-        # lets go of them while the interpreter shuts down aborts the process (PyTorch, pull request
+        # lets go of them while the interpreter shuts down can abort it (PyTorch, pull request
         # 179291), and DistributedDataParallel keeps these threads alive until then.
         time.sleep(LAST_EXCHANGE)
         dist.destroy_process_group()
