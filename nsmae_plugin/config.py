@@ -145,7 +145,7 @@ def validate(config: Mapping[str, Any]) -> None:
         "DATA_CONFIG": need(ANYTHING),
         "MODEL": need(ANYTHING),
         "OPTIMIZATION": need(ANYTHING),
-        "HOOK": ANYTHING,
+        "HOOK": schema.HOOK,
     }
     _check_section(config, kinds, "")
     if config["DATA_CONFIG"].get("DATASET") in NUSCENES_DATASETS:

@@ -190,6 +190,16 @@ OWN_DATA_KEYS = {
     "MAP_CONFIG": None,
 }
 
+HOOK = (
+    {
+        "DisableAugmentationHook": {
+            "DISABLE_AUG_LIST": need(ListOf(str)),
+            "NUM_LAST_EPOCHS": need(int),
+        }
+    },
+    type(None),
+)
+
 OPTIMIZATION = {
     "BATCH_SIZE_PER_GPU": need(int),
     "NUM_EPOCHS": need(int),

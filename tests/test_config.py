@@ -50,6 +50,12 @@ def test_a_misspelt_key_names_itself_its_place_and_the_right_spelling(tmp_path):
         load_config(path)
 
 
+def test_a_misspelt_key_of_a_hook_is_refused():
+    path, key = CFGS / "transfusion_lidar.yaml", "HOOK.DisableAugmentationHook.NUM_LAST_EPOCH"
+    with pytest.raises(ConfigError, match=rf"{key} \(did you mean NUM_LAST_EPOCHS"):
+        load_config(path, [key, "5"])
+
+
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
