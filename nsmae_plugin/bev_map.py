@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from nsmae_plugin import files
 from nsmae_plugin.data.maps.grid import MapGrid
 
 
@@ -85,8 +86,7 @@ def save_map(
         sample: token.
         more: what else is known, by name; None is left out.
     """
-    np.savez_compressed(
-        path,
+    content = dict(
         probabilities=probabilities.astype(np.float16),
         classes=np.array(classes),
         x_bound=np.array(grid.x_bound),
@@ -94,4 +94,6 @@ def save_map(
         sample=np.array(sample),
         **{name: np.array(value) for name, value in more.items() if value is not None},
     )
+    with files.replacing(path) as file:
+        np.savez_compressed(file, **content)
     return path

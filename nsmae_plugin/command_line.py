@@ -1,5 +1,6 @@
 """What the command-line tools share."""
 
+import os
 import sys
 from collections.abc import Callable
 from functools import wraps
@@ -19,7 +20,7 @@ def positive(text: str) -> int:
 
 
 def errors_in_one_line(main: Callable[P, int]) -> Callable[P, int]:
-    """Print the plugin's errors instead of a traceback, and return the exit status 1."""
+    """Print errors of the plugin and of files instead of a traceback; return exit status 1."""
 
     @wraps(main)
     def reporting(*args: P.args, **kwargs: P.kwargs) -> int:
@@ -27,6 +28,11 @@ def errors_in_one_line(main: Callable[P, int]) -> Callable[P, int]:
             return main(*args, **kwargs)
         except NSMAEError as error:
             print(f"error: {error}", file=sys.stderr)
-            return 1
+        except OSError as error:  # of a file that no message was made for
+            if error.errno is None:  # no file at all: a mistake in a program
+                raise
+            where = "" if error.filename is None else f"{os.fspath(error.filename)}: "
+            print(f"error: {where}{error.strerror}", file=sys.stderr)
+        return 1
 
     return reporting

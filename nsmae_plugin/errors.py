@@ -17,6 +17,10 @@ class CheckpointError(NSMAEError):
     """A checkpoint that cannot be read, or does not fit the model."""
 
 
+class OutputError(NSMAEError):
+    """A file or folder that cannot be written."""
+
+
 class HostError(NSMAEError):
     """The detection framework underneath is absent, broken, or refuses a registration."""
 

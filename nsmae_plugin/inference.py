@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from nsmae_plugin import host
+from nsmae_plugin import files, host
 from nsmae_plugin.bev_map import BEVMap
 from nsmae_plugin.boxes import Boxes, lidar_to_global, make_boxes, to_global
 from nsmae_plugin.data.images import camera_matrices, load_image
@@ -125,7 +125,7 @@ class Inference:
             raise ConfigError(
                 f"MODEL.NAME {self.config.MODEL.NAME} predicts no map; leave --labels away"
             )
-        folder.mkdir(parents=True, exist_ok=True)
+        files.make_folder(folder)
         kept = make_boxes([], [], [])
         if prediction.boxes is not None:
             kept = prediction.boxes.above(self.threshold)
@@ -142,7 +142,7 @@ class Inference:
         info = self.info(index)
         path = folder / "boxes.json"
         text = json.dumps(self._as_json(info, scenery.predicted), indent=1, allow_nan=False)
-        path.write_text(text + "\n", encoding="utf-8")
+        files.write_text(path, text + "\n")
         caption = f"{info['token']} · {self.network} · score ≥ {self.threshold:g}"
         colours = class_colours(self.config.CLASS_NAMES)
         return [path, *save_pictures(scenery, colours, caption, folder)]

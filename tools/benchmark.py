@@ -15,6 +15,7 @@ import nsmae_plugin  # noqa: F401  (before torch: sets the OpenMP policy)
 # isort: split
 import torch
 
+from nsmae_plugin import files
 from nsmae_plugin.benchmark import commands, frustum
 from nsmae_plugin.benchmark.measure import MEMORY, MeasurementError, describe_device
 from nsmae_plugin.errors import NSMAEError
@@ -93,12 +94,12 @@ def main() -> int:
         for batch in args.batch:
             print(f"\nbatch {batch}")
             report[f"batch {batch}"] = args.run(args, batch)
+        if args.json:
+            content = {"device": device, "torch": torch.__version__, **report}
+            files.write_text(args.json, json.dumps(content, indent=2))
     except NSMAEError as error:
         print(f"benchmark: {error}", file=sys.stderr)
         return 1
-    if args.json:
-        content = {"device": device, "torch": torch.__version__, **report}
-        args.json.write_text(json.dumps(content, indent=2), encoding="utf-8")
     return 0
 
 

@@ -4,7 +4,9 @@ import argparse
 import sys
 from pathlib import Path
 
+from nsmae_plugin import files
 from nsmae_plugin.command_line import errors_in_one_line
+from nsmae_plugin.visualization import panels
 from nsmae_plugin.visualization.curves import draw_curves, read_metrics
 
 
@@ -21,8 +23,8 @@ def main(arguments: list[str] | None = None) -> int:
     args = parse_arguments(arguments)
     output = args.output or args.metrics_file.with_name("curves.png")
     figure = draw_curves(read_metrics(args.metrics_file), args.metrics)
-    output.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(output, dpi=110)
+    files.make_folder(output.parent)
+    panels.save(figure, output)
     print(output)
     return 0
 

@@ -23,6 +23,7 @@ import numpy as np
 import yaml
 from easydict import EasyDict
 
+from nsmae_plugin import files
 from nsmae_plugin.host import openpcdet
 
 CONFIG = "tools/cfgs/nuscenes_models/bevfusion.yaml"
@@ -71,7 +72,7 @@ def main() -> None:
         "config": args.config,
         "state": {name: list(value.shape) for name, value in state.items()},
     }
-    args.out.write_text(_readable(golden), encoding="utf-8")
+    files.write_text(args.out, _readable(golden))
     print(f"{len(state)} names from {path} ({args.commit}) -> {args.out}")
 
 

@@ -31,6 +31,7 @@ from nsmae_plugin.models.depth_map import image_returns, z_buffer
 from nsmae_plugin.models.pooling_plan import BevGrid, build_plan, frustum_cells
 from nsmae_plugin.models.targets import Columns, bev_target
 from nsmae_plugin.models.view_transform import GEOMETRY_KEYS
+from nsmae_plugin.visualization.panels import save
 
 #: What varies, and the values: the middle of each is near the paper's.
 AXES: dict[str, dict[str, tuple[int, ...]]] = {
@@ -170,7 +171,7 @@ def save_plot(series: dict[str, Any], path: Path) -> None:
         _draw(panel, axis, one["rows"])
     panels[0].set_ylabel("relative to the first value")
     panels[0].legend(frameon=False)
-    figure.savefig(path, dpi=150)
+    save(figure, path, dpi=150)
 
 
 def _draw(panel: Axes, axis: str, rows: list[dict[str, Any]]) -> None:

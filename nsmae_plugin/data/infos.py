@@ -4,9 +4,7 @@ An info file is a pickled list with one dict per keyframe. It is read through an
 knows NumPy arrays and plain containers only, so that a file from elsewhere cannot run code.
 """
 
-import os
 import pickle
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from nsmae_plugin.errors import ConfigError, DataError
+from nsmae_plugin.files import replacing
 
 CREATE = "create it with: python tools/create_infos.py --data_path DATA_PATH --version VERSION"
 
@@ -86,17 +85,8 @@ def read_infos(path: Path) -> list[dict[str, Any]]:
 
 def write_infos(path: Path, infos: Sequence[Any] | Mapping[str, Any]) -> None:
     """Pickle ``infos`` so that ``path`` holds either its old content or all of the new."""
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            pickle.dump(infos, file, protocol=4)  # 4: readable by every Python of OpenPCDet
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)  # mkstemp makes private files
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
+    with replacing(path) as file:
+        pickle.dump(infos, file, protocol=4)  # 4: readable by every Python of OpenPCDet
 
 
 def check_infos(

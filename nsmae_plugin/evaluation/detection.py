@@ -16,7 +16,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from nsmae_plugin import host
+from nsmae_plugin import files, host
 from nsmae_plugin.errors import DataError
 from nsmae_plugin.training import distributed
 from nsmae_plugin.training.distributed import World
@@ -103,12 +103,16 @@ def evaluate(
         ConfigError, DataError, NonFiniteError: from the data set's evaluation, in every process.
     """
     per_sample = folder / "final_result" / "data" if save_to_file else None
-    if world.is_main:
-        (per_sample or folder).mkdir(parents=True, exist_ok=True)
-        (folder / RESULT).unlink(missing_ok=True)
-    distributed.from_main(None)  # the folder is there
+    distributed.on_main(lambda: _clear(folder, per_sample))
     found = predict(model, loader, world, per_sample, measure_time)
     return distributed.on_main(lambda: _score(found, loader, model, folder))
+
+
+def _clear(folder: Path, per_sample: Path | None) -> None:
+    """Make the folders of an evaluation; what is there is no longer a result."""
+    files.make_folder(per_sample or folder)
+    with files.output_errors(folder / RESULT):
+        (folder / RESULT).unlink(missing_ok=True)
 
 
 def predict(
@@ -181,7 +185,7 @@ def _score(
     found: Predictions, loader: DataLoader, model: nn.Module, folder: Path
 ) -> tuple[str, dict[str, float]]:
     dataset: Any = loader.dataset.dataset  # type: ignore[attr-defined]
-    with open(folder / "result.pkl", "wb") as file:
+    with files.replacing(folder / "result.pkl") as file:
         pickle.dump(found.annotations, file)
     settings = getattr(distributed.bare(model), "model_cfg", {}).get("POST_PROCESSING") or {}
     text, metrics = dataset.evaluation(
@@ -199,7 +203,7 @@ def _score(
     recall = found.metrics()
     lines += [f"{name}: {value:.4f}" for name, value in recall.items()]
     text = "\n".join([*lines, "", text.rstrip()])
-    (folder / RESULT).write_text(text + "\n", encoding="utf-8")
+    files.write_text(folder / RESULT, text + "\n")
     return text, {**recall, **_plain(metrics)}
 
 

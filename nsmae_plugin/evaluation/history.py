@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from tensorboardX import SummaryWriter
+
+from nsmae_plugin import files
 
 
 class History:
@@ -44,6 +45,4 @@ class History:
         path = self._folder / "metrics.jsonl"
         lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
         others = [line for line in lines if not key.items() <= json.loads(line).items()]
-        temporary = path.with_suffix(".tmp")
-        temporary.write_text("\n".join([*others, json.dumps(record), ""]), encoding="utf-8")
-        os.replace(temporary, path)
+        files.write_text(path, "\n".join([*others, json.dumps(record), ""]))

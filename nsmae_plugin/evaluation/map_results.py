@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from nsmae_plugin import files
 from nsmae_plugin.errors import DataError, NonFiniteError
 from nsmae_plugin.evaluation import map_iou
 
@@ -60,5 +61,5 @@ def score(
     """
     total = np.sum([one["map_counts"] for one in annotations], axis=0)
     summary = map_iou.summarise(total, classes, len(annotations))
-    (folder / SUMMARY).write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
+    files.write_text(folder / SUMMARY, json.dumps(summary, indent=1) + "\n")
     return map_iou.format_table(summary), map_iou.metrics(summary)

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from nsmae_plugin import files
 from nsmae_plugin.data.infos import CREATE
 from nsmae_plugin.data.scenes import scenes_of_samples
 from nsmae_plugin.errors import ConfigError, DataError
@@ -217,7 +218,7 @@ def _score_nothing(folder: Path) -> tuple[str, dict[str, float]]:
             metrics.add_label_tp(name, error, 1.0)
     metrics.add_runtime(0.0)
     summary = json.loads(json.dumps(metrics.serialize()))
-    (folder / SUMMARY).write_text(json.dumps(summary, indent=2), encoding="utf-8")
+    files.write_text(folder / SUMMARY, json.dumps(summary, indent=2))
     (folder / DETAILS).unlink(missing_ok=True)  # of an earlier evaluation
     return "not a single box was predicted: mAP 0, NDS 0", _metrics(summary, config.class_names)
 

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from nsmae_plugin import files
 from nsmae_plugin.bev_map import save_map
 from nsmae_plugin.data.maps.classes import map_classes
 from nsmae_plugin.data.maps.grid import MapGrid
@@ -76,7 +77,7 @@ class NuScenesEvaluation:
                 "scores": annotation["score"].tolist(),
                 "boxes": annotation["boxes_lidar"].tolist(),
             }
-            Path(f"{path}.json").write_text(json.dumps(content), encoding="utf-8")
+            files.write_text(f"{path}.json", json.dumps(content))
         if "masks_bev" in prediction:
             probabilities = prediction["masks_bev"].detach().float().cpu().numpy()
             grid = MapGrid.from_config(self.dataset_cfg.MAP_CONFIG)
@@ -131,7 +132,7 @@ class NuScenesEvaluation:
             NonFiniteError: a box is NaN or infinite.
         """
         folder = Path(kwargs["output_path"])
-        folder.mkdir(parents=True, exist_ok=True)
+        files.make_folder(folder)
         check_samples(det_annos, self.infos)
         texts: list[str] = []
         metrics: dict[str, float] = {}
@@ -154,7 +155,7 @@ class NuScenesEvaluation:
         found = self.benchmark()
         content = make_results(annotations, self.infos, self.use_camera, self.use_lidar)
         path = folder / RESULTS
-        path.write_text(json.dumps(content), encoding="utf-8")
+        files.write_text(path, json.dumps(content))
         if not found.has_labels:
             return f"no annotations in {found.version}: submit {path}", {}
         text, metrics = nuscenes_benchmark.score(found, path, folder)

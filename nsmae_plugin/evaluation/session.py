@@ -14,7 +14,7 @@ from typing import Any
 from torch import nn
 from torch.utils.data import DataLoader
 
-from nsmae_plugin import host
+from nsmae_plugin import files, host
 from nsmae_plugin.data.loader import build_dataloader
 from nsmae_plugin.errors import CheckpointError, ConfigError
 from nsmae_plugin.evaluation import checkpoints, detection, nuscenes_benchmark
@@ -126,7 +126,7 @@ def _check(args: Namespace, config: Any) -> None:
 
 def _start_log(args: Namespace, world: World, folder: Path) -> logging.Logger:
     if world.is_main:
-        folder.mkdir(parents=True, exist_ok=True)
+        files.make_folder(folder)
     file = folder / f"log_eval_{datetime.now():%Y%m%d-%H%M%S}.txt"
     logger = run_log.create_logger(file, world.rank)
     logger.info("command: %s", " ".join(sys.argv))

@@ -9,7 +9,6 @@ between the parts of a run), ``config_tag`` and ``host``. It can be read with ``
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -22,7 +21,7 @@ from torch import Tensor, nn
 from torch.amp.grad_scaler import GradScaler
 from torch.optim import Optimizer
 
-from nsmae_plugin import __version__
+from nsmae_plugin import __version__, files
 from nsmae_plugin.errors import CheckpointError, ConfigError
 from nsmae_plugin.training import distributed, random_state
 from nsmae_plugin.training.optim import Schedule
@@ -153,17 +152,8 @@ def read(path: Path | str) -> dict[str, Any]:
 
 def write(content: Mapping[str, Any], path: Path) -> None:
     """Write ``content`` so that ``path`` is either the old file or the whole new one."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    with open(temporary, "wb") as file:
+    with files.replacing(path) as file:
         torch.save(dict(content), file)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
-    directory = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
 
 
 def latest(folder: Path) -> Path | None:

@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
-from nsmae_plugin import __version__
+from nsmae_plugin import __version__, files
 from nsmae_plugin.config import load_config
 from nsmae_plugin.errors import CheckpointError, ConfigError
 from nsmae_plugin.training import checkpoint
@@ -60,15 +60,16 @@ def export(
     state = encoder_state(content["model_state"], source)
     config = load_config(cfg_file) if cfg_file else _config_of_run(source, content)
     manifest = build_manifest(content, state, source, config)
-    out.parent.mkdir(parents=True, exist_ok=True)
+    files.make_folder(out.parent)
     checkpoint.write(
         {"model_state": state, "version": f"nsmae_plugin+{__version__}", MANIFEST: manifest}, out
     )
     written = [out, out.with_suffix(".json")]
-    written[1].write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
+    files.write_text(written[1], json.dumps(manifest, indent=1) + "\n")
     if safetensors:
         written.append(out.with_suffix(SAFETENSORS))
-        written[2].write_bytes(save(state, {"format": "pt", MANIFEST: json.dumps(manifest)}))
+        header = {"format": "pt", MANIFEST: json.dumps(manifest)}
+        files.write_bytes(written[2], save(state, header))
     return manifest, written
 
 

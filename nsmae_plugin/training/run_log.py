@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import sys
 import time
 from collections import defaultdict
@@ -15,6 +14,8 @@ from typing import Any, TypeVar
 
 import yaml
 from tensorboardX import SummaryWriter
+
+from nsmae_plugin import files
 
 T = TypeVar("T")
 FORMAT = "%(asctime)s  %(levelname)5s  %(message)s"
@@ -44,7 +45,8 @@ def create_logger(
     logger.setLevel(logging.INFO if rank == 0 else logging.WARNING)
     handlers: list[logging.Handler] = [logging.StreamHandler(sys.stdout)]
     if file is not None and rank == 0:
-        handlers.append(logging.FileHandler(file, encoding="utf-8"))
+        with files.output_errors(file):
+            handlers.append(logging.FileHandler(file, encoding="utf-8"))
     for handler in handlers:
         handler.setFormatter(logging.Formatter(FORMAT))
         logger.addHandler(handler)
@@ -53,9 +55,8 @@ def create_logger(
 
 def write_config(config: Mapping[str, Any], path: Path) -> None:
     """Write the merged configuration as YAML that ``load_config`` reads without any base file."""
-    path.write_text(
-        yaml.safe_dump(_plain(config), sort_keys=False, default_flow_style=None), encoding="utf-8"
-    )
+    text = yaml.safe_dump(_plain(config), sort_keys=False, default_flow_style=None)
+    files.write_text(path, text)
 
 
 def _plain(value: Any) -> Any:
@@ -99,8 +100,7 @@ class Curves:
         """Append one record to ``metrics.jsonl``."""
         if self._board is not None:
             line = json.dumps({"epoch": epoch, "step": step, "split": split, **values})
-            with open(self._file, "a", encoding="utf-8") as file:
-                file.write(line + "\n")
+            files.append_text(self._file, line + "\n")
 
     def close(self) -> None:
         if self._board is not None:
@@ -161,6 +161,4 @@ def _drop_records_after(path: Path, step: int) -> None:
     lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
     # A killed run may have left half a line, always the last.
     kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text("".join(kept), encoding="utf-8")
-    os.replace(temporary, path)
+    files.write_text(path, "".join(kept))

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
-from nsmae_plugin import host
+from nsmae_plugin import files, host
 from nsmae_plugin.data.loader import EpochSampler, build_dataloader
 from nsmae_plugin.errors import ConfigError
 from nsmae_plugin.evaluation import detection, reconstruction
@@ -45,7 +45,7 @@ def build(
         DataError: from the data set.
     """
     folder = run_log.run_folder(args.output_dir, args.cfg_file, args.extra_tag)
-    (folder / "ckpt").mkdir(parents=True, exist_ok=True)
+    files.make_folder(folder / "ckpt")
     source = checkpoint.to_resume(folder / "ckpt", args.ckpt, args.pretrained_model)
     content = checkpoint.read(source) if source else {}
     seed = _choose_seed(args, content)

@@ -14,6 +14,7 @@ from matplotlib.figure import Figure, FigureBase
 from matplotlib.lines import Line2D
 from PIL import Image
 
+from nsmae_plugin import files
 from nsmae_plugin.boxes import Boxes
 from nsmae_plugin.visualization import panels
 from nsmae_plugin.visualization.boxes import Colour, project, skeletons
@@ -237,13 +238,11 @@ def save_pictures(
 
 def save_figures(figures: Mapping[str, Figure], caption: str, folder: Path) -> list[Path]:
     """Write every figure as ``<name>.png`` under the same heading; returns their paths."""
-    folder.mkdir(parents=True, exist_ok=True)
+    files.make_folder(folder)
     paths = []
     for name, figure in figures.items():
         figure.suptitle(caption, fontsize=10, wrap=True)
-        path = folder / f"{name}.png"
-        figure.savefig(path, dpi=DPI)
-        paths.append(path)
+        paths.append(panels.save(figure, folder / f"{name}.png", DPI))
     return paths
 
 
@@ -269,5 +268,7 @@ def save_film(frames: Sequence[Image.Image], seconds: float, path: Path) -> Path
     alike = [Image.new("RGB", size, "white") for _ in frames]
     for canvas, frame in zip(alike, frames, strict=True):
         canvas.paste(frame)
-    alike[0].save(path, save_all=True, append_images=alike[1:], duration=1000 * seconds, loop=0)
+    timing = {"duration": 1000 * seconds, "loop": 0}
+    with files.replacing(path) as file:
+        alike[0].save(file, "GIF", save_all=True, append_images=alike[1:], **timing)
     return path

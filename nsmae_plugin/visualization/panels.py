@@ -17,6 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from matplotlib.ticker import AutoLocator
 
+from nsmae_plugin import files
 from nsmae_plugin.visualization.sample import Array, DepthView, Mask
 
 DEPTH_COLOURS = "turbo"
@@ -100,9 +101,10 @@ def colour_bar(
     bar.ax.tick_params(labelsize=7)
 
 
-def save(figure: Figure, path: Path) -> Path:
-    """Write ``figure`` as PNG."""
-    figure.savefig(path, dpi=110)
+def save(figure: Figure, path: Path, dpi: int = 110) -> Path:
+    """Write ``figure`` in the format that the suffix names, PNG without one."""
+    with files.replacing(path) as file:
+        figure.savefig(file, dpi=dpi, format=path.suffix[1:] or "png")
     return path
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
+from nsmae_plugin import files
 from nsmae_plugin.visualization import panels
 from nsmae_plugin.visualization.panels import number, percent
 from nsmae_plugin.visualization.sample import Array, CameraView, DepthView, SampleView
@@ -28,7 +29,7 @@ def save_pictures(sample: SampleView, caption: str, folder: Path) -> list[Path]:
     Returns:
         The files, PNG: ``<camera>.png`` for each camera, ``bev.png``, ``overview.png``.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    files.make_folder(folder)
     depths = [view.depth for view in sample.cameras if view.depth is not None]
     limits, errors = panels.depth_limits(depths), panels.error_limits(depths)
     written = []

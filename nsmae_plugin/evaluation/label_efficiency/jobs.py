@@ -16,6 +16,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from nsmae_plugin import files
 from nsmae_plugin.cores import usable_cores
 from nsmae_plugin.errors import DataError, NSMAEError
 from nsmae_plugin.evaluation.label_efficiency.records import (
@@ -93,7 +94,7 @@ class Runner:
     def _finish(self, trial: Trial) -> None:
         """Train and evaluate one trial, or what is left of that."""
         experiment, folder = self.experiment, self.experiment.trial_folder(trial)
-        folder.mkdir(parents=True, exist_ok=True)
+        files.make_folder(folder)
         with _held(folder) as lock:
             record = read_record(folder) or Record(trial, experiment.settings(trial))
             if record.stage == FINISHED:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from nsmae_plugin import __version__
+from nsmae_plugin import __version__, files
 from nsmae_plugin.errors import DataError
 
 RECORD = "trial.json"
@@ -53,9 +52,7 @@ class Record:
         """Write the record so that readers see the old file or the whole new one."""
         content = {**vars(self), "trial": vars(self.trial)}
         content["fingerprint"] = fingerprint(self.settings)
-        temporary = folder / f".{RECORD}.tmp"
-        temporary.write_text(json.dumps(content, indent=1), encoding="utf-8")
-        os.replace(temporary, folder / RECORD)
+        files.write_text(folder / RECORD, json.dumps(content, indent=1))
 
 
 def read_record(folder: Path) -> Record | None:

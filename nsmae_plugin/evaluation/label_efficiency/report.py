@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
+from nsmae_plugin import files
 from nsmae_plugin.errors import DataError
 from nsmae_plugin.evaluation.label_efficiency.comparison import (
     Comparison,
@@ -16,6 +17,7 @@ from nsmae_plugin.evaluation.label_efficiency.comparison import (
 )
 from nsmae_plugin.evaluation.label_efficiency.records import Record
 from nsmae_plugin.evaluation.label_efficiency.trials import Experiment
+from nsmae_plugin.visualization import panels
 from nsmae_plugin.visualization.label_efficiency import draw
 
 
@@ -34,10 +36,10 @@ def write_report(experiment: Experiment, metrics: Sequence[str]) -> str:
     comparisons = compare(records, metrics)
     text = _document(experiment, records, comparisons)
     folder = experiment.folder
-    (folder / "table.md").write_text(text, encoding="utf-8")
+    files.write_text(folder / "table.md", text)
     content = _content(experiment, records, comparisons, metrics)
-    (folder / "results.json").write_text(json.dumps(content, indent=1), encoding="utf-8")
-    draw(comparisons).savefig(folder / "plot.png", dpi=110)
+    files.write_text(folder / "results.json", json.dumps(content, indent=1))
+    panels.save(draw(comparisons), folder / "plot.png")
     return text
 
 

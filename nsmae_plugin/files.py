@@ -1,0 +1,137 @@
+"""Writing files: whole or not at all, whoever else writes the same one, and errors in one line.
+
+A file is written under a temporary name in its own folder, ``.NAME.<random>.tmp``, and takes its
+place when it is complete and on the disk. The process that writes holds a lock on the temporary
+file, so that one without a lock was left by a process that was killed, and can be removed.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import re
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from functools import cache
+from pathlib import Path
+from typing import BinaryIO
+
+from nsmae_plugin.errors import NSMAEError, OutputError
+
+_TEMPORARY = re.compile(r"\..+\.[0-9a-f]{16}\.tmp")
+
+
+@contextmanager
+def replacing(path: Path | str) -> Iterator[BinaryIO]:
+    """Open a file that takes the place of ``path`` when the block ends without an exception.
+
+    Until then, and after an exception or a kill, ``path`` is what it was before. Nothing but the
+    writing belongs into the block: its OSErrors are taken for failures to write.
+
+    Raises:
+        OutputError: ``path`` cannot be written (permissions, a full disk), or is no regular file.
+    """
+    path = Path(path)
+    with output_errors(path):
+        if path.exists() and not path.is_file():
+            raise OutputError(f"cannot write {path}: it is no regular file; choose another name")
+        remove_leftovers(path.parent)
+        with _temporary(path) as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+            os.replace(file.name, path)  # (while it is still locked)
+        _sync_folder(path.parent)
+
+
+def write_bytes(path: Path | str, content: bytes) -> None:
+    """Write a whole file, see :func:`replacing`."""
+    with replacing(path) as file:
+        file.write(content)
+
+
+def write_text(path: Path | str, content: str) -> None:
+    """Write a whole file in UTF-8, see :func:`replacing`."""
+    write_bytes(path, content.encode("utf-8"))
+
+
+def append_text(path: Path | str, content: str) -> None:
+    """Add to the end of a file.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    with output_errors(path), open(path, "a", encoding="utf-8") as file:
+        file.write(content)
+
+
+def make_folder(path: Path | str) -> None:
+    """Make a folder and those above it, unless they exist.
+
+    Raises:
+        OutputError: it cannot be made.
+    """
+    with output_errors(path):
+        Path(path).mkdir(parents=True, exist_ok=True)
+
+
+@contextmanager
+def output_errors(path: Path | str) -> Iterator[None]:
+    """Turn an OSError of the block, also one behind another exception, into an OutputError."""
+    try:
+        yield
+    except NSMAEError:
+        raise
+    except Exception as error:
+        cause = _os_error(error)
+        if cause is None:
+            raise
+        raise OutputError(
+            f"cannot write {path}: {cause.strerror or cause}; check permissions and free space, "
+            "or choose another place"
+        ) from error
+
+
+def _os_error(error: BaseException | None) -> OSError | None:
+    """The OSError that led to ``error``: torch.save raises a RuntimeError on a full disk."""
+    while error is not None and not isinstance(error, OSError):
+        error = error.__cause__ or error.__context__
+    return error
+
+
+@cache  # once per process: folders may hold many files, and be written to often
+def remove_leftovers(folder: Path) -> None:
+    """Remove the temporary files of killed processes from a folder."""
+    for path in folder.iterdir():
+        if _TEMPORARY.fullmatch(path.name):
+            with suppress(OSError), open(path, "r+b") as file:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # fails while it is written
+                path.unlink()
+
+
+@contextmanager
+def _temporary(path: Path) -> Iterator[BinaryIO]:
+    """A new locked file beside ``path``, which an exception removes."""
+    while True:
+        with open(path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp"), "xb") as file:
+            with suppress(OSError):  # a file system without locks: nobody can remove it either
+                fcntl.flock(file, fcntl.LOCK_EX)
+            if not os.fstat(file.fileno()).st_nlink:
+                continue  # another process removed it before it was locked
+            try:
+                yield file
+            except BaseException:
+                with suppress(OSError):
+                    os.unlink(file.name)
+                raise
+            return
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make the new name last."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
