@@ -1,7 +1,9 @@
 """Two gloo processes learn what one learns from the joint batch, and fail together."""
 
+import logging
 import os
 from functools import partial
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -11,9 +13,10 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from toys import CONFIG, ToyDetector, batch, free_port
 
+from nsmae_plugin import host
 from nsmae_plugin.errors import ConfigError, DataError, NSMAEError
 from nsmae_plugin.training import checkpoint, distributed, engine
-from nsmae_plugin.training.checkpoint import Plan, Progress, Run
+from nsmae_plugin.training.checkpoint import Keeper, Plan, Progress, Run
 from nsmae_plugin.training.optim import build_optimizer, build_scheduler
 
 LAUNCHER_VARIABLES = (
@@ -127,6 +130,50 @@ def test_a_non_finite_loss_in_one_process_stops_both_and_names_the_samples(both)
         assert one["message"] == (
             "NonFiniteError: the loss is not finite: loss=inf, loss_fit=inf for the samples frame9"
         )
+
+
+class Normalised(ToyDetector):
+    """A toy whose prediction depends on the running statistics of a BatchNorm layer."""
+
+    def __init__(self):
+        super().__init__(dropout=0.0)
+        self.body.append(nn.BatchNorm1d(8))
+
+
+def score(model):
+    model.eval()
+    with torch.no_grad():
+        return float(model(host.to_device(batch(20, 21), CPU))[0]["loss"])
+
+
+def train_on_different_samples(world, folder):
+    """Three steps, of which the last changes the statistics last; scores by whoever evaluates."""
+    run = new_run(lambda model: distributed.wrap(model, world), Normalised())
+    scores = []
+    session = engine.Session(
+        run=run,
+        plan=Plan(0, 2, 1, world.size, 1, 3),
+        options=OPTIONS,
+        world=world,
+        keeper=Keeper(folder, 1),
+        curves=SimpleNamespace(scalars=lambda *_: None, record=lambda *_: None),
+        logger=logging.getLogger("normalised"),
+        config_tag="toy",
+        evaluate=lambda model: scores.append(score(model)) or {},
+    )
+    first = 6 * world.rank
+    batches = [batch(first + step, first + step + 1) for step in (0, 2, 4)]
+    engine.train(session, batches, SimpleNamespace(set_epoch=lambda *_: None))
+    return {"score": scores[0]}
+
+
+def test_all_processes_evaluate_the_network_that_is_saved(tmp_path):
+    """Otherwise each would normalise by the statistics of its own samples, of its last step."""
+    look = partial(train_on_different_samples, folder=tmp_path)
+    first, second = (one["score"] for one in run_in_processes(look, tmp_path))
+    model = Normalised()
+    checkpoint.load_model(model, tmp_path / "checkpoint_epoch_1.pth")
+    assert first == second == score(model)
 
 
 def test_a_single_process_needs_no_process_group():

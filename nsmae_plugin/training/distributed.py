@@ -189,6 +189,18 @@ def bare(model: nn.Module) -> Any:
     return model.module if isinstance(model, DistributedDataParallel) else model
 
 
+def share_buffers(model: nn.Module) -> None:
+    """Give every process rank 0's buffers; all processes must call together.
+
+    BatchNorm layers gather statistics of the samples of their own process. The wrapper of
+    :func:`wrap` sends rank 0's at the start of a forward pass, so after the last step of training
+    they differ, and with them what the processes predict.
+    """
+    if dist.is_initialized():
+        for buffer in bare(model).buffers():
+            dist.broadcast(buffer, src=0)
+
+
 def any_process(*flags: bool) -> tuple[bool, ...]:
     """For each flag, whether it is set in any process; all processes must call together."""
     if not dist.is_initialized():

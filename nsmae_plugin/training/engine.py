@@ -99,6 +99,7 @@ class Session:
 
     def save(self, write: Callable[[dict[str, Any]], Path]) -> None:
         """Write a checkpoint from rank 0; all processes must call together."""
+        distributed.share_buffers(self.run.model)
         content = checkpoint.capture(self.run, self.plan, self.config_tag, host.NAME)
         if self.world.is_main:
             self.logger.info("saved %s (step %d)", write(content), self.run.progress.step)
@@ -162,6 +163,7 @@ def _finish_epoch(session: Session) -> None:
     if last or progress.epoch % options.save_epochs == 0:
         session.save(session.keeper.save_epoch)
     if session.evaluate and (last or progress.epoch % options.eval_epochs == 0):
+        distributed.share_buffers(session.run.model)
         # A run resumed from the checkpoint above skips this evaluation: it must leave no trace.
         with random_state.preserved_random_state():
             values = session.evaluate(distributed.bare(session.run.model))
