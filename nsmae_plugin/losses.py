@@ -1,7 +1,8 @@
 """The terms of the pre-training loss, one function each, and their schedule.
 
-Weights and schedule as in NS-MAE (arXiv 2405.17942): colour 1e4, depth 1e-2 in either view, depth
-for the first 10 of 50 epochs.
+Weights as in NS-MAE (arXiv 2405.17942): colour 1e4, depth 1e-2 in the cameras and, of bins of 0.2 m,
+in the view from above. There depth counts for the first 10 of 50 epochs; here each view has a stop of
+its own.
 """
 
 from __future__ import annotations
@@ -12,8 +13,6 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-
-DEPTH_TERMS = ("depth", "bev_depth")
 
 
 def colour_loss(rendered: Tensor, target: Tensor) -> Tensor:
@@ -38,7 +37,7 @@ def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
 def depth_schedule(
     global_step: int | Tensor, steps_per_epoch: int | None, stop_epoch: float | None
 ) -> float | Tensor:
-    """Factor on the depth weights: 1, and 0 from epoch ``stop_epoch`` on (None: never).
+    """Factor on the weight of a depth term: 1, and 0 from epoch ``stop_epoch`` on (None: never).
 
     Args:
         global_step: optimizer steps done; a tensor gives a tensor, without waiting for its device.
@@ -58,20 +57,21 @@ def loss_terms(batch_dict: Mapping[str, Any]) -> dict[str, Tensor]:
         terms["depth"] = depth_loss(
             *(batch_dict[k] for k in ("rendered_depth", "target_depth", "target_depth_mask"))
         )
-    terms["bev_depth"] = depth_loss(
-        *(batch_dict[k] for k in ("rendered_bev_depth", "target_bev_depth", "target_bev_mask"))
-    )
+    if "rendered_bev_depth" in batch_dict:
+        terms["bev_depth"] = depth_loss(
+            *(batch_dict[k] for k in ("rendered_bev_depth", "target_bev_depth", "target_bev_mask"))
+        )
     return terms
 
 
 def weigh(
     terms: Mapping[str, Tensor], weights: Mapping[str, float], depth_factor: float | Tensor
 ) -> dict[str, Tensor]:
-    """Each term times its ``<term>_weight``, depth terms also times ``depth_factor``.
+    """Each term times its ``<term>_weight``, the cameras' depth also times ``depth_factor``.
 
     A term of weight 0 stays in the graph, for the reason given in :func:`masked_mean`.
     """
     return {
-        name: term * (weights[f"{name}_weight"] * (depth_factor if name in DEPTH_TERMS else 1.0))
+        name: term * (weights[f"{name}_weight"] * (depth_factor if name == "depth" else 1.0))
         for name, term in terms.items()
     }

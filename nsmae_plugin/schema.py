@@ -134,6 +134,7 @@ PRETRAIN_LOSS = {
         {"rgb_weight": need(NUMBER), "depth_weight": need(NUMBER), "bev_depth_weight": need(NUMBER)}
     ),
     "DEPTH_STOP_EPOCH": OPTIONAL_NUMBER,
+    "BEV_DEPTH_STOP_EPOCH": OPTIONAL_NUMBER,
 }
 
 DATA_CONFIG = {

@@ -86,14 +86,20 @@ def test_terms_and_weights_by_hand():
     )
 
 
-def test_stopped_depth_terms_weigh_nothing_and_stay_in_the_graph():
+def test_the_stop_of_the_cameras_depth_leaves_the_other_terms():
     batch = rendered_batch()
     weighted = weigh(loss_terms(batch), WEIGHTS, depth_factor=0.0)
     sum(weighted.values()).backward()
-    assert weighted["depth"].item() == weighted["bev_depth"].item() == 0
-    assert batch["rendered_depth"].grad.tolist() == [0]
-    assert batch["rendered_bev_depth"].grad.tolist() == [0]
+    assert weighted["depth"].item() == 0
+    assert batch["rendered_depth"].grad.tolist() == [0]  # it stays in the graph
+    assert weighted["bev_depth"].item() == pytest.approx(0.015)
+    assert batch["rendered_bev_depth"].grad.abs().sum() > 0
     assert batch["rendered_rgb"].grad.abs().sum() > 0
+
+
+def test_what_was_not_rendered_from_above_has_no_term():
+    batch = {key: value for key, value in rendered_batch().items() if "bev" not in key}
+    assert list(loss_terms(batch)) == ["rgb", "depth"]
 
 
 def test_a_batch_without_cameras_has_the_bev_term_alone():

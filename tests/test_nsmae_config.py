@@ -117,10 +117,17 @@ def test_a_perspective_head_without_cameras_is_refused():
         check_sections(config)
 
 
-def test_lidar_alone_may_not_stop_its_only_loss():
+@pytest.mark.parametrize(
+    ("key", "message"),
+    [
+        ("BEV_DEPTH_STOP_EPOCH", r"nothing is left to learn after .*\.BEV_DEPTH_STOP_EPOCH: set"),
+        ("DEPTH_STOP_EPOCH", r"\.DEPTH_STOP_EPOCH ends a term that is not there; set it to null"),
+    ],
+)
+def test_lidar_alone_may_not_stop_its_only_loss(key, message):
     config = model(LIDAR)
-    config.LOSS_CONFIG.DEPTH_STOP_EPOCH = 10
-    with pytest.raises(ConfigError, match=r"DEPTH_STOP_EPOCH: set it to null"):
+    config.LOSS_CONFIG[key] = 10
+    with pytest.raises(ConfigError, match=message):
         check_sections(config)
 
 

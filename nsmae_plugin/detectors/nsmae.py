@@ -46,7 +46,8 @@ class NSMAE(host.Detector3DTemplate):
 
     Attributes:
         steps_per_epoch: optimizer steps of an epoch, set by the training loop; it turns
-            LOSS_CONFIG.DEPTH_STOP_EPOCH into steps. None: the depth terms never stop.
+            LOSS_CONFIG.DEPTH_STOP_EPOCH (depth in the cameras) and BEV_DEPTH_STOP_EPOCH (depth from
+            above) into steps. None: the depth terms never stop.
 
     Raises:
         ConfigError: sections, sizes or bounds that do not fit together.
@@ -77,7 +78,7 @@ class NSMAE(host.Detector3DTemplate):
     def forward(self, batch_dict: dict[str, Any]) -> tuple[Any, ...]:
         """Mask, encode and render a batch, and compare it with its targets."""
         batch_dict = self.prepare(batch_dict)
-        for module in self.module_list:
+        for module in self.modules_to_run():
             batch_dict = module(batch_dict)
         loss, tb_dict, disp_dict = self.get_training_loss(batch_dict)
         if self.training:
@@ -98,6 +99,31 @@ class NSMAE(host.Detector3DTemplate):
         batch_dict.update(build_targets(batch_dict, self.camera_grid, self.columns))
         prepare_geometry(batch_dict, self)
         return batch_dict
+
+    def modules_to_run(self) -> list[nn.Module]:
+        """All modules; once the view from above has stopped in training, those for the cameras.
+
+        What only that view trains is frozen then: its gradients are None, so that neither AdamW nor
+        the decay of OpenPCDet's optimiser moves it.
+        """
+        if not self.training or not self._bev_has_stopped():
+            return self.module_list
+        idle = [self.vfe, self.backbone_3d, self.map_to_bev_module, self.bev_head]
+        for module in (*idle, self.vtransform.downsample):
+            if module is not None:
+                module.requires_grad_(False)
+        return [module for module in self.module_list if module not in idle]
+
+    def _bev_has_stopped(self) -> bool:
+        stop = self.model_cfg.LOSS_CONFIG.get("BEV_DEPTH_STOP_EPOCH")
+        if stop is None or self.steps_per_epoch is None:
+            return False
+        return losses.depth_schedule(int(self.global_step), self.steps_per_epoch, stop) == 0
+
+    @property
+    def find_unused_parameters(self) -> bool:
+        """What ``DistributedDataParallel`` has to be told: some parameters may stop learning."""
+        return self.model_cfg.LOSS_CONFIG.get("BEV_DEPTH_STOP_EPOCH") is not None
 
     def get_training_loss(
         self, batch_dict: dict[str, Any]

@@ -34,10 +34,22 @@ def check_sections(model_cfg: Any) -> None:
     perspective = model_cfg.get("PERSPECTIVE_HEAD") is not None
     if perspective and not camera:
         raise ConfigError("MODEL.PERSPECTIVE_HEAD needs the camera branch; remove it")
-    if not perspective and model_cfg.LOSS_CONFIG.get("DEPTH_STOP_EPOCH") is not None:
+    if not perspective:
+        _check_stops(model_cfg.LOSS_CONFIG)
+
+
+def _check_stops(loss_config: Any) -> None:
+    """Whether the view from above, the only one, trains to the end."""
+    where = "without MODEL.PERSPECTIVE_HEAD depth from above is the only loss"
+    if loss_config.get("BEV_DEPTH_STOP_EPOCH") is not None:
         raise ConfigError(
-            "without MODEL.PERSPECTIVE_HEAD depth is the only loss, and nothing is left to learn "
-            "after MODEL.LOSS_CONFIG.DEPTH_STOP_EPOCH: set it to null"
+            f"{where}, and nothing is left to learn after "
+            "MODEL.LOSS_CONFIG.BEV_DEPTH_STOP_EPOCH: set it to null"
+        )
+    if loss_config.get("DEPTH_STOP_EPOCH") is not None:
+        raise ConfigError(
+            f"{where}: MODEL.LOSS_CONFIG.DEPTH_STOP_EPOCH ends a term that is not there; set it to "
+            "null"
         )
 
 

@@ -166,6 +166,8 @@ def _prepare(device: torch.device, processes_here: int) -> None:
 def wrap(model: nn.Module, world: World, sync_batch_norm: bool = False) -> nn.Module:
     """Make every backward pass average the gradients over all processes.
 
+    A model in which parameters may go without a gradient says so by ``find_unused_parameters``.
+
     Raises:
         ConfigError: for synchronised BatchNorm without CUDA, which torch does not have.
     """
@@ -176,7 +178,8 @@ def wrap(model: nn.Module, world: World, sync_batch_norm: bool = False) -> nn.Mo
     if not dist.is_initialized():
         return model
     devices = [world.device.index] if world.device.type == "cuda" else None
-    return DistributedDataParallel(model, device_ids=devices)
+    unused = getattr(model, "find_unused_parameters", False)
+    return DistributedDataParallel(model, device_ids=devices, find_unused_parameters=unused)
 
 
 def no_sync(model: nn.Module) -> AbstractContextManager[None]:
