@@ -10,12 +10,18 @@ def register_all() -> None:
     from nsmae_plugin.detectors.bev_detector import BEVDetector
     from nsmae_plugin.detectors.bev_fusion_map import BEVFusionMap
     from nsmae_plugin.detectors.nsmae import NSMAE
-    from nsmae_plugin.models.view_transform import FactorizedDepthLSSTransform
+    from nsmae_plugin.models.bev_decoder import GeneralizedResNetLSSFPN
+    from nsmae_plugin.models.view_transform import (
+        FactorizedDepthLSSTransform,
+        FactorizedLSSTransform,
+    )
 
     host.register("dataset", "MultiModalNuScenesDataset", MultiModalNuScenesDataset)
     for name, function in PROCESSORS.items():
         host.register("processor", name, function)
+    host.register("vtransform", "FactorizedLSSTransform", FactorizedLSSTransform)
     host.register("vtransform", "FactorizedDepthLSSTransform", FactorizedDepthLSSTransform)
+    host.register("backbone_2d", "GeneralizedResNetLSSFPN", GeneralizedResNetLSSFPN)
     host.register("detector", "NSMAE", NSMAE)
     host.register("detector", "BEVDetector", BEVDetector)
     host.register("detector", "BEVFusionMap", BEVFusionMap)

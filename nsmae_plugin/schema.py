@@ -61,7 +61,7 @@ PROCESSORS = {
     "mask_depth_hints": {"RATIO": need(NUMBER)},
 }
 
-_DEPTH_LSS = {
+_LSS = {
     "IMAGE_SIZE": need(ListOf(int, 2)),
     "IN_CHANNEL": need(int),
     "OUT_CHANNEL": need(int),
@@ -106,8 +106,9 @@ MODULES: dict[str, dict[str, dict[str, Any]]] = {
         }
     },
     "VTRANSFORM": {
-        "FactorizedDepthLSSTransform": {**_DEPTH_LSS, "KERNELS": str},
-        "DepthLSSTransform": _DEPTH_LSS,
+        "FactorizedLSSTransform": {**_LSS, "KERNELS": str},
+        "FactorizedDepthLSSTransform": {**_LSS, "KERNELS": str},
+        "DepthLSSTransform": _LSS,
     },
     "FUSER": {"ConvFuser": {"IN_CHANNEL": need(int), "OUT_CHANNEL": need(int)}},
     "BACKBONE_2D": {
@@ -118,7 +119,14 @@ MODULES: dict[str, dict[str, dict[str, Any]]] = {
             "UPSAMPLE_STRIDES": ListOf(NUMBER),
             "NUM_UPSAMPLE_FILTERS": ListOf(int),
             "USE_CONV_FOR_NO_STRIDE": bool,
-        }
+        },
+        "GeneralizedResNetLSSFPN": {
+            "LAYER_NUMS": need(ListOf(int)),
+            "LAYER_STRIDES": need(ListOf(int)),
+            "NUM_FILTERS": need(ListOf(int)),
+            "OUT_CHANNEL": need(int),
+            "UPSAMPLE_STRIDE": need(int),
+        },
     },
     "DENSE_HEAD": HEADS,
     "MAP_HEAD": MAP_HEADS,

@@ -60,6 +60,44 @@ def test_sizes_that_do_not_fit_are_named(section, changes, message):
         check_sizes(config, make_dataset())
 
 
+def with_decoder(**changes):
+    config = make_config("camera_det")
+    config.BACKBONE_2D = {
+        "NAME": "GeneralizedResNetLSSFPN",
+        "LAYER_NUMS": [1, 1, 1],
+        "LAYER_STRIDES": [2, 2, 1],
+        "NUM_FILTERS": [4, 4, 4],
+        "OUT_CHANNEL": 4,
+        "UPSAMPLE_STRIDE": 2,
+        **changes,
+    }
+    return config
+
+
+@pytest.mark.parametrize("changes", [{}, {"LAYER_STRIDES": [4, 2, 2], "UPSAMPLE_STRIDE": 4}])
+def test_a_decoder_that_comes_back_to_the_cells_of_the_head_is_accepted(changes):
+    check_sizes(with_decoder(**changes), make_dataset())
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"UPSAMPLE_STRIDE": 1}, r"cells of 16 voxels \(LAYER_STRIDES, UPSAMPLE_STRIDE\), .* is 8"),
+        ({"LAYER_STRIDES": [1, 2, 2]}, "cells of 4 voxels .* is 8"),
+        ({"LAYER_STRIDES": [2, 4, 4]}, "16 x 16 BEV cells do not divide by 32"),
+    ],
+)
+def test_the_decoder_must_end_on_the_grid_of_the_head(changes, message):
+    with pytest.raises(ConfigError, match=message):
+        check_sizes(with_decoder(**changes), make_dataset())
+
+
+def test_a_map_head_takes_a_decoder_of_any_stride():
+    config = with_decoder(UPSAMPLE_STRIDE=1)
+    config.pop("DENSE_HEAD")
+    check_sizes(config, make_dataset())
+
+
 def test_a_backbone_of_another_kind_is_left_to_itself():
     config = make_config("bevfusion_det")
     config.BACKBONE_2D = {"NAME": "SomebodysBackbone"}

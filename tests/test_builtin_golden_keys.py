@@ -12,7 +12,7 @@ import torch
 
 from nsmae_plugin.config import load_config
 from nsmae_plugin.host import builtin
-from nsmae_plugin.models.view_transform import STOCK_GRID_KEYS
+from nsmae_plugin.models.lift_splat import STOCK_GRID_KEYS
 
 TESTS = Path(__file__).parent
 ENCODERS = ("backbone_3d", "image_backbone", "neck", "vtransform")

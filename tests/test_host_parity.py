@@ -16,7 +16,7 @@ from parity_cases import BEV, CASES, FPN, GRID_SIZE, READS, SWIN, UP, VIEW, WRIT
 from torch import nn
 
 from nsmae_plugin.host import builtin
-from nsmae_plugin.models.view_transform import STOCK_GRID_KEYS
+from nsmae_plugin.models.lift_splat import STOCK_GRID_KEYS
 
 pytestmark = pytest.mark.openpcdet
 

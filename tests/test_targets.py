@@ -128,6 +128,14 @@ def test_without_masks_every_hint_is_visible_and_without_voxels_none_is():
     assert torch.equal(hidden["target_bev_hidden"], batch["target_bev_mask"])
 
 
+def test_without_lidar_depth_every_target_of_the_cameras_is_hidden():
+    batch = camera_batch([ahead(4), [0, 0.5, 0.5, 0.6]])
+    batch.update(build_targets(batch, CAMERA, COLUMNS))
+    hidden = hidden_cells(batch, CAMERA, COLUMNS, depth_input=False)
+    assert batch["target_depth_mask"].any()
+    assert torch.equal(hidden["target_depth_hidden"], batch["target_depth_mask"])
+
+
 def test_bev_depth_is_that_of_the_topmost_voxel():
     points = torch.tensor(
         [

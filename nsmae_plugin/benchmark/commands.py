@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from nsmae_plugin.benchmark import frustum, growth, inference, loader, parity, report, step
+from nsmae_plugin.benchmark.materialised import LIFTING
 from nsmae_plugin.benchmark.measure import MeasurementError, compare, interleave, run_isolated
 from nsmae_plugin.config import load_config
 from nsmae_plugin.host import openpcdet_available
@@ -66,7 +67,7 @@ def benchmark_step(args: argparse.Namespace, batch: int) -> Report:
         return {key: result[key] for key in ("seconds", "mib")}
 
     vtransform = load_config(args.cfg_file, args.overrides).MODEL.get("VTRANSFORM")
-    lifts = vtransform is not None and vtransform.NAME == "FactorizedDepthLSSTransform"
+    lifts = vtransform is not None and vtransform.NAME in LIFTING
     variants = _variants(args, step.VARIANTS, {"materialised": lifts})
     results = interleave(variants, measure, args.rounds)
     slow = "materialised" if "materialised" in variants else variants[-1]

@@ -31,8 +31,8 @@ from nsmae_plugin.models.bev_pool import bev_pool, to_rows
 from nsmae_plugin.models.compositing import density_bias
 from nsmae_plugin.models.frustum_render import render_frustum
 from nsmae_plugin.models.kernels import triton_installed
+from nsmae_plugin.models.lift_splat import GEOMETRY_KEYS
 from nsmae_plugin.models.pooling_plan import BevGrid, PoolingPlan, build_plan, frustum_cells
-from nsmae_plugin.models.view_transform import GEOMETRY_KEYS
 
 VARIANTS = ("factorised", "materialised", "triton")
 

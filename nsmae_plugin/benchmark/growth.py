@@ -28,9 +28,9 @@ from nsmae_plugin.benchmark.inputs import ring_of_cameras, scan, stack_samples
 from nsmae_plugin.benchmark.measure import isolated_parser, measure_calls
 from nsmae_plugin.geometry import frustum_pixels, frustum_rays
 from nsmae_plugin.models.depth_map import image_returns, z_buffer
+from nsmae_plugin.models.lift_splat import GEOMETRY_KEYS
 from nsmae_plugin.models.pooling_plan import BevGrid, build_plan, frustum_cells
 from nsmae_plugin.models.targets import Columns, bev_target
-from nsmae_plugin.models.view_transform import GEOMETRY_KEYS
 from nsmae_plugin.visualization.panels import save
 
 #: What varies, and the values: the middle of each is near the paper's.

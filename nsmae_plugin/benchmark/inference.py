@@ -25,7 +25,7 @@ from nsmae_plugin.benchmark.step import build_model
 from nsmae_plugin.config import load_config
 from nsmae_plugin.errors import ConfigError
 from nsmae_plugin.models.depth_map import image_returns
-from nsmae_plugin.models.view_transform import STOCK_GRID_KEYS
+from nsmae_plugin.models.lift_splat import STOCK_GRID_KEYS
 
 VARIANTS = ("factorised", "openpcdet")
 # Of about two million frustum points some dozens lie on a face of a cell, to rounding, and fall on

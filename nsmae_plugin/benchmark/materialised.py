@@ -15,8 +15,12 @@ import torch
 from torch.nn import functional as F
 
 from nsmae_plugin.models.compositing import BACKGROUND, bin_centres
+from nsmae_plugin.models.lift_splat import LiftSplatTransform
 from nsmae_plugin.models.render_heads import PerspectiveRenderHead
-from nsmae_plugin.models.view_transform import FactorizedDepthLSSTransform
+from nsmae_plugin.models.view_transform import (
+    FactorizedDepthLSSTransform,
+    FactorizedLSSTransform,
+)
 
 
 def lift(depth: torch.Tensor, context: torch.Tensor) -> torch.Tensor:
@@ -82,8 +86,8 @@ def render_materialised(
     return rgb, distance, weights.sum(1)
 
 
-class MaterialisedDepthLSSTransform(FactorizedDepthLSSTransform):
-    """The view transform with the lifted tensor, which it hands on as ``frustum`` if wanted."""
+class MaterialisedTransform(LiftSplatTransform):
+    """A view transform with the lifted tensor, which it hands on as ``frustum`` if wanted."""
 
     hands_on = False
 
@@ -100,6 +104,21 @@ class MaterialisedDepthLSSTransform(FactorizedDepthLSSTransform):
         if self.hands_on:
             batch_dict["frustum"], batch_dict["frustum_depth"] = frustum, depth
         return pool_frustum(frustum, plan)
+
+
+class MaterialisedLSSTransform(MaterialisedTransform, FactorizedLSSTransform):
+    """BEVFusion's ``LSSTransform``."""
+
+
+class MaterialisedDepthLSSTransform(MaterialisedTransform, FactorizedDepthLSSTransform):
+    """OpenPCDet's ``DepthLSSTransform``."""
+
+
+MATERIALISED = {
+    FactorizedLSSTransform: MaterialisedLSSTransform,
+    FactorizedDepthLSSTransform: MaterialisedDepthLSSTransform,
+}
+LIFTING = tuple(factorised.__name__ for factorised in MATERIALISED)
 
 
 class MaterialisedRenderHead(PerspectiveRenderHead):
@@ -122,7 +141,7 @@ class MaterialisedRenderHead(PerspectiveRenderHead):
 
 def materialise(model: Any) -> None:
     """Exchange the modules of the frustum, in place; weights and everything else stay."""
-    model.vtransform.__class__ = MaterialisedDepthLSSTransform
+    model.vtransform.__class__ = MATERIALISED[type(model.vtransform)]
     head = getattr(model, "perspective_head", None)
     model.vtransform.hands_on = head is not None
     if head is not None:

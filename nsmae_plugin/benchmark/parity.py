@@ -19,8 +19,8 @@ from nsmae_plugin.models.bev_pool import bev_pool, to_rows
 from nsmae_plugin.models.compositing import composite
 from nsmae_plugin.models.depth_map import image_returns, z_buffer
 from nsmae_plugin.models.frustum_render import render_frustum
+from nsmae_plugin.models.lift_splat import GEOMETRY_KEYS
 from nsmae_plugin.models.pooling_plan import BevGrid, build_plan, frustum_cells
-from nsmae_plugin.models.view_transform import GEOMETRY_KEYS
 
 CPU = torch.device("cpu")
 # Relative to the norm of the CPU's result. Operations differ by the order of float32 sums. A step

@@ -23,12 +23,13 @@ from torch.amp import GradScaler
 
 from nsmae_plugin import host
 from nsmae_plugin.benchmark.inputs import made_up_batch, made_up_dataset
-from nsmae_plugin.benchmark.materialised import materialise
+from nsmae_plugin.benchmark.materialised import LIFTING, materialise
 from nsmae_plugin.benchmark.measure import isolated_parser, measure_calls
 from nsmae_plugin.benchmark.modules import ModuleTimer
 from nsmae_plugin.config import load_config
 from nsmae_plugin.data.masking import hidden_subset, image_patch_mask
 from nsmae_plugin.errors import ConfigError
+from nsmae_plugin.models.lift_splat import LiftSplatTransform
 from nsmae_plugin.models.pooling_plan import build_plan
 from nsmae_plugin.models.targets import build_targets
 from nsmae_plugin.models.view_transform import FactorizedDepthLSSTransform
@@ -52,12 +53,15 @@ def build_model(config: Any, variant: str = "factorised") -> Any:
     nsmae_plugin.register()
     torch.manual_seed(0)
     config, pretraining = copy.deepcopy(config), config.MODEL.NAME == "NSMAE"
-    if variant == "openpcdet" and not pretraining and config.MODEL.get("VTRANSFORM") is not None:
+    name = (config.MODEL.get("VTRANSFORM") or {}).get("NAME")
+    if variant == "openpcdet" and not pretraining and name == "FactorizedDepthLSSTransform":
         config.MODEL.VTRANSFORM.NAME = "DepthLSSTransform"
     model = host.build_network(config.MODEL, len(config.CLASS_NAMES), made_up_dataset(config))
-    lifts = isinstance(getattr(model, "vtransform", None), FactorizedDepthLSSTransform)
+    lifts = isinstance(getattr(model, "vtransform", None), LiftSplatTransform)
     if variant == "materialised" and not lifts:
-        raise ConfigError("MODEL.VTRANSFORM is not FactorizedDepthLSSTransform: no frustum to lift")
+        raise ConfigError(
+            f"MODEL.VTRANSFORM.NAME is {name}, no frustum to lift: set it to {' or '.join(LIFTING)}"
+        )
     if variant != "factorised" and lifts:
         materialise(model)
     return model.train()
@@ -111,10 +115,12 @@ def stage_seconds(model: Any, batch: dict[str, Any], repeats: int) -> dict[str, 
     if "hidden_voxel_coords" in batch or "image_patch_mask" in batch:
         stages["masks"] = lambda: _draw_masks(batch)
         stages["targets"] = lambda: build_targets(batch, model.camera_grid, model.columns)
-    if isinstance(getattr(model, "vtransform", None), FactorizedDepthLSSTransform):
-        stages["depth maps"] = lambda: model.vtransform.depth_hints(batch)
-        cells = len(batch["lidar_aug_matrix"]) * model.vtransform.grid.num_cells
-        stages["geometry"] = lambda: build_plan(model.vtransform.cells(batch), cells)
+    vtransform = getattr(model, "vtransform", None)
+    if isinstance(vtransform, FactorizedDepthLSSTransform):
+        stages["depth maps"] = lambda: vtransform.depth_hints(batch)
+    if isinstance(vtransform, LiftSplatTransform):
+        cells = len(batch["lidar_aug_matrix"]) * vtransform.grid.num_cells
+        stages["geometry"] = lambda: build_plan(vtransform.cells(batch), cells)
     return {name: _fastest(stage, repeats) for name, stage in stages.items()}
 
 

@@ -17,6 +17,8 @@ from nsmae_plugin.errors import ConfigError
 
 PRETRAINING_SECTIONS = ("MASK_TOKEN", "PERSPECTIVE_HEAD", "BEV_HEAD")
 HEADS = ("DENSE_HEAD", "MAP_HEAD")
+# BEV backbone -> its key for the way back to finer cells; others are left to themselves
+UPSAMPLING = {"BaseBEVBackbone": "UPSAMPLE_STRIDES", "GeneralizedResNetLSSFPN": "UPSAMPLE_STRIDE"}
 
 
 def check_sections(model_cfg: Any, heads: Mapping[str, bool]) -> None:
@@ -77,30 +79,34 @@ def check_sizes(model_cfg: Any, dataset: Any) -> None:
                 f"MODEL.FUSER.IN_CHANNEL is {fuser.IN_CHANNEL}, but VTRANSFORM.OUT_CHANNEL "
                 f"{widths[0]} and MAP_TO_BEV.NUM_BEV_FEATURES {widths[1]} make {sum(widths)}"
             )
-    if model_cfg.BACKBONE_2D.NAME == "BaseBEVBackbone":
+    if model_cfg.BACKBONE_2D.NAME in UPSAMPLING:
         _check_backbone(model_cfg, columns.stride, columns.cells)
 
 
 def _check_backbone(model_cfg: Any, stride: int, cells: tuple[int, int]) -> None:
-    """Whether the levels of BaseBEVBackbone meet, on the grid of the detection head.
+    """Whether the levels of the BEV backbone meet, on the grid of the detection head.
 
     Args:
         stride: voxels per BEV cell in front. cells: along y and x.
     """
     config = model_cfg.BACKBONE_2D
+    key = UPSAMPLING[config.NAME]
     strides = list(accumulate(config.LAYER_STRIDES, mul))
     if any(count % strides[-1] for count in cells):
         raise ConfigError(
             f"{cells[0]} x {cells[1]} BEV cells do not divide by {strides[-1]}, the product of "
             "MODEL.BACKBONE_2D.LAYER_STRIDES: change DATA_CONFIG.POINT_CLOUD_RANGE or VOXEL_SIZE"
         )
-    ups = config.get("UPSAMPLE_STRIDES") or [1] * len(strides)
-    made = {stride * down / up for down, up in zip(strides, ups, strict=False)}
+    if config.NAME == "BaseBEVBackbone":
+        ups = config.get(key) or [1] * len(strides)
+        made = {stride * down / up for down, up in zip(strides, ups, strict=False)}
+    else:  # all levels meet on the first
+        made = {stride * strides[0] / config[key]}
     voxels = ", ".join(f"{one:g}" for one in sorted(made))
     if len(made) > 1:
         raise ConfigError(
             f"the levels of MODEL.BACKBONE_2D end with cells of {voxels} voxels (LAYER_STRIDES, "
-            "UPSAMPLE_STRIDES): make them equal"
+            f"{key}): make them equal"
         )
     if model_cfg.get("DENSE_HEAD") is None:
         return  # the map head takes any grid
@@ -108,6 +114,6 @@ def _check_backbone(model_cfg: Any, stride: int, cells: tuple[int, int]) -> None
     if made != {wanted}:
         raise ConfigError(
             f"the levels of MODEL.BACKBONE_2D end with cells of {voxels} voxels (LAYER_STRIDES, "
-            f"UPSAMPLE_STRIDES), but MODEL.DENSE_HEAD.TARGET_ASSIGNER_CONFIG.FEATURE_MAP_STRIDE "
+            f"{key}), but MODEL.DENSE_HEAD.TARGET_ASSIGNER_CONFIG.FEATURE_MAP_STRIDE "
             f"is {wanted}: make them equal"
         )

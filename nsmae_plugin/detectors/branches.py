@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from nsmae_plugin.errors import ConfigError
+from nsmae_plugin.models.lift_splat import GEOMETRY, LiftSplatTransform
 from nsmae_plugin.models.targets import Columns
-from nsmae_plugin.models.view_transform import GEOMETRY, FactorizedDepthLSSTransform
 
 CAMERA_SECTIONS = ("IMAGE_BACKBONE", "NECK", "VTRANSFORM")
 LIDAR_SECTIONS = ("VFE", "BACKBONE_3D", "MAP_TO_BEV")
@@ -47,7 +47,7 @@ def require_inputs(batch_dict: Mapping[str, Any], detector: Any) -> None:
 
 def prepare_geometry(batch_dict: dict[str, Any], detector: Any) -> None:
     """Put what calibration and points alone decide into the batch, before any module runs."""
-    if isinstance(detector.vtransform, FactorizedDepthLSSTransform):
+    if isinstance(detector.vtransform, LiftSplatTransform):
         batch_dict[GEOMETRY] = detector.vtransform.prepare(batch_dict)
 
 

@@ -16,10 +16,11 @@ from nsmae_plugin.detectors.nsmae_config import (
     depth_edges,
 )
 from nsmae_plugin.errors import ConfigError
+from nsmae_plugin.models.lift_splat import LiftSplatTransform
 from nsmae_plugin.models.mask_token import ImageMaskToken
 from nsmae_plugin.models.render_heads import BEVRenderHead, PerspectiveRenderHead
 from nsmae_plugin.models.targets import build_targets, hidden_cells
-from nsmae_plugin.models.view_transform import FactorizedDepthLSSTransform
+from nsmae_plugin.models.view_transform import FactorizedLSSTransform
 
 # Classes of the slots that stock detectors do not have, by the NAME of their section.
 MASK_TOKENS = {"ImageMaskToken": ImageMaskToken}
@@ -83,7 +84,9 @@ class NSMAE(host.Detector3DTemplate):
         loss, tb_dict, disp_dict = self.get_training_loss(batch_dict)
         if self.training:
             return {"loss": loss}, tb_dict, disp_dict
-        batch_dict.update(hidden_cells(batch_dict, self.camera_grid, self.columns))
+        # Other view transforms, OpenPCDet's own among them, read LiDAR depth.
+        depth_input = not isinstance(self.vtransform, FactorizedLSSTransform)
+        batch_dict.update(hidden_cells(batch_dict, self.camera_grid, self.columns, depth_input))
         values = torch.stack(list(tb_dict.values())).tolist()
         batch_dict["loss_terms"] = dict(zip(tb_dict, values, strict=True))
         return batch_dict, {}
@@ -149,10 +152,11 @@ class NSMAE(host.Detector3DTemplate):
         config = self.model_cfg.get("PERSPECTIVE_HEAD")
         if config is None:
             return None, model_info_dict
-        if not isinstance(self.vtransform, FactorizedDepthLSSTransform):
+        if not isinstance(self.vtransform, LiftSplatTransform):
             raise ConfigError(
-                f"MODEL.PERSPECTIVE_HEAD renders the factors of FactorizedDepthLSSTransform; "
-                f"MODEL.VTRANSFORM.NAME is {self.model_cfg.VTRANSFORM.NAME}"
+                f"MODEL.PERSPECTIVE_HEAD cannot render MODEL.VTRANSFORM.NAME "
+                f"{self.model_cfg.VTRANSFORM.NAME}: set it to FactorizedLSSTransform or "
+                "FactorizedDepthLSSTransform"
             )
         return self._build_own(
             "PERSPECTIVE_HEAD",

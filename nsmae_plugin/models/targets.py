@@ -88,7 +88,10 @@ def build_targets(
 
 @torch.no_grad()
 def hidden_cells(
-    batch_dict: Mapping[str, Any], camera: CameraGrid | None, columns: Columns
+    batch_dict: Mapping[str, Any],
+    camera: CameraGrid | None,
+    columns: Columns,
+    depth_input: bool = True,
 ) -> dict[str, Tensor]:
     """Which target cells the network has seen no LiDAR of; for evaluation and pictures.
 
@@ -96,6 +99,8 @@ def hidden_cells(
         batch_dict: as for :func:`build_targets`, with its results and, when present,
             ``depth_hint_mask`` (P,) bool, true: hidden, and ``voxel_coords`` (V, 4) b, z, y, x of
             the visible voxels.
+        depth_input: the view transform reads LiDAR depth; without, every cell of the cameras is
+            hidden.
 
     Returns:
         ``target_depth_hidden`` (B, N, h, w): valid cells in which no visible hint falls, and
@@ -103,14 +108,11 @@ def hidden_cells(
     """
     result = {}
     if camera is not None:
-        returns = _returns(batch_dict)
-        hidden = batch_dict.get("depth_hint_mask")
-        if hidden is not None:
-            shown = ~hidden[returns.point]
-            returns = ImageReturns(*(one[shown] for one in returns))
-        _, hinted = z_buffer(*_image_grid(returns, batch_dict, camera))
         valid = batch_dict["target_depth_mask"]
-        result["target_depth_hidden"] = valid & ~hinted.view_as(valid)
+        if depth_input:
+            result["target_depth_hidden"] = valid & ~_hinted(batch_dict, camera).view_as(valid)
+        else:
+            result["target_depth_hidden"] = valid
     valid = batch_dict["target_bev_mask"]
     result["target_bev_hidden"] = valid & ~_occupied(batch_dict, columns)
     return result
@@ -189,6 +191,16 @@ def _image_grid(
     """Arguments of ``z_buffer``."""
     batch, cameras, _, height, width = batch_dict["camera_imgs"].shape
     return returns, batch * cameras, (height, width), camera.stride
+
+
+def _hinted(batch_dict: Mapping[str, Any], camera: CameraGrid) -> Tensor:
+    """(B * N, h, w) bool: cells in which a LiDAR point falls that the view transform may see."""
+    returns = _returns(batch_dict)
+    hidden = batch_dict.get("depth_hint_mask")
+    if hidden is not None:
+        shown = ~hidden[returns.point]
+        returns = ImageReturns(*(one[shown] for one in returns))
+    return z_buffer(*_image_grid(returns, batch_dict, camera))[1]
 
 
 def _points(batch_dict: Mapping[str, Any]) -> Tensor:

@@ -10,7 +10,7 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 
 from nsmae_plugin.errors import CheckpointError
-from nsmae_plugin.models.view_transform import STOCK_GRID_KEYS
+from nsmae_plugin.models.lift_splat import STOCK_GRID_KEYS
 from nsmae_plugin.training import checkpoint
 
 SAFETENSORS = ".safetensors"

@@ -1,0 +1,209 @@
+"""Lift-splat view transforms on the factors of the frustum: what all of them have in common."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+
+from nsmae_plugin.errors import ConfigError, DataError
+from nsmae_plugin.geometry import frustum_pixels, frustum_rays
+from nsmae_plugin.models.bev_pool import bev_pool, to_rows
+from nsmae_plugin.models.kernels import check_kernels
+from nsmae_plugin.models.pooling_plan import (
+    ROUNDINGS,
+    BevGrid,
+    PoolingPlan,
+    bin_count,
+    build_plan,
+    frustum_cells,
+)
+
+GEOMETRY_KEYS = ("camera_intrinsics", "camera2lidar", "img_aug_matrix", "lidar_aug_matrix")
+STOCK_GRID_KEYS = ("dx", "bx", "nx", "frustum")
+GEOMETRY = "view_geometry"  # in a batch, between preparation and lift
+
+
+class ViewGeometry(NamedTuple):
+    """What calibration and points alone decide.
+
+    plan: where the pairs of pixel and depth bin go in the view from above.
+    hints: (B * N, 1, H, W) metres, the LiDAR depth that the view transform reads; None if it reads
+        none.
+    """
+
+    plan: PoolingPlan
+    hints: torch.Tensor | None = None
+
+
+class LiftSplatTransform(nn.Module, ABC):
+    """Camera features to bird's-eye view (Philion and Fidler, 2020), without the frustum tensor.
+
+    A subclass has the layers: ``depthnet``, which :meth:`factors` applies, and ``downsample``. The
+    grid follows from the configuration and stays out of checkpoints; the grid tensors in those of
+    BEVFusion and OpenPCDet are ignored on loading.
+
+    Config keys: IMAGE_SIZE, FEATURE_SIZE, IN_CHANNEL, OUT_CHANNEL, XBOUND, YBOUND, ZBOUND, DBOUND
+    ([start, stop, step], metres), DOWNSAMPLE (1 or 2), ROUNDING ('truncate', the default, as
+    OpenPCDet and BEVFusion, or 'floor'), KERNELS ('torch', the default, or 'triton': the fused
+    kernels for CUDA, of the pooling and of the perspective head that renders this frustum).
+
+    Reads: ``image_fpn`` (its first map: (B * N, IN_CHANNEL, fH, fW)), ``camera_intrinsics``,
+    ``camera2lidar``, ``img_aug_matrix`` (B, N, 4, 4), ``lidar_aug_matrix`` (B, 4, 4); takes out
+    ``view_geometry`` (optional, of :meth:`prepare`), which stands for the matrices.
+
+    Writes: ``depth_logits`` (B * N, D, fH, fW), ``depth_context`` (B * N, OUT_CHANNEL, fH, fW),
+    ``spatial_features_img`` (B, OUT_CHANNEL, Y, X).
+
+    Raises:
+        ConfigError: sizes, bounds or options that do not fit together.
+    """
+
+    depths: torch.Tensor  # (D,) metres
+    pixels: torch.Tensor  # (fH * fW, 2) u, v in the augmented image
+    depthnet: nn.Module
+    downsample: nn.Module
+
+    def __init__(self, model_cfg: Any) -> None:
+        super().__init__()
+        self.model_cfg = model_cfg
+        self.image_size = tuple(model_cfg.IMAGE_SIZE)
+        self.feature_size = tuple(model_cfg.FEATURE_SIZE)
+        self.rounding = model_cfg.get("ROUNDING", "truncate")
+        self.kernels = check_kernels(model_cfg.get("KERNELS", "torch"), "MODEL.VTRANSFORM.KERNELS")
+        self.grid = BevGrid.from_bounds(
+            {f"MODEL.VTRANSFORM.{key}": model_cfg[key] for key in ("XBOUND", "YBOUND", "ZBOUND")}
+        )
+        self.num_bins = bin_count(model_cfg.DBOUND, "MODEL.VTRANSFORM.DBOUND")
+        self.out_channels = model_cfg.OUT_CHANNEL
+        _check_options(self, model_cfg)
+        start, _, step = model_cfg.DBOUND
+        depths = start + step * torch.arange(self.num_bins, dtype=torch.float64)
+        self.register_buffer("depths", depths.float(), persistent=False)
+        pixels = frustum_pixels(self.image_size, self.feature_size)
+        self.register_buffer("pixels", pixels, persistent=False)
+        self._cached: tuple[tuple[torch.Tensor, ...], PoolingPlan] | None = None
+        self._register_load_state_dict_pre_hook(_drop_stock_grid)
+
+    @abstractmethod
+    def factors(self, features: torch.Tensor, geometry: ViewGeometry) -> torch.Tensor:
+        """(B * N, D + OUT_CHANNEL, fH, fW): depth logits, then context, of the image features."""
+
+    def forward(self, batch_dict: dict[str, Any]) -> dict[str, Any]:
+        """Lift, pool and downsample; keys in the class's docstring."""
+        features = batch_dict["image_fpn"][0]
+        self._check_features(features, batch_dict)
+        geometry = batch_dict.pop(GEOMETRY, None) or self.prepare(batch_dict)
+        mixed = self.factors(features, geometry)
+        # As the stock module, pool in float32 whatever autocast chose for the convolutions.
+        mixed = mixed.to(torch.promote_types(mixed.dtype, torch.float32))
+        logits, context = mixed.split((self.num_bins, self.out_channels), dim=1)
+        batch_dict["depth_logits"], batch_dict["depth_context"] = logits, context
+        x_cells, y_cells, z_cells = self.grid.size
+        rows = self.pool(batch_dict, geometry.plan)
+        # Rows are channels-last maps already; they are (x, y) until the convolutions are through.
+        bev = rows.view(-1, x_cells, y_cells, z_cells * self.out_channels).permute(0, 3, 1, 2)
+        batch_dict["spatial_features_img"] = self.downsample(bev).permute(0, 1, 3, 2)
+        return batch_dict
+
+    def prepare(self, batch_dict: Mapping[str, Any]) -> ViewGeometry:
+        """What needs no features.
+
+        Its sizes hang on the data, so that a GPU has to be waited for. Detectors put it into the
+        batch before they queue anything: behind the image backbone the wait would be a long one.
+        """
+        return ViewGeometry(self.plan(batch_dict))
+
+    def pool(self, batch_dict: dict[str, Any], plan: PoolingPlan) -> torch.Tensor:
+        """(B * X * Y * Z, OUT_CHANNEL): the sum of what the frustum holds in each cell."""
+        depth = to_rows(batch_dict["depth_logits"]).softmax(1)
+        context = to_rows(batch_dict["depth_context"])
+        return bev_pool(depth, context, plan, self.kernels)
+
+    @torch.no_grad()
+    def plan(self, batch_dict: Mapping[str, Any]) -> PoolingPlan:
+        """The pooling plan of this batch; that of the last call while no matrix has changed."""
+        matrices = tuple(batch_dict[key] for key in GEOMETRY_KEYS)
+        if self._cached is not None and _same(self._cached[0], matrices):
+            return self._cached[1]
+        self._cached = None  # two plans need not be held at once
+        plan = build_plan(self.cells(batch_dict), len(matrices[0]) * self.grid.num_cells)
+        self._cached = (tuple(matrix.clone() for matrix in matrices), plan)
+        return plan
+
+    def cells(self, batch_dict: Mapping[str, Any]) -> torch.Tensor:
+        """(P, D) int32 cell of every frustum point of the batch, -1 outside the grid."""
+        rays, origins = frustum_rays(self.pixels, *(batch_dict[key] for key in GEOMETRY_KEYS))
+        return frustum_cells(rays, origins, self.depths, self.grid, self.rounding)
+
+    def _check_features(self, features: torch.Tensor, batch_dict: Mapping[str, Any]) -> None:
+        if tuple(features.shape[-2:]) != self.feature_size:
+            raise ConfigError(
+                f"the image neck delivers {tuple(features.shape[-2:])} features, but "
+                f"MODEL.VTRANSFORM.FEATURE_SIZE is {list(self.feature_size)}: set it, and "
+                "MODEL.VTRANSFORM.IMAGE_SIZE, to fit DATA_CONFIG.CAMERA_CONFIG.IMAGE.FINAL_DIM"
+            )
+        images = batch_dict.get("camera_imgs")
+        if images is not None and tuple(images.shape[-2:]) != self.image_size:
+            raise ConfigError(
+                f"the images have {tuple(images.shape[-2:])} pixels, but "
+                f"MODEL.VTRANSFORM.IMAGE_SIZE is {list(self.image_size)}: make it equal to "
+                "DATA_CONFIG.CAMERA_CONFIG.IMAGE.FINAL_DIM"
+            )
+        batch, cameras = batch_dict["camera_intrinsics"].shape[:2]
+        if len(features) != batch * cameras:
+            raise DataError(
+                f"image_fpn holds {len(features)} maps, but the calibration is of {batch} samples "
+                f"with {cameras} cameras each"
+            )
+
+
+def build_downsample(channels: int, factor: int) -> nn.Module:
+    """Three convolutions of the BEV, the second of which halves it; nothing at factor 1."""
+    if factor == 1:
+        return nn.Identity()
+    return nn.Sequential(
+        *conv_block(channels, channels, 3, bias=False),
+        *conv_block(channels, channels, 3, stride=factor, bias=False),
+        *conv_block(channels, channels, 3, bias=False),
+    )
+
+
+def conv_block(
+    in_channels: int, out_channels: int, kernel: int, *, bias: bool, stride: int = 1
+) -> tuple[nn.Module, ...]:
+    """A padded convolution, BatchNorm and ReLU."""
+    convolution = nn.Conv2d(
+        in_channels, out_channels, kernel, stride=stride, padding=kernel // 2, bias=bias
+    )
+    return activated(convolution)
+
+
+def activated(convolution: nn.Conv2d) -> tuple[nn.Module, ...]:
+    """The convolution, BatchNorm and ReLU."""
+    return convolution, nn.BatchNorm2d(convolution.out_channels), nn.ReLU(inplace=True)
+
+
+def _check_options(module: LiftSplatTransform, config: Any) -> None:
+    where = "MODEL.VTRANSFORM"
+    if module.rounding not in ROUNDINGS:
+        raise ConfigError(f"{where}.ROUNDING {module.rounding!r} is not one of {ROUNDINGS}")
+    if config.DOWNSAMPLE not in (1, 2):
+        raise ConfigError(f"{where}.DOWNSAMPLE must be 1 or 2, not {config.DOWNSAMPLE!r}")
+    if config.DOWNSAMPLE == 2 and module.grid.size[2] != 1:
+        raise ConfigError(
+            f"{where}.ZBOUND gives {module.grid.size[2]} layers; DOWNSAMPLE 2 convolves one"
+        )
+
+
+def _drop_stock_grid(state_dict: dict[str, Any], prefix: str, *_: Any) -> None:
+    """OpenPCDet stores its grid as parameters; ours follows from the configuration."""
+    for key in STOCK_GRID_KEYS:
+        state_dict.pop(prefix + key, None)
+
+
+def _same(old: tuple[torch.Tensor, ...], new: tuple[torch.Tensor, ...]) -> bool:
+    return all(a.device == b.device and torch.equal(a, b) for a, b in zip(old, new, strict=True))
