@@ -1,8 +1,8 @@
 """The terms of the pre-training loss, one function each, and their schedule.
 
-Weights as in NS-MAE (arXiv 2405.17942): colour 1e4, depth 1e-2 in the cameras and, of bins of 0.2 m,
-in the view from above. There depth counts for the first 10 of 50 epochs; here each view has a stop of
-its own.
+Weights as in NS-MAE (arXiv 2405.17942): colour 1e4, depth 1e-2 in the cameras and, of bins of
+0.2 m, in the view from above. There depth counts for the first 10 of 50 epochs; here each view has
+a stop of its own.
 """
 
 from __future__ import annotations

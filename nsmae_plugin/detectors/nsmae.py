@@ -121,7 +121,7 @@ class NSMAE(host.Detector3DTemplate):
         stop = self.model_cfg.LOSS_CONFIG.get("BEV_DEPTH_STOP_EPOCH")
         if stop is None or self.steps_per_epoch is None:
             return False
-        return losses.depth_schedule(int(self.global_step), self.steps_per_epoch, stop) == 0
+        return bool(losses.depth_schedule(int(self.global_step), self.steps_per_epoch, stop) == 0)
 
     @property
     def find_unused_parameters(self) -> bool:
