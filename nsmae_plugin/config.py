@@ -35,7 +35,7 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> EasyDict:
         ConfigError: naming the file, the key, and what was expected.
     """
     path = Path(path)
-    config = _read(path)
+    config = read(path)
     apply_overrides(config, overrides)
     try:
         validate(config)
@@ -44,7 +44,16 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> EasyDict:
     return EasyDict(config)
 
 
-def _read(path: Path) -> dict[str, Any]:
+def read(path: Path, folders: Sequence[Path] = ()) -> dict[str, Any]:
+    """The content of a file on top of its bases; nothing is checked.
+
+    Args:
+        folders: where a base is looked for that is neither beside the file that names it nor in a
+            folder above it.
+
+    Raises:
+        ConfigError: a file is missing or no YAML.
+    """
     try:
         with open(path, encoding="utf-8") as file:
             content = yaml.safe_load(file)
@@ -54,19 +63,19 @@ def _read(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path} is not valid YAML: {error}") from error
     if not isinstance(content, dict):
         raise ConfigError(f"{path} must hold a mapping of sections, not {type(content).__name__}")
-    return _merge_bases(content, path)
+    return _merge_bases(content, path, folders)
 
 
-def _merge_bases(section: Mapping[str, Any], path: Path) -> dict[str, Any]:
+def _merge_bases(section: Mapping[str, Any], path: Path, folders: Sequence[Path]) -> dict[str, Any]:
     """Copy of ``section`` on top of its ``_BASE_CONFIG_``, recursively; lists replaced whole."""
     merged: dict[str, Any] = {}
     if "_BASE_CONFIG_" in section:
-        merged = _read(_find_base(str(section["_BASE_CONFIG_"]), path))
+        merged = read(_find_base(str(section["_BASE_CONFIG_"]), path, folders), folders)
     for key, value in section.items():
         if key == "_BASE_CONFIG_":
             continue
         if isinstance(value, dict):
-            value = _update(merged.get(key), _merge_bases(value, path))
+            value = _update(merged.get(key), _merge_bases(value, path, folders))
         merged[key] = value
     return merged
 
@@ -80,12 +89,14 @@ def _update(base: Any, top: dict[str, Any]) -> dict[str, Any]:
     return result
 
 
-def _find_base(name: str, path: Path) -> Path:
-    for folder in path.resolve().parents:
+def _find_base(name: str, path: Path, folders: Sequence[Path]) -> Path:
+    for folder in (*path.resolve().parents, *folders):
         if (folder / name).is_file():
             return folder / name
+    places = "".join(f", nor in {folder}" for folder in folders)
     raise ConfigError(
         f"{path}: _BASE_CONFIG_ {name!r} was found neither beside the file nor in a folder above it"
+        + places
     )
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from stock_scripts import copy_openpcdet
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
@@ -74,3 +75,9 @@ def openpcdet_root() -> Path:
     if not root:
         pytest.skip("OPENPCDET_ROOT is not set")
     return Path(root)
+
+
+@pytest.fixture(scope="session")
+def openpcdet_copy(openpcdet_root, tmp_path_factory) -> Path:
+    """Root of a copy of OpenPCDet, without any build, that its scripts may write into."""
+    return copy_openpcdet(openpcdet_root, tmp_path_factory.mktemp("OpenPCDet").resolve())

@@ -5,26 +5,20 @@ and smaller images; the architectures are those of the files. At a learning rate
 saves is what it loaded, but for BatchNorm's statistics.
 """
 
-import os
 import re
-import shutil
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
+from stock_scripts import REPOSITORY, start
 
 import nsmae_plugin
 from nsmae_plugin import host
 from nsmae_plugin.config import load_config
 from nsmae_plugin.data.infos import read_infos, write_infos
-from nsmae_plugin.errors import HostError
 from nsmae_plugin.training.export import export
 
 pytestmark = pytest.mark.openpcdet
 
-REPOSITORY = Path(__file__).resolve().parents[1]
 STEPS = 3  # of the training script
 COUNTED = 1000  # batches that the exported BatchNorm layers claim to have seen
 STATISTICS = (".running_mean", ".running_var", ".num_batches_tracked")
@@ -48,27 +42,14 @@ SMALL_CAMERAS = {
     "MODEL.VTRANSFORM.XBOUND": "[-19.2, 19.2, 0.3]",
     "MODEL.VTRANSFORM.YBOUND": "[-19.2, 19.2, 0.3]",
 }
-# With no checkpoint left to evaluate, the script waits 30 s for the next one before it ends.
-WITHOUT_WAITING = """
-import sys, time
-import nsmae_plugin
-from nsmae_plugin.host.openpcdet.run import main
-time.sleep = lambda seconds: None
-main(sys.argv[1:])
-"""
 
 
 @pytest.fixture(scope="module")
-def checkout(openpcdet_root, tmp_path_factory):
-    """A copy of OpenPCDet's sources without any build; its scripts write below its root."""
-    root = tmp_path_factory.mktemp("OpenPCDet").resolve()
-    left_out = shutil.ignore_patterns("*.so", "*.pyd", "src", "__pycache__", "version.py")
-    for folder in ("pcdet", "tools"):
-        shutil.copytree(openpcdet_root / folder, root / folder, ignore=left_out)
-    # bevfusion.yaml initialises Swin from this file, which OpenPCDet does not come with.
+def checkout(openpcdet_copy):
+    """bevfusion.yaml initialises Swin from a file that OpenPCDet does not come with."""
     content = {"model": {"patch_embed.proj.bias": torch.zeros(96)}}
-    torch.save(content, root / "tools" / "swint-nuimages-pretrained.pth")
-    return root
+    torch.save(content, openpcdet_copy / "tools" / "swint-nuimages-pretrained.pth")
+    return openpcdet_copy
 
 
 @pytest.fixture(scope="module")
@@ -107,20 +88,6 @@ def exported(data, tmp_path_factory):
     return path
 
 
-def run(command, root, directory=REPOSITORY):
-    """Start Python with the OpenPCDet at ``root``."""
-    environment = {**os.environ, "OPENPCDET_ROOT": str(root), "OMP_NUM_THREADS": "1"}
-    environment.pop("NSMAE_HOST", None)
-    return subprocess.run(
-        [sys.executable, "-W", "ignore", *map(str, command)],
-        env={**environment, "PYTHONPATH": str(REPOSITORY)},
-        cwd=directory,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-
-
 @pytest.mark.parametrize(
     ("name", "changes", "slots"),
     [
@@ -133,8 +100,8 @@ def test_the_stock_training_script_starts_from_exported_weights(
     name, changes, slots, checkout, data, exported
 ):
     settings = {"DATA_CONFIG.DATA_PATH": data, **SMALL, **changes}
-    outcome = run(
-        ["-c", WITHOUT_WAITING, "tools/train.py"]
+    outcome = start(
+        ["tools/train.py"]
         + ["--cfg_file", f"cfgs/nuscenes_models/{name}.yaml", "--pretrained_model", exported]
         + ["--epochs", "1", "--batch_size", "1", "--workers", "0", "--fix_random_seed"]
         + ["--set", *(part for setting in settings.items() for part in setting)],
@@ -159,49 +126,3 @@ def test_the_stock_training_script_starts_from_exported_weights(
             assert int(saved[key]) == COUNTED + STEPS, key
         else:  # most of it is what was loaded
             assert not torch.equal(saved[key], weights[key]), key
-
-
-def test_a_script_finds_its_folder_its_arguments_and_the_plugin(checkout, tmp_path):
-    (checkout / "tools" / "probe.py").write_text(
-        "import _init_path, os, sys\n"
-        "from train_utils.train_utils import train_model\n"
-        "from pcdet.models.view_transforms import __all__ as view_transforms\n"
-        "print(__name__, os.getcwd(), sys.argv, 'FactorizedDepthLSSTransform' in view_transforms)\n"
-    )
-    outcome = run(
-        ["-m", "nsmae_plugin.host.openpcdet", "tools/probe.py", "--flag", "x"], checkout, tmp_path
-    )
-    assert outcome.returncode == 0, outcome.stderr
-    tools = checkout / "tools"
-    arguments = [str(tools / "probe.py"), "--flag", "x"]
-    assert outcome.stdout.splitlines()[-1] == f"__main__ {tools} {arguments} True"
-
-
-def test_a_script_is_looked_up_in_openpcdet_first_and_then_here(
-    openpcdet_root, tmp_path, monkeypatch
-):
-    from nsmae_plugin.host.openpcdet.run import find_script
-
-    root = openpcdet_root.resolve()
-    monkeypatch.chdir(REPOSITORY)  # which has a tools/train.py too
-    assert find_script("tools/train.py", root) == root / "tools" / "train.py"
-    (tmp_path / "mine.py").touch()
-    monkeypatch.chdir(tmp_path)
-    assert find_script("mine.py", root) == tmp_path / "mine.py"
-
-
-def test_scripts_that_cannot_be_run_are_refused(openpcdet_root, tmp_path, monkeypatch):
-    from nsmae_plugin.host.openpcdet.run import find_script, main
-
-    monkeypatch.chdir(tmp_path)
-    root = openpcdet_root.resolve()
-    with pytest.raises(HostError, match=re.escape(f"{root}/none.py nor {tmp_path}/none.py")):
-        find_script("none.py", root)
-    with pytest.raises(HostError, match=r"usage: python -m nsmae_plugin\.host\.openpcdet"):
-        main([])
-    (tmp_path / "pcdet").mkdir()
-    for file in ("pcdet/__init__.py", "train.py"):
-        (tmp_path / file).touch()
-    told = re.escape(f"belongs to the OpenPCDet at {tmp_path}, but {root} was imported")
-    with pytest.raises(HostError, match=told):
-        find_script("train.py", root)

@@ -9,6 +9,7 @@ Raises:
 """
 
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from torch import nn
@@ -19,10 +20,12 @@ from nsmae_plugin.host.openpcdet.loading import load
 #: What was found and what was put in its place.
 REPORT = load()
 
+from pcdet import config as _config  # noqa: E402
 from pcdet.datasets import DatasetTemplate  # noqa: E402
 from pcdet.models import build_network as _build_network  # noqa: E402
 
 from nsmae_plugin.host.batch import to_device  # noqa: E402
+from nsmae_plugin.host.openpcdet import configuration  # noqa: E402
 from nsmae_plugin.host.openpcdet.detector import Detector3DTemplate  # noqa: E402
 from nsmae_plugin.host.openpcdet.registry import check_names, lookup, register  # noqa: E402
 
@@ -39,6 +42,7 @@ __all__ = [
 ]
 
 NAME = "openpcdet"
+configuration.install(_config, started_in=Path.cwd())
 build_dataset = partial(build.build_dataset, lookup)
 
 

@@ -2,11 +2,11 @@
 
 import sys
 
-from nsmae_plugin.errors import HostError
+from nsmae_plugin.errors import NSMAEError
 from nsmae_plugin.host.openpcdet.run import main
 
 if __name__ == "__main__":
     try:
         main(sys.argv[1:])
-    except HostError as error:
+    except NSMAEError as error:
         sys.exit(f"error: {error}")

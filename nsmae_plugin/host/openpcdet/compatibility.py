@@ -3,11 +3,15 @@
 OpenPCDet's files stay untouched. Each function is idempotent and says what breaks without it.
 """
 
+from collections.abc import Callable
 from functools import wraps
+from types import ModuleType
 from typing import Any
 
 import numpy as np
 import torch
+
+from nsmae_plugin.host.openpcdet.patching import replace
 
 # Removed in NumPy 1.24; base_bev_backbone.py and database_sampler.py among others use them.
 NUMPY_ALIASES = {"int": int, "float": float, "bool": bool, "object": object, "str": str}
@@ -79,6 +83,23 @@ def assign_where_there_is_no_box(assigner: type) -> None:
         return bboxes.new_zeros(len(bboxes), dtype=torch.long), bboxes.new_zeros(len(bboxes))
 
     assigner.assign = assign  # type: ignore[attr-defined]
+
+
+def load_booleans_as_booleans(models: ModuleType) -> None:
+    """Let ``pcdet.models.load_data_to_gpu`` make boolean tensors of boolean arrays.
+
+    It makes floats of all arrays, and ``~mask`` and ``torch.where(mask, ...)`` refuse floats: those
+    of the masks and the map labels of the plugin's datasets.
+    """
+
+    def load_data_to_gpu(original: Callable[..., None], batch_dict: dict[str, Any]) -> None:
+        arrays = {k: v for k, v in batch_dict.items() if isinstance(v, np.ndarray)}
+        masks = {k: v for k, v in arrays.items() if v.dtype == bool}
+        # Tensors are passed over.
+        batch_dict.update({k: torch.from_numpy(v).cuda() for k, v in masks.items()})
+        original(batch_dict)
+
+    replace(models, "load_data_to_gpu", load_data_to_gpu)
 
 
 def _object_array(infos: list[list[list[Any]]]) -> np.ndarray:

@@ -43,6 +43,7 @@ def load() -> report.Report:
         raise
     except Exception as error:  # whatever a broken installation raises becomes one message
         raise HostError(_explain(error)) from error
+    compatibility.load_booleans_as_booleans(sys.modules["pcdet.models"])
     compatibility.collate_ragged_image_infos(_class("pcdet.datasets.dataset", "DatasetTemplate"))
     assigner = "pcdet.models.dense_heads.target_assigner.hungarian_assigner"
     compatibility.assign_where_there_is_no_box(_class(assigner, "HungarianAssigner3D"))

@@ -76,6 +76,12 @@ def lookup(slot: str, name: str) -> Any:
     return entries[name]
 
 
+def is_own(slot: str, name: str | None) -> bool:
+    """Whether ``name`` stands for a class of the plugin."""
+    module = getattr(_table(slot).get(str(name)), "__module__", "")
+    return module.partition(".")[0] == __name__.partition(".")[0]
+
+
 def check_names(model_cfg: Any) -> None:
     """Raise HostError for a NAME that is not registered; OpenPCDet's builders raise a KeyError."""
     lookup("detector", model_cfg.NAME)

@@ -1,9 +1,11 @@
 """Running a script of OpenPCDet, unmodified, without OpenPCDet's CUDA build.
 
-The script sees what it expects: its own folder as working directory (its configurations and data
-are named relative to it) and as first entry of ``sys.path``, and its own arguments. Everything that
-:mod:`nsmae_plugin.host.openpcdet` puts in place is there before it starts, and so are the plugin's
-classes, which its configurations may name.
+The script sees what it expects: its own folder as first entry of ``sys.path``, and its own
+arguments. It runs where its ``--cfg_file`` is found: in the directory where the command was
+started, as for a configuration of one's own, or else in the script's folder, which the
+configurations that OpenPCDet ships expect. Everything that :mod:`nsmae_plugin.host.openpcdet` puts
+in place is there before it starts, and so are the plugin's classes, which its configurations may
+name.
 """
 
 import os
@@ -18,6 +20,7 @@ from nsmae_plugin.errors import HostError
 from nsmae_plugin.host.openpcdet import REPORT
 
 USAGE = "usage: python -m nsmae_plugin.host.openpcdet SCRIPT [ARGUMENTS ...]"
+INPUTS = ("--ckpt", "--ckpt_dir", "--pretrained_model")  # arguments that name what exists
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -26,16 +29,18 @@ def main(arguments: Sequence[str]) -> None:
     The process is the script's from then on: working directory, ``sys.path`` and ``sys.argv``.
 
     Raises:
-        HostError: there is no such script, or it belongs to another copy of OpenPCDet.
+        HostError: there is no such script, or it belongs to another copy of OpenPCDet; or a
+            configuration or a checkpoint is found neither here nor in the script's folder.
     """
     if not arguments:
         raise HostError(f"no script was named; {USAGE}")
     script = find_script(arguments[0], Path(REPORT.location).resolve().parent)
     if host.NAME == "openpcdet":
         nsmae_plugin.register()
-    os.chdir(script.parent)
+    folder = working_directory(script.parent, arguments[1:])
+    sys.argv = [str(script), *locate_inputs(script.parent, arguments[1:])]
+    os.chdir(folder)
     sys.path.insert(0, str(script.parent))
-    sys.argv = [str(script), *arguments[1:]]
     runpy.run_path(str(script), run_name="__main__")
 
 
@@ -56,4 +61,55 @@ def find_script(name: str, root: Path) -> Path:
                 f"{found} belongs to the OpenPCDet at {folder}, but {root} was imported; "
                 f"set OPENPCDET_ROOT={folder}"
             )
+    return found
+
+
+def working_directory(script_folder: Path, arguments: Sequence[str]) -> Path:
+    """Where the relative path after ``--cfg_file`` leads to a file; else the script's folder.
+
+    Raises:
+        HostError: there is no such file.
+    """
+    names = [value for _, key, value in _options(arguments) if key == "--cfg_file"]
+    if not names:
+        return script_folder
+    return _folder_with(names[-1], script_folder, "--cfg_file")
+
+
+def locate_inputs(script_folder: Path, arguments: Sequence[str]) -> list[str]:
+    """The arguments with absolute paths after the options of INPUTS.
+
+    Raises:
+        HostError: one of them exists neither here nor in the script's folder.
+    """
+    result = list(arguments)
+    for position, key, value in _options(arguments):
+        if key in INPUTS:
+            path = str(_folder_with(value, script_folder, key) / value)
+            result[position] = result[position].replace(value, path)
+    return result
+
+
+def _options(arguments: Sequence[str]) -> list[tuple[int, str, str]]:
+    """Position of the value, name and value of what is given as ``--name value``, ``--name=value``.
+
+    What follows ``--set`` are keys of the configuration.
+    """
+    end = arguments.index("--set") if "--set" in arguments else len(arguments)
+    options = []
+    for position, argument in enumerate(arguments[:end]):
+        key, equals, value = argument.partition("=")
+        if equals:
+            options.append((position, key, value))
+        elif position + 1 < end:
+            options.append((position + 1, key, arguments[position + 1]))
+    return [option for option in options if option[1].startswith("--")]
+
+
+def _folder_with(name: str, script_folder: Path, option: str) -> Path:
+    folders = (Path.cwd(), script_folder)
+    found = next((folder for folder in folders if (folder / name).exists()), None)
+    if found is None:
+        places = " nor ".join(dict.fromkeys(str(folder / name) for folder in folders))
+        raise HostError(f"{option} {name}: there is no {places}")
     return found

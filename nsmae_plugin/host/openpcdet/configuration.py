@@ -1,0 +1,100 @@
+"""Configurations in OpenPCDet's scripts: bases, paths, defaults, and the keys of ours checked.
+
+``pcdet.config`` looks for a ``_BASE_CONFIG_`` in the working directory and reads it one level deep.
+Here the folder of the file and those above it come first, at any depth, as in our own tools; the
+result for OpenPCDet's own files is the same, less the names of the bases.
+
+A configuration that names a dataset or a detector of the plugin is *ours*: every key is checked as
+by our tools, its ``--set`` takes what theirs takes, and it gets the keys that OpenPCDet reads
+without asking.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from nsmae_plugin import config as own
+from nsmae_plugin.errors import ConfigError
+from nsmae_plugin.host.openpcdet import registry
+from nsmae_plugin.host.openpcdet.patching import replace
+
+SECTIONS = ("CLASS_NAMES", "DATA_CONFIG", "MODEL", "OPTIMIZATION", "HOOK")
+# What OpenPCDet's scripts read from every configuration, whether it means something there or not.
+DEFAULTS: dict[str, dict[str, Any]] = {"OPTIMIZATION": {"DECAY_STEP_LIST": []}}
+
+Read = Callable[..., Any]
+
+
+class Reader:
+    """What takes the places of ``cfg_from_yaml_file`` and ``cfg_from_list``.
+
+    Args:
+        config_module: ``pcdet.config``.
+        started_in: the directory that relative paths start from, if the working directory is not.
+    """
+
+    def __init__(self, config_module: ModuleType, started_in: Path):
+        scripts = Path(str(config_module.__file__)).resolve().parents[1] / "tools"
+        self.merge = config_module.merge_new_config
+        self.folders = (started_in, scripts)
+
+    def cfg_from_yaml_file(self, _: Read, cfg_file: str, config: Any) -> Any:
+        """Read ``cfg_file`` and its bases into ``config``.
+
+        Raises:
+            ConfigError: a file is missing, or, in a configuration of ours, a key is wrong.
+        """
+        content = own.read(Path(cfg_file), (Path.cwd(), *self.folders))
+        try:
+            if is_ours(content):
+                own.validate(content)
+        except ConfigError as error:
+            raise ConfigError(f"{cfg_file}: {error}") from None
+        self.merge(config, content)
+        return self._complete(config)
+
+    def cfg_from_list(self, original: Read, cfg_list: Sequence[str], config: Any) -> None:
+        """Write the pairs after ``--set`` into ``config``.
+
+        Raises:
+            ConfigError: in a configuration of ours, a key or a value is wrong.
+        """
+        if is_ours(config):
+            own.apply_overrides(config, cfg_list)
+            own.validate({key: config[key] for key in SECTIONS if key in config})
+        else:
+            original(cfg_list, config)
+        self._complete(config)
+
+    def _complete(self, config: Any) -> Any:
+        if is_ours(config):
+            for section, defaults in DEFAULTS.items():
+                for key, value in defaults.items():
+                    config[section].setdefault(key, value)
+        if "DATA_PATH" in config.get("DATA_CONFIG", {}):
+            config.DATA_CONFIG.DATA_PATH = self._locate(config.DATA_CONFIG.DATA_PATH)
+        return config
+
+    def _locate(self, path: str) -> str:
+        """A path as it is if it leads somewhere from here, else from the first folder it does."""
+        if Path(path).exists():
+            return path
+        found = (str(folder / path) for folder in self.folders if (folder / path).exists())
+        return next(found, path)
+
+
+def install(config_module: ModuleType, started_in: Path) -> None:
+    """Replace the functions of ``pcdet.config`` that scripts call; idempotent."""
+    reader = Reader(config_module, started_in)
+    replace(config_module, "cfg_from_yaml_file", reader.cfg_from_yaml_file)
+    replace(config_module, "cfg_from_list", reader.cfg_from_list)
+
+
+def is_ours(config: Mapping[str, Any]) -> bool:
+    """Whether a configuration names a dataset or a detector of the plugin."""
+    named = {"dataset": ("DATA_CONFIG", "DATASET"), "detector": ("MODEL", "NAME")}
+    return any(
+        registry.is_own(slot, (config.get(section) or {}).get(key))
+        for slot, (section, key) in named.items()
+    )
