@@ -9,9 +9,9 @@ from made_up_batch import made_up_batch
 from process_group import run_in_processes
 from test_nsmae import build
 
-from nsmae_plugin.training import checkpoint, distributed, engine
-from nsmae_plugin.training.checkpoint import Plan, Progress, Run
+from nsmae_plugin.training import distributed, engine, run_state
 from nsmae_plugin.training.optim import build_optimizer, build_scheduler
+from nsmae_plugin.training.run_state import Plan, Progress, Run
 
 CPU = torch.device("cpu")
 CONFIG = {
@@ -103,12 +103,12 @@ def look_at_two_processes(world):
     torch.set_num_threads(1)
     run = new_run("both", wrap)
     train(run, STOP - 1, samples=world.rank + 1)
-    before_stop = copy.deepcopy(checkpoint.capture(run, PLAN, "tiny", "any"))
+    before_stop = copy.deepcopy(run_state.capture(run, PLAN, "tiny", "any"))
     train(run, 1, samples=world.rank + 1)
     at_stop = weights(run)
     train(run, STEPS - STOP, samples=world.rank + 1)
     resumed = new_run("both", wrap)
-    checkpoint.restore(resumed, PLAN, before_stop, Path("made up"), world.rank)
+    run_state.restore(resumed, PLAN, before_stop, Path("made up"), world.rank)
     train(resumed, STEPS - STOP + 1, samples=world.rank + 1)
     return {"stop": at_stop, "end": weights(run), "resumed": weights(resumed)}
 

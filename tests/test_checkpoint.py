@@ -12,10 +12,11 @@ from torch import nn
 from toys import CONFIG, ToyDetector, batch
 
 from nsmae_plugin.errors import CheckpointError, ConfigError, OutputError
-from nsmae_plugin.training import checkpoint, engine
-from nsmae_plugin.training.checkpoint import Keeper, Plan, Progress, Run
+from nsmae_plugin.training import checkpoint, engine, run_state
+from nsmae_plugin.training.keeper import Keeper, to_resume
 from nsmae_plugin.training.optim import build_optimizer, build_scheduler
 from nsmae_plugin.training.random_state import seed_everything
+from nsmae_plugin.training.run_state import Plan, Progress, Run
 
 PLAN = Plan(seed=1, batch_size=2, accumulate_steps=1, world_size=1, epochs=3, batches_per_epoch=5)
 OPTIONS = engine.Options(grad_norm_clip=35)
@@ -38,7 +39,7 @@ def advance(run, steps):
 
 
 def saved(run, path, plan=PLAN):
-    checkpoint.write(checkpoint.capture(run, plan, "toy", "builtin"), path)
+    checkpoint.write(run_state.capture(run, plan, "toy", "builtin"), path)
     return path
 
 
@@ -52,7 +53,7 @@ def test_a_restored_run_takes_the_same_steps_to_the_last_bit(tmp_path, optimizer
 
     other = new_run(optimizer_name=optimizer_name)
     seed_everything(99)
-    checkpoint.restore(other, PLAN, checkpoint.read(path), path)
+    run_state.restore(other, PLAN, checkpoint.read(path), path)
     assert other.progress == Progress(epoch=0, batch_in_epoch=3, step=3)
     advance(other, 4)
     for name, value in run.model.state_dict().items():
@@ -66,7 +67,7 @@ def test_restoring_brings_back_every_generator(tmp_path):
     path = saved(run, tmp_path / "a.pth")
     drawn = random.random(), np.random.rand(), np.random.randn(), torch.rand(1)  # noqa: NPY002
     seed_everything(4)
-    checkpoint.restore(run, PLAN, checkpoint.read(path), path)
+    run_state.restore(run, PLAN, checkpoint.read(path), path)
     again = random.random(), np.random.rand(), np.random.randn(), torch.rand(1)  # noqa: NPY002
     assert drawn == again
 
@@ -114,7 +115,7 @@ def test_a_file_that_would_execute_code_is_refused(tmp_path):
 @pytest.mark.parametrize("zipped", [True, False])
 def test_truncated_files_are_an_error(tmp_path, share, zipped):
     path = tmp_path / "a.pth"
-    content = checkpoint.capture(new_run(), PLAN, "toy", "builtin")
+    content = run_state.capture(new_run(), PLAN, "toy", "builtin")
     torch.save(content, path, _use_new_zipfile_serialization=zipped)
     path.write_bytes(path.read_bytes()[: int(path.stat().st_size * share)])
     with pytest.raises(CheckpointError, match=r"cannot read the checkpoint .*truncated"):
@@ -160,28 +161,83 @@ def test_only_the_newest_epochs_are_kept(tmp_path):
 
 
 def test_a_run_goes_on_from_its_newest_checkpoint_unless_told_otherwise(tmp_path):
-    keeper = Keeper(tmp_path, max_kept=5)
-    assert checkpoint.to_resume(tmp_path, None, None) is None
-    old = keeper.save_epoch({"epoch": 1, "model_state": {}})
-    new = keeper.save_latest({"epoch": 1, "model_state": {}})
-    os.utime(old, ns=(10, 10))
-    assert checkpoint.to_resume(tmp_path, None, None) == new
-    assert checkpoint.to_resume(tmp_path, old, None) == old
-    os.utime(new, ns=(5, 5))
-    assert checkpoint.to_resume(tmp_path, None, None) == old
-    assert checkpoint.find(tmp_path) == old
+    (tmp_path / "ckpt").mkdir()
+    keeper = Keeper(tmp_path / "ckpt", max_kept=5)
+    assert to_resume(tmp_path / "ckpt", None, None) is None
+    first = keeper.save_epoch({"epoch": 1, "it": 5, "model_state": {}})
+    assert to_resume(tmp_path / "ckpt", None, None) == first
+    second = keeper.save_epoch({"epoch": 2, "it": 10, "model_state": {}})
+    third = keeper.save_latest({"epoch": 2, "it": 11, "batch_in_epoch": 1, "model_state": {}})
+    assert to_resume(tmp_path / "ckpt", None, None) == third
+    elsewhere = tmp_path / "third.pth"
+    third.rename(elsewhere)
+    assert to_resume(tmp_path / "ckpt", elsewhere, None) == elsewhere
+    assert to_resume(tmp_path / "ckpt", second, None) == second
+    with pytest.raises(ConfigError, match=r"epoch_1\.pth is behind .*epoch_2\.pth.*--extra_tag"):
+        to_resume(tmp_path / "ckpt", first, None)
+    assert to_resume(tmp_path / "another", first, None) == first
     with pytest.raises(CheckpointError, match="no checkpoint at"):
-        checkpoint.to_resume(tmp_path, tmp_path / "absent.pth", None)
+        to_resume(tmp_path, tmp_path / "absent.pth", None)
+
+
+def openpcdets(epoch, step):
+    """What OpenPCDet's own train.py writes."""
+    state = {"model_state": {"a.b": torch.ones(3)}, "optimizer_state": np.float64(0.1)}
+    return {"epoch": epoch, "it": step, "version": "pcdet+0.6.0", **state}
+
+
+def test_the_newest_checkpoint_is_the_one_with_the_most_steps_whatever_the_times_are(tmp_path):
+    """As after cp -r, after unpacking an archive, and beside a copy of the best one."""
+    for position, (name, epoch, step) in enumerate(
+        [("checkpoint_epoch_10", 10, 50), ("latest_model", 9, 47), ("checkpoint_epoch_9", 9, 45)]
+        + [("best", 9, 45), ("checkpoint_epoch_2", 2, 10)]
+    ):
+        torch.save(openpcdets(epoch, step), tmp_path / f"{name}.pth")
+        os.utime(tmp_path / f"{name}.pth", ns=(position, position))
+    torch.save({"state_dict": {}}, tmp_path / "resnet50.pth")  # no checkpoint
+    for newest in ("checkpoint_epoch_10", "latest_model", "checkpoint_epoch_9", "best"):
+        assert checkpoint.find(tmp_path) == tmp_path / f"{newest}.pth"
+        (tmp_path / f"{newest}.pth").unlink()
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_within_an_epoch_the_batch_counts_where_the_steps_are_not_known(tmp_path, zipped):
+    for batch_in_epoch in (10, 9):
+        content = {"epoch": 1, "batch_in_epoch": batch_in_epoch, "model_state": {}}
+        path = tmp_path / f"{batch_in_epoch}.pth"
+        torch.save(content, path, _use_new_zipfile_serialization=zipped)
+    assert checkpoint.find(tmp_path) == tmp_path / "10.pth"
+
+
+def test_weights_that_do_not_say_how_far_they_are_must_be_named(tmp_path):
+    torch.save({"model_state": {}}, tmp_path / "a.pth")
+    assert checkpoint.find(tmp_path) == tmp_path / "a.pth"
+    torch.save({"model_state": {}, "it": "many"}, tmp_path / "b.pth")
+    with pytest.raises(CheckpointError, match=r"2 files of weights \(a\.pth, b\.pth\).*name the"):
+        checkpoint.find(tmp_path)
+    torch.save({"model_state": {}, "manifest": {"epoch": 1, "step": 5}}, tmp_path / "export.pth")
+    assert checkpoint.find(tmp_path) == tmp_path / "export.pth"
+    torch.save({"model_state": {}}, tmp_path / "checkpoint_epoch_2.pth")  # a name is a hint
+    assert checkpoint.latest(tmp_path) == tmp_path / "export.pth"
+    (tmp_path / "export.pth").unlink()
+    assert checkpoint.latest(tmp_path) == tmp_path / "checkpoint_epoch_2.pth"
+
+
+def test_a_damaged_file_might_be_the_newest(tmp_path):
+    torch.save(openpcdets(1, 5), tmp_path / "checkpoint_epoch_1.pth")
+    (tmp_path / "checkpoint_epoch_2.pth").write_bytes(b"PK")
+    with pytest.raises(CheckpointError, match=r"cannot read .*epoch_2\.pth.*move it away"):
+        checkpoint.latest(tmp_path)
 
 
 def test_pretrained_weights_and_earlier_checkpoints_exclude_each_other(tmp_path):
     weights = tmp_path / "weights.pth"
-    assert checkpoint.to_resume(tmp_path, None, weights) is None
+    assert to_resume(tmp_path, None, weights) is None
     with pytest.raises(ConfigError, match="give one"):
-        checkpoint.to_resume(tmp_path, weights, weights)
+        to_resume(tmp_path, weights, weights)
     Keeper(tmp_path, max_kept=5).save_epoch({"epoch": 1, "model_state": {}})
     with pytest.raises(ConfigError, match=r"checkpoint_epoch_1\.pth.*--extra_tag"):
-        checkpoint.to_resume(tmp_path, None, weights)
+        to_resume(tmp_path, None, weights)
 
 
 @pytest.mark.parametrize(
@@ -192,14 +248,14 @@ def test_a_run_planned_differently_is_not_resumed(tmp_path, name, value):
     path = saved(run, tmp_path / "a.pth")
     plan = Plan(**{**vars(PLAN), name: value})
     with pytest.raises(CheckpointError, match=f"{name} {getattr(PLAN, name)} -> {value}"):
-        checkpoint.restore(run, plan, checkpoint.read(path), path)
+        run_state.restore(run, plan, checkpoint.read(path), path)
 
 
 def test_weights_alone_are_not_resumed(tmp_path):
     path = tmp_path / "stock.pth"
     checkpoint.write({"model_state": {}, "version": "pcdet+0.6", "optimizer_state": {}}, path)
     with pytest.raises(CheckpointError, match=r"no scheduler_state.*pcdet\+0.6.*--pretrained_mod"):
-        checkpoint.restore(new_run(), PLAN, checkpoint.read(path), path)
+        run_state.restore(new_run(), PLAN, checkpoint.read(path), path)
 
 
 def test_another_architecture_is_named_by_its_first_differences(tmp_path):

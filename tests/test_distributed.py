@@ -15,9 +15,10 @@ from toys import CONFIG, ToyDetector, batch, free_port
 
 from nsmae_plugin import host
 from nsmae_plugin.errors import ConfigError, DataError, NSMAEError
-from nsmae_plugin.training import checkpoint, distributed, engine
-from nsmae_plugin.training.checkpoint import Keeper, Plan, Progress, Run
+from nsmae_plugin.training import checkpoint, distributed, engine, run_state
+from nsmae_plugin.training.keeper import Keeper
 from nsmae_plugin.training.optim import build_optimizer, build_scheduler
+from nsmae_plugin.training.run_state import Plan, Progress, Run
 
 LAUNCHER_VARIABLES = (
     *("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"),
@@ -63,7 +64,7 @@ def look_around(world):
         found[name] = [one.grad.clone() for one in run.model.parameters()]
     found["weights"] = distributed.bare(run.model).state_dict()
 
-    content = checkpoint.capture(run, Plan(0, 2, 1, 2, 1, 5), "toy", "builtin")
+    content = run_state.capture(run, Plan(0, 2, 1, 2, 1, 5), "toy", "builtin")
     found["random_states"] = [one["torch"] for one in content["random_states"]]
 
     bad = batch(9)

@@ -11,11 +11,12 @@ from easydict import EasyDict
 from toys import CONFIG, ToyDetector, batch
 
 from nsmae_plugin.errors import NonFiniteError
-from nsmae_plugin.training import checkpoint, engine, run_log
-from nsmae_plugin.training.checkpoint import Keeper, Plan, Progress, Run
+from nsmae_plugin.training import checkpoint, engine, run_log, run_state
 from nsmae_plugin.training.distributed import World
+from nsmae_plugin.training.keeper import Keeper
 from nsmae_plugin.training.optim import build_optimizer, build_scheduler
 from nsmae_plugin.training.random_state import seed_everything
+from nsmae_plugin.training.run_state import Plan, Progress, Run
 
 BATCHES = [batch(2 * k, 2 * k + 1) for k in range(5)]
 
@@ -125,7 +126,7 @@ def test_max_steps_stops_within_an_epoch_and_the_next_run_goes_on_there(tmp_path
     whole = new_session(tmp_path / "whole")
     engine.train(whole, BATCHES, Sampler())
     resumed = new_session(tmp_path)
-    checkpoint.restore(resumed.run, resumed.plan, checkpoint.read(path), path)
+    run_state.restore(resumed.run, resumed.plan, checkpoint.read(path), path)
     sampler = Sampler()
     engine.train(resumed, BATCHES[2:], sampler)  # what the sampler would leave of epoch 1
     assert sampler.calls == [(1, 4)]
@@ -226,7 +227,7 @@ def test_a_float16_overflow_skips_the_step_and_lowers_the_scale(tmp_path, device
     assert run.scheduler.last_epoch == 0  # the schedule counts updates
     assert "grad_norm" not in terms
     assert all(math.isfinite(value) for value in terms.values())
-    content = checkpoint.capture(run, session.plan, "toy", "builtin")
+    content = run_state.capture(run, session.plan, "toy", "builtin")
     assert content["scaler_state"]["scale"] == 2.0**39
 
 

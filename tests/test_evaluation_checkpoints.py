@@ -116,9 +116,14 @@ def test_a_checkpoint_must_be_whole_but_for_what_the_pretrained_model_gives(work
 def test_weights_without_an_epoch_get_a_folder_too(workspace):
     path = save(workspace)
     content = checkpoint.read(path)
-    checkpoint.write({"model_state": content["model_state"]}, path)
+    path.unlink()
+    checkpoint.write({"model_state": content["model_state"]}, path.with_name("weights.pth"))
     assert evaluate() == 0
     assert (run_folder(workspace) / "eval/epoch_no_number/val/default/result.txt").is_file()
+    # OpenPCDet takes the epoch from the name of the file: here it does where the content has none.
+    path.with_name("weights.pth").rename(path)
+    assert evaluate("--eval_all", "--max_waiting_mins", "0") == 0
+    assert (run_folder(workspace) / "eval/epoch_3/val/default/result.txt").is_file()
     save(workspace, batch_in_epoch=2)
     assert evaluate() == 0
     assert (run_folder(workspace) / "eval/epoch_3_step_12/val/default/result.txt").is_file()

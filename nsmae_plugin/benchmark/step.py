@@ -33,9 +33,9 @@ from nsmae_plugin.models.lift_splat import LiftSplatTransform
 from nsmae_plugin.models.pooling_plan import build_plan
 from nsmae_plugin.models.targets import build_targets
 from nsmae_plugin.models.view_transform import FactorizedDepthLSSTransform
-from nsmae_plugin.training.checkpoint import Progress, Run
 from nsmae_plugin.training.optim import build_optimizer, build_scheduler
 from nsmae_plugin.training.precision import fit_precision
+from nsmae_plugin.training.run_state import Progress, Run
 from nsmae_plugin.training.update import StepRecord, read_records, update_weights
 
 #: As is; with the published frustum; with OpenPCDet's modules, published frustum included.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,29 +17,26 @@ HEADS = {
     "dense_head.": "CLASS_NAMES and MODEL.DENSE_HEAD",
     "map_head.": "DATA_CONFIG.MAP_CONFIG.CLASSES and MODEL.MAP_HEAD",
 }
-_EPOCH_NAME = re.compile(r"checkpoint_epoch_(\d+)\.pth")
 
 
 def epoch_checkpoints(folder: Path, start_epoch: int = 0) -> dict[int, Path]:
-    """The epoch checkpoints of a run from ``start_epoch`` on, in the order of epochs."""
-    found = {
-        int(match[1]): path
-        for path in folder.glob("*.pth")
-        if (match := _EPOCH_NAME.fullmatch(path.name))
-    }
+    """The epoch checkpoints of a run from ``start_epoch`` on, in the order of their epochs."""
+    named = [path for path in folder.glob("*.pth") if checkpoint.EPOCH_NAME.fullmatch(path.name)]
+    found = {position.epoch: path for path in named if (position := checkpoint.peek(path))}
     return {epoch: found[epoch] for epoch in sorted(found) if epoch >= start_epoch}
 
 
-def folder_name(content: Mapping[str, Any]) -> str:
+def folder_name(path: Path) -> str:
     """Name of the folder for the evaluation of a checkpoint: ``epoch_3``.
 
     A checkpoint from within an epoch adds its step, ``epoch_3_step_170``, and weights of unknown
     age give OpenPCDet's ``epoch_no_number``.
     """
-    if "epoch" not in content:
+    position = checkpoint.peek(path)
+    if position is None or position.epoch < 0:
         return "epoch_no_number"
-    within = f"_step_{content['it']}" if content.get("batch_in_epoch") else ""
-    return f"epoch_{content['epoch']}{within}"
+    within = f"_step_{position.step}" if position.batch_in_epoch > 0 else ""
+    return f"epoch_{position.epoch}{within}"
 
 
 def load(

@@ -61,7 +61,7 @@ class TestSession:
                 evaluated.
         """
         content = checkpoints.load(self.model, path, self.config, self.args.pretrained_model)
-        folder = self.results_folder(checkpoints.folder_name(content))
+        folder = self.results_folder(checkpoints.folder_name(path))
         self.logger.info("evaluating %s on %s", path, self.split)
         text, metrics = detection.evaluate(
             self.model,

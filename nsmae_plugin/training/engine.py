@@ -23,10 +23,11 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 
 from nsmae_plugin import host
 from nsmae_plugin.errors import NonFiniteError
-from nsmae_plugin.training import checkpoint, distributed, random_state
-from nsmae_plugin.training.checkpoint import Keeper, Plan, Run
+from nsmae_plugin.training import distributed, random_state, run_state
 from nsmae_plugin.training.distributed import World
+from nsmae_plugin.training.keeper import Keeper
 from nsmae_plugin.training.run_log import Curves, Meter, Pace
+from nsmae_plugin.training.run_state import Plan, Run
 from nsmae_plugin.training.update import StepRecord, read_records, update_weights
 
 Batch = dict[str, Any]
@@ -100,7 +101,7 @@ class Session:
     def save(self, write: Callable[[dict[str, Any]], Path]) -> None:
         """Write a checkpoint from rank 0; all processes must call together."""
         distributed.share_buffers(self.run.model)
-        content = checkpoint.capture(self.run, self.plan, self.config_tag, host.NAME)
+        content = run_state.capture(self.run, self.plan, self.config_tag, host.NAME)
         if self.world.is_main:
             self.logger.info("saved %s (step %d)", write(content), self.run.progress.step)
         self.saved_at = time.monotonic()
@@ -152,7 +153,7 @@ def train(session: Session, loader: Iterable[Batch], sampler: Any) -> None:
 
 
 def _last_good(keeper: Keeper) -> str:
-    path = checkpoint.latest(keeper.folder)
+    path = keeper.newest
     return f"the last good checkpoint is {path}" if path else "there is no checkpoint before it"
 
 

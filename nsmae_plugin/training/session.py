@@ -21,11 +21,21 @@ from nsmae_plugin.data.loader import EpochSampler, build_dataloader
 from nsmae_plugin.errors import ConfigError
 from nsmae_plugin.evaluation import detection, reconstruction
 from nsmae_plugin.evaluation.report import format_table
-from nsmae_plugin.training import checkpoint, distributed, engine, hooks, optim, run_log, transfer
-from nsmae_plugin.training.checkpoint import Plan, Progress, Run
+from nsmae_plugin.training import (
+    checkpoint,
+    distributed,
+    engine,
+    hooks,
+    optim,
+    run_log,
+    run_state,
+    transfer,
+)
 from nsmae_plugin.training.distributed import World
+from nsmae_plugin.training.keeper import Keeper, to_resume
 from nsmae_plugin.training.precision import fit_precision
 from nsmae_plugin.training.random_state import FIXED_SEED, seed_everything
+from nsmae_plugin.training.run_state import Plan, Progress, Run
 
 AMP_DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -46,7 +56,9 @@ def build(
     """
     folder = run_log.run_folder(args.output_dir, args.cfg_file, args.extra_tag)
     files.make_folder(folder / "ckpt")
-    source = checkpoint.to_resume(folder / "ckpt", args.ckpt, args.pretrained_model)
+    source = distributed.on_main(
+        lambda: to_resume(folder / "ckpt", args.ckpt, args.pretrained_model)
+    )
     content = checkpoint.read(source) if source else {}
     seed = _choose_seed(args, content)
     seed_everything(seed, world.rank)
@@ -70,7 +82,7 @@ def build(
         transfer.load_pretrained(model, args.pretrained_model, logger, args.partial_weights)
     run = _make_run(args, config, world, plan, model)
     if source:
-        checkpoint.restore(run, plan, content, source, world.rank)
+        run_state.restore(run, plan, content, source, world.rank)
         logger.info("RESUMED from %s: %s", source, run.progress)
     _log_plan(plan, run, logger)
     session = engine.Session(
@@ -78,7 +90,7 @@ def build(
         plan=plan,
         options=_make_options(args, config),
         world=world,
-        keeper=checkpoint.Keeper(folder / "ckpt", args.max_ckpt_save_num),
+        keeper=Keeper(folder / "ckpt", args.max_ckpt_save_num, source),
         curves=run_log.Curves(folder if world.is_main else None, run.progress.step),
         logger=logger,
         config_tag=args.cfg_file.stem,

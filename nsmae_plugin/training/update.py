@@ -19,8 +19,8 @@ from torch import Tensor
 from nsmae_plugin import host
 from nsmae_plugin.errors import NonFiniteError
 from nsmae_plugin.training import distributed
-from nsmae_plugin.training.checkpoint import Run
 from nsmae_plugin.training.run_log import Meter
+from nsmae_plugin.training.run_state import Run
 
 Batch = dict[str, Any]
 PARAMETERS_NAMED = 3  # in the message on a non-finite gradient

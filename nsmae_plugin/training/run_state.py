@@ -1,0 +1,117 @@
+"""What a training step changes: into the content of a checkpoint, and out of it again.
+
+A checkpoint holds OpenPCDet's keys ``epoch`` (epochs completed), ``it`` (optimiser steps),
+``model_state``, ``optimizer_state`` and ``version``, so that stock OpenPCDet loads it; and, for an
+exact resume, ``scheduler_state``, ``scaler_state``, ``random_states`` (one per process),
+``batch_in_epoch`` (batches of the current epoch already used), ``plan`` (what must not change
+between the parts of a run), ``config_tag`` and ``host``. Nothing in it needs unpickling of objects.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+from torch.amp.grad_scaler import GradScaler
+from torch.optim import Optimizer
+
+from nsmae_plugin import __version__
+from nsmae_plugin.errors import CheckpointError
+from nsmae_plugin.training import distributed, random_state
+from nsmae_plugin.training.checkpoint import load_model_state
+from nsmae_plugin.training.optim import Schedule
+
+_RESUME_KEYS = ("optimizer_state", "scheduler_state", "scaler_state", "random_states", "plan")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What the parts of an interrupted run must share to be one run."""
+
+    seed: int
+    batch_size: int
+    accumulate_steps: int
+    world_size: int
+    epochs: int
+    batches_per_epoch: int
+
+
+@dataclass
+class Progress:
+    """How far a run is: completed epochs, batches used of the next one, optimiser steps."""
+
+    epoch: int = 0
+    batch_in_epoch: int = 0
+    step: int = 0
+
+
+@dataclass
+class Run:
+    """Everything that a training step changes."""
+
+    model: nn.Module
+    optimizer: Optimizer
+    scheduler: Schedule
+    scaler: GradScaler
+    progress: Progress
+
+
+def capture(run: Run, plan: Plan, config_tag: str, host: str) -> dict[str, Any]:
+    """The content of a checkpoint; all processes must call together."""
+    return {
+        "epoch": run.progress.epoch,
+        "it": run.progress.step,
+        "model_state": distributed.bare(run.model).state_dict(),
+        "optimizer_state": run.optimizer.state_dict(),
+        "version": f"nsmae_plugin+{__version__}",
+        "scheduler_state": run.scheduler.state_dict(),
+        "scaler_state": run.scaler.state_dict(),
+        "random_states": distributed.gather(random_state.get_random_state()),
+        "batch_in_epoch": run.progress.batch_in_epoch,
+        "plan": asdict(plan),
+        "config_tag": config_tag,
+        "host": host,
+    }
+
+
+def restore(run: Run, plan: Plan, content: Mapping[str, Any], source: Path, rank: int = 0) -> None:
+    """Put ``run`` and the random generators back to where ``content`` was captured.
+
+    Raises:
+        CheckpointError: when the checkpoint lacks what a resume needs, belongs to another
+            architecture, or was planned differently.
+    """
+    missing = [key for key in _RESUME_KEYS if key not in content]
+    if missing:
+        raise CheckpointError(
+            f"{source} cannot be resumed, it holds no {', '.join(missing)} (written by "
+            f"{content.get('version')}); start from its weights with --pretrained_model"
+        )
+    _check_plan(plan, content["plan"], source)
+    load_model_state(distributed.bare(run.model), content["model_state"], source)
+    try:
+        run.optimizer.load_state_dict(content["optimizer_state"])
+    except (ValueError, KeyError) as error:
+        raise CheckpointError(f"the optimiser state of {source} does not fit: {error}") from error
+    run.scheduler.load_state_dict(content["scheduler_state"])
+    run.scaler.load_state_dict(content["scaler_state"])
+    run.progress.epoch = content["epoch"]
+    run.progress.batch_in_epoch = content["batch_in_epoch"]
+    run.progress.step = content["it"]
+    random_state.set_random_state(content["random_states"][rank])
+
+
+def _check_plan(plan: Plan, saved: Mapping[str, Any], source: Path) -> None:
+    now = asdict(plan)
+    changed = [
+        f"{name} {saved.get(name)} -> {now[name]}" for name in now if saved.get(name) != now[name]
+    ]
+    if changed:
+        raise CheckpointError(
+            f"{source} belongs to a run planned differently ({'; '.join(changed)}), so its "
+            "schedule and its place in the epoch do not fit; resume with the same settings, or "
+            "start a new run from its weights with --pretrained_model and another --extra_tag"
+        )
