@@ -29,6 +29,7 @@ setup(
         "easydict",
         "pyyaml",
         "pillow",
+        "opencv-python-headless",  # what the devkit draws maps with, and requires itself
         "safetensors",
         "scipy",
         "shapely>=2",

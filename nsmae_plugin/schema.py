@@ -167,6 +167,7 @@ DATA_CONFIG = {
         "XBOUND": need(TRIPLE),
         "YBOUND": need(TRIPLE),
         "LINE_WIDTH": need(NUMBER),
+        "RASTERISER": str,
     },
     "CAMERA_CONFIG": {
         "USE_CAMERA": bool,

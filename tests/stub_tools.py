@@ -71,7 +71,8 @@ def test(folder: Path, args: argparse.Namespace) -> int:
         "mean_dist_aps": {"car": 0.25, "bus": float("nan")},
     }
     (place / "metrics_summary.json").write_text(json.dumps(metrics), encoding="utf-8")
-    metrics = {"mean_iou": mean_ap / 2, "iou": {"walkway": 0.5}}
+    labels = {"rasteriser": "devkit", "line_width": 1.5}
+    metrics = {"mean_iou": mean_ap / 2, "iou": {"walkway": 0.5}, "labels": labels}
     (place / "map_metrics.json").write_text(json.dumps(metrics), encoding="utf-8")
     return 0
 

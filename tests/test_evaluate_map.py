@@ -62,6 +62,7 @@ def test_a_map_is_scored_without_any_boxes(start, capsys):
     output = capsys.readouterr().out
     for words in ("3 samples\n", "map IoU (%)", "drivable_area", "100.00", "ms per sample"):
         assert words in output
+    assert "labels: rasteriser exact, lines 1 m wide" in output
     assert "boxes" not in output
     assert "recall" not in output
     folder = results_folder(workspace)

@@ -173,6 +173,11 @@ def test_a_network_is_compared_by_the_metrics_of_its_tasks(workspace, model, exp
     found = results(workspace)["comparisons"]
     means = {one["metric"]: one["scratch"]["mean"] for one in found}
     assert means == pytest.approx(expected)
+    # Where maps count, how they were drawn is told.
+    drawn = [{"rasteriser": "devkit", "line_width": 1.5}] if "mIoU" in expected else []
+    assert results(workspace)["map_labels"] == drawn
+    text = (folder(workspace) / "table.md").read_text(encoding="utf-8")
+    assert ("Labels of maps: rasteriser devkit, lines 1.5 m wide." in text) is bool(drawn)
 
 
 def test_metrics_of_another_file_can_be_asked_for(workspace):

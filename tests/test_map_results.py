@@ -11,7 +11,11 @@ from nuscenes_frames import Frames
 from nsmae_plugin.errors import DataError, NonFiniteError
 
 MAP_CONFIG = EasyDict(
-    CLASSES=["drivable_area", "divider"], XBOUND=[-4.0, 4.0, 2.0], YBOUND=[-3.0, 3.0, 2.0]
+    CLASSES=["drivable_area", "divider"],
+    XBOUND=[-4.0, 4.0, 2.0],
+    YBOUND=[-3.0, 3.0, 2.0],
+    LINE_WIDTH=6.0,
+    RASTERISER="devkit",
 )
 NO_BOXES = {
     "pred_boxes": torch.zeros(0, 9),
@@ -73,6 +77,17 @@ def test_the_truth_scores_one_and_an_empty_map_zero(val, tmp_path):
     nothing = [{"masks_bev": torch.zeros(2, 3, 4)}] * 3
     annotations = val.generate_prediction_dicts(batch, nothing, [])
     assert val.score(annotations, tmp_path)[1]["mIoU"] == 0.0
+
+
+def test_a_score_says_how_its_labels_were_drawn(val, tmp_path):
+    batch = batch_of(val)
+    annotations = val.generate_prediction_dicts(batch, truth(batch), [])
+    assert "labels: rasteriser devkit, lines 6 m wide" in val.score(annotations, tmp_path)[0]
+    summary = json.loads((tmp_path / "map_metrics.json").read_text(encoding="utf-8"))
+    assert summary["labels"] == {"rasteriser": "devkit", "line_width": 6.0}
+    val.dataset_cfg.MAP_CONFIG = {**MAP_CONFIG, "LINE_WIDTH": 0.4}
+    del val.dataset_cfg.MAP_CONFIG["RASTERISER"]  # a configuration of before
+    assert "labels: rasteriser exact, lines 0.4 m wide" in val.score(annotations, tmp_path)[0]
 
 
 def test_the_cells_of_all_samples_are_added_up(val, tmp_path):

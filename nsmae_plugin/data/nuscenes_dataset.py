@@ -212,13 +212,14 @@ class MultiModalNuScenesDataset(NuScenesEvaluation, host.DatasetTemplate):
         return self.data_processor.forward(self.point_feature_encoder.forward(data_dict))
 
     def set_lidar_aug_matrix(self, data_dict: dict[str, Any]) -> dict[str, Any]:
-        """``lidar_aug_matrix`` for any order of augmentors.
+        """``lidar_aug_matrix`` for any order of augmentors, and the flips in it.
 
         The built-in host gathers it while augmenting. OpenPCDet leaves what it drew, and its own
         formula is right for one order only; here the matrices are multiplied in the order of the
         configuration.
         """
         drawn = {key: data_dict.pop(key) for key in world.DRAWN_KEYS if key in data_dict}
+        data_dict["world_flips"] = tuple(bool(drawn.get(key)) for key in ("flip_x", "flip_y"))
         if "lidar_aug_matrix" not in data_dict:
             data_dict["lidar_aug_matrix"] = world.compose(self.world_steps, drawn)
         return data_dict
@@ -239,8 +240,9 @@ class MultiModalNuScenesDataset(NuScenesEvaluation, host.DatasetTemplate):
                 sample[f"image_{name}"] = np.array(self.normalization[name], dtype=np.float32)
         if "gt_boxes" in sample:
             sample["gt_boxes"] = self._finish_boxes(sample["gt_boxes"])
+        flips = sample.pop("world_flips", None)
         if self.map_labels and "gt_masks_bev" not in sample:  # else another sample stands in
-            sample["gt_masks_bev"] = self.map_labels.masks(info, sample["lidar_aug_matrix"])
+            sample["gt_masks_bev"] = self.map_labels.masks(info, sample["lidar_aug_matrix"], flips)
         return sample
 
     def _finish_boxes(self, boxes: np.ndarray) -> np.ndarray:

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from nsmae_plugin import files
+from nsmae_plugin.data.maps.classes import describe_drawing, drawing_of
 from nsmae_plugin.errors import DataError, NonFiniteError
 from nsmae_plugin.evaluation import map_iou
 
@@ -48,18 +49,22 @@ def map_counts(
 
 
 def score(
-    annotations: Sequence[Mapping[str, Any]], classes: Sequence[str], folder: Path
+    annotations: Sequence[Mapping[str, Any]], map_cfg: Mapping[str, Any], folder: Path
 ) -> tuple[str, dict[str, float]]:
     """Table and metrics of all samples of a data set; writes ``map_metrics.json``.
 
+    Both say how the labels were drawn, without which scores do not compare.
+
     Args:
         annotations: of every sample, each with ``map_counts``.
-        classes: of the map, in the order of the counts.
+        map_cfg: the section ``MAP_CONFIG``, whose ``CLASSES`` are in the order of the counts.
 
     Raises:
         DataError: no cell belongs to any class.
     """
     total = np.sum([one["map_counts"] for one in annotations], axis=0)
-    summary = map_iou.summarise(total, classes, len(annotations))
+    summary = map_iou.summarise(total, map_cfg["CLASSES"], len(annotations))
+    summary["labels"] = drawing_of(map_cfg)
     files.write_text(folder / SUMMARY, json.dumps(summary, indent=1) + "\n")
-    return map_iou.format_table(summary), map_iou.metrics(summary)
+    table = f"{map_iou.format_table(summary)}\nlabels: {describe_drawing(summary['labels'])}"
+    return table, map_iou.metrics(summary)

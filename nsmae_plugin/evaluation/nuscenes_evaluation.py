@@ -141,8 +141,7 @@ class NuScenesEvaluation:
             texts.append(text)
             metrics |= found
         if "map_counts" in det_annos[0]:
-            classes = self.dataset_cfg.MAP_CONFIG["CLASSES"]
-            text, found = map_results.score(det_annos, classes, folder)
+            text, found = map_results.score(det_annos, self.dataset_cfg.MAP_CONFIG, folder)
             texts.append(text)
             metrics |= found
         if not texts:

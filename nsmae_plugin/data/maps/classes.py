@@ -1,4 +1,4 @@
-"""Classes of map segmentation, and the layers of nuScenes' map expansion that they are made of."""
+"""What ``MAP_CONFIG`` asks for: classes, the layers that make them up, and how they are drawn."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -18,6 +18,9 @@ POLYGON_LAYERS = (
 )
 #: Drawn as bands of ``LINE_WIDTH``. Traffic lights, lines too, do not lie on the ground.
 LINE_LAYERS = ("road_divider", "lane_divider")
+
+#: ``devkit``: nuScenes' ``get_map_mask``, as published; ``exact``: cells whose centre lies inside.
+RASTERISERS = ("devkit", "exact")
 
 #: Class -> layers whose union it is: every layer by its own name, and what joins several.
 LAYERS_OF_CLASS: dict[str, tuple[str, ...]] = {
@@ -44,3 +47,29 @@ def map_classes(map_cfg: Mapping[str, Any]) -> list[str]:
         if classes.count(name) > 1:
             raise ConfigError(f"MAP_CONFIG.CLASSES names {name!r} more than once")
     return classes
+
+
+def rasteriser_of(map_cfg: Mapping[str, Any]) -> str:
+    """``RASTERISER`` of a section ``MAP_CONFIG``: ``devkit`` or ``exact``, which is the default.
+
+    Raises:
+        ConfigError: another one, or a ``LINE_WIDTH`` that is not positive.
+    """
+    name = map_cfg.get("RASTERISER", "exact")
+    if name not in RASTERISERS:
+        known = " or ".join(RASTERISERS)
+        raise ConfigError(f"MAP_CONFIG.RASTERISER must be {known}, not {name!r}")
+    width = float(map_cfg["LINE_WIDTH"])
+    if not width > 0:
+        raise ConfigError(f"MAP_CONFIG.LINE_WIDTH must be positive metres, not {width:g}")
+    return name
+
+
+def drawing_of(map_cfg: Mapping[str, Any]) -> dict[str, Any]:
+    """What a score has to say of its labels: ``rasteriser`` and ``line_width`` in metres."""
+    return {"rasteriser": rasteriser_of(map_cfg), "line_width": float(map_cfg["LINE_WIDTH"])}
+
+
+def describe_drawing(drawing: Mapping[str, Any]) -> str:
+    """What :func:`drawing_of` gives, in words."""
+    return f"rasteriser {drawing['rasteriser']}, lines {drawing['line_width']:g} m wide"

@@ -1,8 +1,9 @@
 """Labels of map segmentation: what of each sample's surroundings belongs to which class.
 
 Drawn anew for every sample, in the pose that its augmentation gives the world, because a raster
-that is drawn once and turned later is not exact. It costs little: see
-:mod:`nsmae_plugin.data.maps.raster`.
+that is drawn once and turned later is not exact. There are two ways to draw:
+:mod:`nsmae_plugin.data.maps.devkit_raster`, as the labels of the published tables, and
+:mod:`nsmae_plugin.data.maps.raster`, exact in any pose.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,31 +12,34 @@ from typing import Any
 
 import numpy as np
 
-from nsmae_plugin.data.maps.classes import map_classes
+from nsmae_plugin.data.maps.classes import map_classes, rasteriser_of
+from nsmae_plugin.data.maps.devkit_raster import flips_of, line_cells, load_layers, patch_of
 from nsmae_plugin.data.maps.grid import MapGrid
 from nsmae_plugin.data.maps.raster import rasterise
 from nsmae_plugin.data.maps.vector_map import load_map
 from nsmae_plugin.data.scenes import locations_of_samples
-from nsmae_plugin.errors import ConfigError, DataError
+from nsmae_plugin.errors import DataError
 
 
 class MapLabels:
     """Draws the map around samples.
 
-    Maps are read here, each once, and only of locations where there are samples. What is kept are
-    arrays, which forked workers share.
+    Maps are read here, each once, and only of locations where there are samples. Forked workers
+    share what is kept.
 
     Args:
-        map_cfg: the section ``MAP_CONFIG``.
+        map_cfg: the section ``MAP_CONFIG``. ``RASTERISER`` chooses between ``devkit``, the cells
+            of the published tables, and ``exact``, the cells whose centre lies in an area.
         infos: the samples that will be asked for.
         root: folder that holds ``maps/`` and the folder ``version`` of tables.
 
     Attributes:
         grid: the cells.
         classes: the channels, in order.
+        rasteriser: ``devkit`` or ``exact``.
 
     Raises:
-        ConfigError: classes or bounds that mean nothing.
+        ConfigError: classes, bounds, a rasteriser or a line width that mean nothing.
         DataError: a map is missing or damaged, or nobody knows where a sample was taken.
     """
 
@@ -43,36 +47,45 @@ class MapLabels:
         self, map_cfg: Mapping[str, Any], infos: Sequence[dict[str, Any]], root: Path, version: str
     ):
         self.grid, self.classes = MapGrid.from_config(map_cfg), map_classes(map_cfg)
-        width = float(map_cfg["LINE_WIDTH"])
-        if not width > 0:
-            raise ConfigError(f"MAP_CONFIG.LINE_WIDTH must be positive metres, not {width:g}")
-        known = locations_of_samples(root, version)
-        self._location = {info["token"]: known.get(info["token"], "") for info in infos}
-        unknown = [token for token, location in self._location.items() if not location]
-        if unknown:
-            raise DataError(
-                f"the tables in {root / version} do not say where sample {unknown[0]} was taken "
-                f"({len(unknown)} such samples); info files and tables must be of the same database"
-            )
-        self._maps = {
-            location: load_map(root, location, self.classes, width)
+        self.rasteriser, width = rasteriser_of(map_cfg), float(map_cfg["LINE_WIDTH"])
+        if self.rasteriser == "devkit":
+            self._line_cells = line_cells(width, self.grid)
+        self._location = _locations(infos, root, version)
+        self._maps: dict[str, Any] = {
+            location: load_layers(root, location, self.classes)
+            if self.rasteriser == "devkit"
+            else load_map(root, location, self.classes, width)
             for location in sorted(set(self._location.values()))
         }
 
-    def masks(self, info: Mapping[str, Any], augmentation: np.ndarray) -> np.ndarray:
-        """(C, Y, X) bool: the cells whose centre lies in an area of the class.
+    def masks(
+        self,
+        info: Mapping[str, Any],
+        augmentation: np.ndarray,
+        flips: tuple[bool, bool] | None = None,
+    ) -> np.ndarray:
+        """(C, Y, X) bool, the cells that belong to each class.
 
         Args:
             info: a sample of ``infos``.
             augmentation: (4, 4) from its LiDAR frame to the augmented one, in which the grid lies.
+            flips: whether the augmentation mirrors along x and along y, as
+                :func:`nsmae_plugin.data.world.flip`; the devkit's cells are mirrored with it. None
+                takes it from the matrix, where two flips look like half a turn.
 
         Raises:
             DataError: the info does not say where the car was.
         """
-        to_grid = ground_to_lidar(info, augmentation)
-        low, high = self._surroundings(to_grid)
-        rings = self._maps[self._location[info["token"]]].near(low, high)
-        return rasterise(rings, to_grid, self.grid, len(self.classes))
+        _check_pose(info)
+        around = self._maps[self._location[info["token"]]]
+        if self.rasteriser == "exact":
+            to_grid = ground_to_lidar(info, augmentation)
+            rings = around.near(*self._surroundings(to_grid))
+            return rasterise(rings, to_grid, self.grid, len(self.classes))
+        along_x, along_y = flips or flips_of(augmentation)
+        patch = patch_of(info, augmentation, (along_x, along_y), self.grid)
+        masks = around.draw(patch, self.grid.shape, len(self.classes), self._line_cells)
+        return np.ascontiguousarray(masks[:, :: -1 if along_x else 1, :: -1 if along_y else 1])
 
     def _surroundings(self, to_grid: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Least and greatest x, y (2,) of the grid's corners in the global frame."""
@@ -95,13 +108,30 @@ def ground_to_lidar(info: Mapping[str, Any], augmentation: np.ndarray) -> np.nda
     Raises:
         DataError: the info does not say where the car was.
     """
+    _check_pose(info)
+    car_from_global = np.asarray(info["car_from_global"], dtype=np.float64)
+    ground = -car_from_global[:3, 2] @ car_from_global[:3, 3]  # of the inverse, as it is rigid
+    matrix = np.asarray(augmentation, np.float64) @ info["ref_from_car"] @ car_from_global
+    return np.column_stack([matrix[:2, :2], matrix[:2, 2] * ground + matrix[:2, 3]])
+
+
+def _check_pose(info: Mapping[str, Any]) -> None:
     missing = [key for key in ("ref_from_car", "car_from_global") if key not in info]
     if missing:
         raise DataError(
             f"the info of sample {info['token']} holds no {' and no '.join(missing)}, so the map "
             "around it cannot be found; create the info file anew"
         )
-    car_from_global = np.asarray(info["car_from_global"], dtype=np.float64)
-    ground = -car_from_global[:3, 2] @ car_from_global[:3, 3]  # of the inverse, as it is rigid
-    matrix = np.asarray(augmentation, np.float64) @ info["ref_from_car"] @ car_from_global
-    return np.column_stack([matrix[:2, :2], matrix[:2, 2] * ground + matrix[:2, 3]])
+
+
+def _locations(infos: Sequence[dict[str, Any]], root: Path, version: str) -> dict[str, str]:
+    """Where each sample was taken, by its token."""
+    known = locations_of_samples(root, version)
+    result = {info["token"]: known.get(info["token"], "") for info in infos}
+    unknown = [token for token, location in result.items() if not location]
+    if unknown:
+        raise DataError(
+            f"the tables in {root / version} do not say where sample {unknown[0]} was taken "
+            f"({len(unknown)} such samples); info files and tables must be of the same database"
+        )
+    return result

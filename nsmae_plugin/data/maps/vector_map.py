@@ -1,10 +1,10 @@
 """The areas of a location's vector map as arrays, read once through the devkit's NuScenesMap."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import matplotlib
 import numpy as np
@@ -19,6 +19,7 @@ GET = (
     "get the nuScenes map expansion pack, version 1.3, from https://www.nuscenes.org/nuscenes"
     "#download and unpack it into DATA_PATH/VERSION/maps, or remove DATA_CONFIG.MAP_CONFIG"
 )
+Made = TypeVar("Made")
 KEPT = 16  # maps in memory; nuScenes has four locations, a run one or two sets of classes
 
 
@@ -74,10 +75,22 @@ def load_map(root: Path, location: str, classes: Sequence[str], line_width: floa
     become bands of ``line_width`` metres with flat ends.
 
     Args:
-        root: folder that holds ``maps/expansion/<location>.json``.
-        location: as nuScenes' table ``log`` names it.
         classes: keys of :data:`~nsmae_plugin.data.maps.classes.LAYERS_OF_CLASS`; their positions
             become the channels.
+
+    Raises:
+        DataError: see :func:`read_map`.
+    """
+    return read_map(root, location, _vector_map, tuple(classes), line_width)
+
+
+def read_map(root: Path, location: str, make: Callable[..., Made], *args: Any) -> Made:
+    """What ``make(nuscenes_map, *args)`` makes of a location's map; kept until the file changes.
+
+    Args:
+        root: folder that holds ``maps/expansion/<location>.json``.
+        location: as nuScenes' table ``log`` names it.
+        args: hashable.
 
     Raises:
         DataError: the map is missing, damaged or older than version 1.3; says where to get it.
@@ -89,15 +102,14 @@ def load_map(root: Path, location: str, classes: Sequence[str], line_width: floa
         raise DataError(
             f"cannot read the map of {location}, {path}: {error.strerror}; {GET}"
         ) from error
-    return _load(path, status.st_mtime_ns, status.st_size, tuple(classes), line_width)
+    made: Made = _read(path, status.st_mtime_ns, status.st_size, make, *args)
+    return made
 
 
 @lru_cache(maxsize=KEPT)
-def _load(
-    path: Path, changed_ns: int, size: int, classes: tuple[str, ...], line_width: float
-) -> VectorMap:
+def _read(path: Path, changed_ns: int, size: int, make: Callable[..., Any], *args: Any) -> Any:
     try:
-        return VectorMap.from_polygons(_areas(_open(path), classes, line_width))
+        return make(_open(path), *args)
     except Exception as error:  # damaged maps raise nearly anything, the devkit bare Exceptions
         raise DataError(f"the map {path} cannot be used: {error!r}; {GET}") from error
 
@@ -109,23 +121,31 @@ def _open(path: Path) -> Any:
     return NuScenesMap(dataroot=str(path.parents[2]), map_name=path.stem)
 
 
-def _areas(
-    nuscenes_map: Any, classes: Sequence[str], line_width: float
-) -> Iterator[tuple[int, Polygon]]:
-    for number, name in enumerate(classes):
-        for layer in LAYERS_OF_CLASS[name]:
-            for record in getattr(nuscenes_map, layer):
-                for shape in _shapes(nuscenes_map, layer, record, line_width):
-                    for polygon in _polygons(shapely.make_valid(shape)):
-                        yield number, polygon
+def layer_shapes(nuscenes_map: Any, layer: str) -> Iterator[Polygon | LineString]:
+    """The polygons or lines of a layer as the map has them, in its order."""
+    for record in getattr(nuscenes_map, layer):
+        if layer in LINE_LAYERS:
+            yield nuscenes_map.extract_line(record["line_token"])
+        else:
+            one = layer != "drivable_area"
+            for token in [record["polygon_token"]] if one else record["polygon_tokens"]:
+                yield nuscenes_map.extract_polygon(token)
 
 
-def _shapes(nuscenes_map: Any, layer: str, record: dict[str, Any], width: float) -> list[Any]:
-    if layer in LINE_LAYERS:
-        line: LineString = nuscenes_map.extract_line(record["line_token"])
-        return [line.buffer(width / 2, cap_style="flat")]
-    tokens = record["polygon_tokens"] if layer == "drivable_area" else [record["polygon_token"]]
-    return [nuscenes_map.extract_polygon(token) for token in tokens]
+def _vector_map(nuscenes_map: Any, classes: Sequence[str], line_width: float) -> VectorMap:
+    return VectorMap.from_polygons(
+        (number, polygon)
+        for number, name in enumerate(classes)
+        for layer in LAYERS_OF_CLASS[name]
+        for shape in layer_shapes(nuscenes_map, layer)
+        for polygon in _polygons(shapely.make_valid(_area(shape, line_width)))
+    )
+
+
+def _area(shape: Polygon | LineString, line_width: float) -> Polygon:
+    if isinstance(shape, Polygon):
+        return shape
+    return shape.buffer(line_width / 2, cap_style="flat")
 
 
 def _polygons(shape: Any) -> list[Polygon]:

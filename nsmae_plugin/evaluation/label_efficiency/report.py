@@ -8,6 +8,7 @@ from dataclasses import asdict
 from typing import Any
 
 from nsmae_plugin import files
+from nsmae_plugin.data.maps.classes import describe_drawing
 from nsmae_plugin.errors import DataError
 from nsmae_plugin.evaluation.label_efficiency.comparison import (
     Comparison,
@@ -59,9 +60,22 @@ def _document(
         f"Trials finished: {len(done)}; not finished: {len(open_ones)}{names}"
         f"{_left_out(experiment)}.",
     ]
+    drawings = _drawings(records)
+    if drawings:
+        lines.append(f"Labels of maps: {'; '.join(map(describe_drawing, drawings))}.")
     if experiment.weights:
         lines.append(f"Pre-trained weights: `{experiment.weights}`.")
     return "\n".join(lines) + "\n"
+
+
+def _drawings(records: Sequence[Record]) -> list[dict[str, Any]]:
+    """How the labels of maps were drawn, without repetition; nothing where only boxes count."""
+    found: list[dict[str, Any]] = []
+    for record in records:
+        drawing = record.metrics.get("labels")
+        if drawing and drawing not in found:
+            found.append(drawing)
+    return found
 
 
 def _left_out(experiment: Experiment) -> str:
@@ -79,6 +93,7 @@ def _content(
         "cfg_file": str(experiment.cfg_file),
         "pretrained_model": str(experiment.weights) if experiment.weights else None,
         "overrides": list(experiment.overrides),
+        "map_labels": _drawings(records),
         "comparisons": [asdict(one) for one in comparisons],
         "trials": [
             {

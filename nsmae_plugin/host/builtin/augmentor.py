@@ -73,7 +73,11 @@ class DataAugmentor(StepPipeline):
             axis: np.random.choice([False, True], replace=False, p=[0.5, 0.5])
             for axis in config["ALONG_AXIS_LIST"]
         }
-        return _turn_world(data_dict, world.flip(drawn.get("x", False), drawn.get("y", False)))
+        along_x, along_y = bool(drawn.get("x")), bool(drawn.get("y"))
+        turned = _turn_world(data_dict, world.flip(along_x, along_y))
+        turned["flip_x"] = data_dict.get("flip_x", False) ^ along_x
+        turned["flip_y"] = data_dict.get("flip_y", False) ^ along_y
+        return turned
 
     def random_world_rotation(self, data_dict: Any = None, config: Any = None) -> Any:
         """Turn about z by an angle within ``WORLD_ROT_ANGLE``: [least, most] or ± radians."""

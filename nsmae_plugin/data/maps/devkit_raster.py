@@ -1,0 +1,229 @@
+"""Layers of a map drawn cell for cell as the nuscenes-devkit's ``NuScenesMap.get_map_mask``.
+
+The map labels behind BEVFusion's and NS-MAE's tables come from ``get_map_mask``: shapes are cut to
+a patch, turned into its frame, rounded to whole cells and drawn by OpenCV. A polygon covers the
+cells of its outline as well; a line is an odd number of cells wide, whatever the scale.
+
+The devkit builds every polygon of the map anew for every mask. Here the shapes are kept, those far
+from the patch are left out, and the rest goes through the same Shapely and OpenCV calls in the same
+order, many shapes at once. Coordinates are therefore equal to the last bit, so that rounding agrees
+as well.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import shapely
+from shapely import affinity
+from shapely.geometry import GeometryCollection, Polygon
+
+from nsmae_plugin.boxes import lidar_to_global
+from nsmae_plugin.data import world
+from nsmae_plugin.data.maps.classes import LAYERS_OF_CLASS, LINE_LAYERS
+from nsmae_plugin.data.maps.grid import ROUNDING, MapGrid
+from nsmae_plugin.data.maps.vector_map import layer_shapes, read_map
+from nsmae_plugin.errors import ConfigError
+
+SCALE_DECIMALS = 12  # the norm of a rotation's column is 1 only up to rounding
+
+
+@dataclass(frozen=True)
+class Patch:
+    """The rectangle of ``get_map_mask``.
+
+    Args:
+        centre: x and y, metres, global frame.
+        size: (height, width), along y and x of the patch, metres.
+        angle: degrees from the global x axis to the one of the patch.
+    """
+
+    centre: tuple[float, float]
+    size: tuple[float, float]
+    angle: float
+
+    @property
+    def rectangle(self) -> Polygon:
+        """The patch in its own frame."""
+        height, width = self.size
+        return shapely.box(-width / 2, -height / 2, width / 2, height / 2)
+
+    @property
+    def outline(self) -> Polygon:
+        """The patch in the global frame."""
+        (x, y), (height, width) = self.centre, self.size
+        upright = shapely.box(x - width / 2, y - height / 2, x + width / 2, y + height / 2)
+        return affinity.rotate(upright, self.angle, origin=self.centre)
+
+
+def patch_of(
+    info: Mapping[str, Any], augmentation: np.ndarray, flips: tuple[bool, bool], grid: MapGrid
+) -> Patch:
+    """The patch whose mask, mirrored by ``flips``, is the label of a sample.
+
+    As in BEVFusion the patch is level: centred below the origin of the augmented LiDAR frame, and
+    turned as its x axis. A scaled world makes the patch smaller, or larger.
+
+    Args:
+        augmentation: (4, 4) from the LiDAR frame to the augmented one.
+        flips: along x and along y, as :func:`nsmae_plugin.data.world.flip`.
+    """
+    mirror = world.flip(*flips)
+    pose = lidar_to_global(info) @ np.linalg.inv(mirror @ augmentation)
+    middle = [sum(bound[:2]) / 2 for bound in (grid.x_bound, grid.y_bound)]
+    x, y = (pose @ mirror @ [*middle, 0.0, 1.0])[:2]
+    scale = round(float(np.linalg.norm(np.asarray(augmentation)[:3, 0])), SCALE_DECIMALS)
+    height, width = ((high - low) / scale for low, high, _ in (grid.y_bound, grid.x_bound))
+    yaw = np.arctan2(pose[1, 0], pose[0, 0])
+    return Patch((float(x), float(y)), (height, width), float(yaw / np.pi * 180))
+
+
+def flips_of(augmentation: np.ndarray) -> tuple[bool, bool]:
+    """Whether a matrix mirrors along x and along y, judged by itself.
+
+    A mirror image is one flip and a turn by less than a quarter. Two flips are half a turn: they
+    count as flips only where nothing else is turned.
+    """
+    (a, b), (c, d) = np.asarray(augmentation)[:2, :2]
+    if a * d - b * c < 0:
+        return bool(a >= 0), bool(a < 0)
+    turned = b != 0 or c != 0
+    return bool(d < 0 and not turned), bool(a < 0 and not turned)
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One layer of a location.
+
+    Args:
+        channel: number of the class that the layer belongs to.
+        lines: the shapes are lines, not polygons.
+        shapes: (P,) Shapely geometries in the global frame, in the order in which they are drawn.
+        bounds: (P, 4) least x and y, greatest x and y of each.
+    """
+
+    channel: int
+    lines: bool
+    shapes: np.ndarray
+    bounds: np.ndarray
+
+    def draw(self, patch: Patch, shape: tuple[int, int], thickness: int) -> np.ndarray:
+        """(rows, columns) uint8, 1 where the layer is; row 0 has the least y of the patch."""
+        mask = np.zeros(shape, np.uint8)
+        for one in self._in_cells(patch, shape):
+            if self.lines:
+                # Cut off, not rounded: the devkit draws lines half a cell lower than polygons.
+                lines = [np.asarray(line.coords).astype(np.int32) for line in _parts(one, "Line")]
+                cv2.polylines(mask, lines, False, (1,), thickness)
+            else:
+                areas = _parts(one, "Polygon")
+                holes = [ring for area in areas for ring in area.interiors]
+                cv2.fillPoly(mask, _rounded([area.exterior for area in areas]), (1,))
+                cv2.fillPoly(mask, _rounded(holes), (0,))  # also what lies there of earlier ones
+        return mask
+
+    def _in_cells(self, patch: Patch, shape: tuple[int, int]) -> np.ndarray:
+        """(Q,) what of the shapes lies in the patch, in cells from its corner of least x and y."""
+        outline, (x, y), (height, width) = patch.outline, patch.centre, patch.size
+        low, high = np.split(shapely.bounds(outline), 2)
+        meets = (self.bounds[:, :2] <= high).all(axis=1) & (self.bounds[:, 2:] >= low).all(axis=1)
+        seen = _cut(self.shapes[meets], outline)
+        seen = affinity.translate(affinity.rotate(seen, -patch.angle, origin=(x, y)), -x, -y)
+        # The devkit cuts twice, and every cut may add corners.
+        seen = _cut(_as_multipolygons(shapely.get_parts(seen)), patch.rectangle)
+        seen = affinity.translate(seen, width / 2, height / 2)
+        seen = affinity.scale(seen, shape[1] / width, shape[0] / height, origin=(0, 0))
+        return shapely.get_parts(seen)
+
+
+@dataclass(frozen=True)
+class MapLayers:
+    """The layers of several classes at one location."""
+
+    layers: tuple[Layer, ...]
+
+    def draw(self, patch: Patch, shape: tuple[int, int], classes: int, width: int) -> np.ndarray:
+        """(classes, rows, columns) bool; lines are ``width`` cells wide, an odd number."""
+        masks = np.zeros((classes, *shape), bool)
+        for layer in self.layers:
+            # OpenCV's lines of thickness 2 cover 3 cells, those of 4 cover 5.
+            masks[layer.channel] |= layer.draw(patch, shape, max(width - 1, 1)).astype(bool)
+        return masks
+
+
+def load_layers(root: Path, location: str, classes: Sequence[str]) -> MapLayers:
+    """The layers of ``classes`` at a location; read once, as long as the file stays the same.
+
+    As in the devkit, polygons that cross themselves are left out, but for those of the drivable
+    area.
+
+    Raises:
+        DataError: see :func:`nsmae_plugin.data.maps.vector_map.read_map`.
+    """
+    return read_map(root, location, _layers, tuple(classes))
+
+
+def line_cells(line_width: float, grid: MapGrid) -> int:
+    """``LINE_WIDTH`` in cells.
+
+    Raises:
+        ConfigError: the cells are not square, or the width is not an odd number of them.
+    """
+    step = grid.x_bound[2]
+    if abs(grid.y_bound[2] - step) > ROUNDING * step:
+        raise ConfigError(
+            f"MAP_CONFIG: RASTERISER devkit draws square cells, not {step:g} x "
+            f"{grid.y_bound[2]:g} m; use RASTERISER exact"
+        )
+    cells = line_width / step
+    if abs(cells - round(cells)) > ROUNDING or round(cells) % 2 != 1:
+        raise ConfigError(
+            f"MAP_CONFIG.LINE_WIDTH {line_width:g} m is {cells:.6g} cells of {step:g} m; "
+            f"RASTERISER devkit draws lines of 1, 3, 5, ... cells, the published ones of 3 "
+            f"({3 * step:g} m); use such a width, or RASTERISER exact"
+        )
+    return round(cells)
+
+
+def _layers(nuscenes_map: Any, classes: Sequence[str]) -> MapLayers:
+    layers = []
+    for channel, name in enumerate(classes):
+        for layer in LAYERS_OF_CLASS[name]:
+            shapes = list(layer_shapes(nuscenes_map, layer))
+            if layer != "drivable_area":
+                shapes = [shape for shape in shapes if shape.is_valid]
+            array = np.array(shapes, dtype=object)
+            bounds = shapely.bounds(array).reshape(-1, 4)
+            layers.append(Layer(channel, layer in LINE_LAYERS, array, bounds))
+    return MapLayers(tuple(layers))
+
+
+def _cut(shapes: np.ndarray, area: Polygon) -> GeometryCollection:
+    """The parts of the shapes in the area, without those of which there is none."""
+    try:
+        parts = shapely.intersection(shapes, area)
+    except shapely.errors.GEOSException:  # crosses itself; the devkit fails
+        parts = shapely.intersection(shapely.make_valid(shapes), area)
+    return GeometryCollection(list(parts[~shapely.is_empty(parts)]))
+
+
+def _as_multipolygons(shapes: np.ndarray) -> np.ndarray:
+    """As the devkit hands polygons on, lest their second cut begin at another corner."""
+    return np.array(
+        [shapely.MultiPolygon([one]) if one.geom_type == "Polygon" else one for one in shapes],
+        dtype=object,
+    )
+
+
+def _parts(shape: Any, kind: str) -> list[Any]:
+    """The lines or polygons of a geometry; where it only touches the patch there is none."""
+    if shape.geom_type.startswith(kind):
+        return [shape]
+    return [part for whole in getattr(shape, "geoms", ()) for part in _parts(whole, kind)]
+
+
+def _rounded(rings: Sequence[Any]) -> list[np.ndarray]:
+    return [np.asarray(ring.coords).round().astype(np.int32) for ring in rings]
