@@ -1,5 +1,8 @@
 """Errors that a user of the plugin can meet; each message names the thing and the remedy."""
 
+import os
+import reprlib
+
 
 class NSMAEError(Exception):
     """Base class of all errors raised on purpose by nsmae_plugin."""
@@ -27,3 +30,19 @@ class HostError(NSMAEError):
 
 class NonFiniteError(NSMAEError):
     """A loss or gradient became NaN or infinite."""
+
+
+def brief(what: object, most: int = 120) -> str:
+    """A value or exception from elsewhere in words for a message: one line, not too long.
+
+    The text of an exception may hold all of a damaged file, and a name in a file may hold anything.
+    """
+    if isinstance(what, KeyError):
+        text = f"no entry {what}"
+    elif isinstance(what, BaseException):
+        text = str(what) or type(what).__name__
+    else:
+        text = str(what) if isinstance(what, str | os.PathLike) else reprlib.repr(what)
+    text = text[: 4 * most]  # of what may be megabytes
+    text = "".join(letter if letter.isprintable() else "?" for letter in " ".join(text.split()))
+    return text if len(text) <= most else f"{text[: most - 1]}…"

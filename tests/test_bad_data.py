@@ -122,7 +122,7 @@ class Attack:
         ([{"point_cloud": {}, "image": {}, "calib": {}}], "lacks token, .*looks like KITTI's"),
         ([{"token": "t", "lidar_path": "p"}], "lacks sweeps, timestamp"),
         ([], "no sample in"),
-        ([Attack()], "asks for builtins.print, which no info file needs"),
+        ([Attack()], "asks for builtins.print, which no such file needs"),
     ],
 )
 def test_an_info_file_of_another_layout_is_refused(frame, capsys, content, message):

@@ -9,6 +9,7 @@ from easydict import EasyDict
 from tiny_frames import CLASSES, MASKS, VERSION, add_gt_database, configuration
 
 from nsmae_plugin import host
+from nsmae_plugin.data import gt_sampling
 from nsmae_plugin.data.gt_database import read_gt_database
 from nsmae_plugin.data.gt_sampling import samplers
 from nsmae_plugin.data.infos import read_infos, write_infos
@@ -150,6 +151,15 @@ class Attack:
 
 def test_a_database_from_elsewhere_runs_no_code(root, capsys):
     (root / VERSION / LIST).write_bytes(pickle.dumps({"car": [Attack()]}))
+    with pytest.raises(DataError, match=r"asks for builtins.print"):
+        dataset(root)
+    assert "was run" not in capsys.readouterr().out
+
+
+def test_the_host_itself_runs_no_code_of_a_database(root, capsys, monkeypatch):
+    """A file may change after it was checked; OpenPCDet's sampler unpickles it as a program."""
+    monkeypatch.setattr(gt_sampling, "check_databases", lambda *_: None)
+    (root / VERSION / LIST).write_bytes(pickle.dumps({"car": [Attack()], "pedestrian": []}))
     with pytest.raises(DataError, match=r"asks for builtins.print"):
         dataset(root)
     assert "was run" not in capsys.readouterr().out

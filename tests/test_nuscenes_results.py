@@ -111,7 +111,8 @@ def test_every_sample_needs_its_predictions_once():
 
 
 def test_predictions_take_openpcdets_layout(tmp_path, val):
-    batch = {"frame_id": np.array(["f0", "f1"]), "metadata": [{"token": "a"}, {"token": "b"}]}
+    # Two files of one stem, in the folders of two scenes.
+    batch = {"frame_id": np.array(["f0", "f0"]), "metadata": [{"token": "a"}, {"token": "b"}]}
     found = {
         "pred_boxes": torch.tensor([CAR], dtype=torch.bfloat16),
         "pred_scores": torch.tensor([0.5]),
@@ -130,9 +131,9 @@ def test_predictions_take_openpcdets_layout(tmp_path, val):
     assert (one["frame_id"], one["metadata"]) == ("f0", {"token": "a"})
     assert other["boxes_lidar"].shape == (0, 9)
     assert len(other["name"]) == 0
-    written = json.loads((tmp_path / "f0.json").read_text(encoding="utf-8"))
+    written = json.loads((tmp_path / "a.json").read_text(encoding="utf-8"))
     assert (written["token"], written["names"], written["scores"]) == ("a", ["bus"], [0.5])
-    assert json.loads((tmp_path / "f1.json").read_text(encoding="utf-8"))["boxes"] == []
+    assert json.loads((tmp_path / "b.json").read_text(encoding="utf-8"))["boxes"] == []
 
 
 @pytest.mark.openpcdet
@@ -172,3 +173,18 @@ def test_results_equal_openpcdets(val, openpcdet_root):
             assert abs(np.dot(box["rotation"], other["rotation"])) == pytest.approx(1, abs=1e-9)
             if box["detection_name"] not in ("barrier", "traffic_cone"):
                 assert box["attribute_name"] == other["attribute_name"]
+
+
+def test_a_token_that_leads_elsewhere_writes_nothing(tmp_path, val):
+    """Info files come from elsewhere too; this one would write beside the output folder."""
+    folder = tmp_path / "out"
+    folder.mkdir()
+    batch = {"frame_id": np.array(["f0"]), "metadata": [{"token": "../x"}]}
+    found = {
+        "pred_boxes": torch.zeros(0, 9),
+        "pred_scores": torch.zeros(0),
+        "pred_labels": torch.zeros(0, dtype=torch.long),
+    }
+    with pytest.raises(DataError, match=r"token of a sample, '../x', cannot name a file: .*lead"):
+        val.generate_prediction_dicts(batch, [found], ["car"], output_path=folder)
+    assert [path.name for path in tmp_path.rglob("*")] == ["out"]

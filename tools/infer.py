@@ -17,6 +17,7 @@ from nsmae_plugin.data.frame_folder import FrameFolderDataset
 from nsmae_plugin.data.scenes import frames_of_scene, scenes_of_samples
 from nsmae_plugin.evaluation.prepare import add_trial_arguments, prepare
 from nsmae_plugin.inference import Inference
+from nsmae_plugin.names import file_name
 from nsmae_plugin.training import distributed
 from nsmae_plugin.visualization.detection import FILM_WIDTH, film_frame, save_film
 
@@ -96,7 +97,7 @@ def choose(args: argparse.Namespace, config: Any, inference: Inference) -> list[
     if args.scene is not None:
         scenes = scenes_of_samples(Path(dataset.root_path), config.DATA_CONFIG.VERSION)
         frames = frames_of_scene(dataset.infos, args.scene, scenes)
-        place = args.output_dir / args.scene
+        place = args.output_dir / file_name(args.scene, "a scene")
         return [(index, place / f"{number:03d}") for number, index in enumerate(frames)]
     if args.folder is not None:
         indices = list(range(len(dataset)))
@@ -104,7 +105,10 @@ def choose(args: argparse.Namespace, config: Any, inference: Inference) -> list[
         indices = [inference.trial.index_of(args.sample)]
     else:
         indices = [args.index]
-    return [(index, args.output_dir / inference.info(index)["token"]) for index in indices]
+    tokens = [
+        file_name(inference.info(index)["token"], "the token of a sample") for index in indices
+    ]
+    return [(index, args.output_dir / one) for index, one in zip(indices, tokens, strict=True)]
 
 
 @errors_in_one_line

@@ -15,9 +15,11 @@ import torch
 from tqdm import tqdm
 
 from nsmae_plugin.data.info_builder import DETECTION_NAMES, parallel
-from nsmae_plugin.data.infos import load_plain, write_infos
+from nsmae_plugin.data.infos import write_infos
 from nsmae_plugin.data.points import read_frame
+from nsmae_plugin.data.safe_pickle import load_plain
 from nsmae_plugin.errors import DataError
+from nsmae_plugin.names import file_name
 from nsmae_plugin.ops.roiaware_pool3d_cuda import points_in_boxes_gpu
 
 Entry = dict[str, Any]
@@ -72,7 +74,7 @@ def _cut_frame(
     for box, name in enumerate(names):
         inside = points[owner == box]
         inside[:, :3] -= boxes[box, :3]
-        path = f"{folder}/{frame}_{name}_{box}.bin"
+        path = f"{folder}/{frame}_{file_name(str(name), 'the class of a box')}_{box}.bin"
         inside.tofile(root / path)
         entries.append(
             {

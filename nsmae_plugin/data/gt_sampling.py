@@ -32,7 +32,7 @@ def check_setting(augmentors: Sequence[str], cameras: bool, lidar: bool, labels:
 
 
 def check_databases(dataset_cfg: Any, root: Path, class_names: Sequence[str]) -> None:
-    """Read the databases before the host does; OpenPCDet would run whatever code they hold.
+    """Read the databases before the host does, whose errors would not name what is wrong.
 
     Raises:
         DataError: a file is missing or damaged, or knows a class not at all.

@@ -1,7 +1,7 @@
 """Info files in OpenPCDet's nuScenes layout: reading without trust, checking, writing.
 
-An info file is a pickled list with one dict per keyframe. It is read through an unpickler that
-knows NumPy arrays and plain containers only, so that a file from elsewhere cannot run code.
+An info file is a pickled list with one dict per keyframe. It is read by
+:mod:`nsmae_plugin.data.safe_pickle`, so that a file from elsewhere cannot run code.
 """
 
 import pickle
@@ -11,21 +11,12 @@ from typing import Any
 
 import numpy as np
 
+from nsmae_plugin.data.safe_pickle import load_plain
 from nsmae_plugin.errors import ConfigError, DataError
 from nsmae_plugin.files import replacing
 
 CREATE = "create it with: python tools/create_infos.py --data_path DATA_PATH --version VERSION"
 
-_NUMPY_NAMES = {
-    "numpy": {"ndarray", "dtype"},
-    "numpy.core.multiarray": {"_reconstruct", "scalar"},
-    "numpy.core.numeric": {"_frombuffer"},
-}
-_PLAIN_NAMES = {
-    "builtins": {"set", "frozenset", "complex", "bytes", "bytearray", "slice"},
-    "collections": {"OrderedDict"},
-    "_codecs": {"encode"},  # how old pickle protocols spell bytes
-}
 _FRAME_KEYS = ("token", "lidar_path", "sweeps", "timestamp")
 _CAMERA_KEYS = {
     "data_path": None,
@@ -35,33 +26,6 @@ _CAMERA_KEYS = {
     "sensor2ego_rotation": (4,),
     "sensor2ego_translation": (3,),
 }
-
-
-class _Unpickler(pickle.Unpickler):
-    def find_class(self, module: str, name: str) -> Any:
-        # NumPy 2 renamed numpy.core, Python 3 renamed __builtin__; old protocols keep old names.
-        module = module.replace("numpy._core", "numpy.core").replace("__builtin__", "builtins")
-        if name in _NUMPY_NAMES.get(module, ()) or name in _PLAIN_NAMES.get(module, ()):
-            return super().find_class(module, name)
-        raise pickle.UnpicklingError(f"it asks for {module}.{name}, which no info file needs")
-
-
-def load_plain(path: Path, what: str, remedy: str) -> Any:
-    """Content of a pickle file that may hold NumPy arrays and plain containers only.
-
-    Args:
-        what, remedy: words for the messages.
-
-    Raises:
-        DataError: the file is missing, damaged, or asks for anything else.
-    """
-    try:
-        with open(path, "rb") as file:
-            return _Unpickler(file).load()
-    except OSError as error:
-        raise DataError(f"cannot read {what} {path}: {error.strerror}; {remedy}") from error
-    except Exception as error:  # damaged pickles raise nearly anything
-        raise DataError(f"{what} {path} cannot be used: {error}; {remedy}") from error
 
 
 def read_infos(path: Path) -> list[dict[str, Any]]:

@@ -21,6 +21,7 @@ from nsmae_plugin.evaluation.nuscenes_results import (
     make_results,
     prediction_dicts,
 )
+from nsmae_plugin.names import file_name
 
 RESULTS = "results_nusc.json"
 
@@ -49,12 +50,14 @@ class NuScenesEvaluation:
     ) -> list[dict[str, Any]]:
         """As :func:`prediction_dicts`; samples with a predicted map also get ``map_counts``.
 
-        With ``output_path`` a sample's boxes go to ``<frame_id>.json``, that holds ``token`` and,
-        in the LiDAR frame, ``names``, ``scores`` and ``boxes``; its map goes to ``<frame_id>.npz``,
-        see :func:`nsmae_plugin.bev_map.save_map`.
+        With ``output_path`` a sample's boxes go to ``<token>.json``, that holds ``token`` and,
+        in the LiDAR frame, ``names``, ``scores`` and ``boxes``; its map goes to ``<token>.npz``,
+        see :func:`nsmae_plugin.bev_map.save_map`. (The stem of a LiDAR file, which OpenPCDet takes
+        for ``frame_id``, may be the same in two scenes.)
 
         Raises:
             DataError, NonFiniteError: see :func:`nsmae_plugin.evaluation.map_results.map_counts`.
+            DataError: a token that cannot name a file.
         """
         annotations = prediction_dicts(batch_dict, pred_dicts, class_names)
         if "masks_bev" in pred_dicts[0]:
@@ -69,7 +72,8 @@ class NuScenesEvaluation:
     def _save(
         self, annotation: Mapping[str, Any], prediction: Mapping[str, Any], folder: Path
     ) -> None:
-        path, token = folder / annotation["frame_id"], annotation["metadata"]["token"]
+        token = annotation["metadata"]["token"]
+        path = folder / file_name(token, "the token of a sample")
         if "boxes_lidar" in annotation:
             content = {
                 "token": token,

@@ -14,6 +14,7 @@ from shapely.geometry import LineString, Polygon
 from nsmae_plugin.data.maps.classes import LAYERS_OF_CLASS, LINE_LAYERS
 from nsmae_plugin.data.maps.raster import Rings
 from nsmae_plugin.errors import DataError
+from nsmae_plugin.names import file_name
 
 GET = (
     "get the nuScenes map expansion pack, version 1.3, from https://www.nuscenes.org/nuscenes"
@@ -95,7 +96,8 @@ def read_map(root: Path, location: str, make: Callable[..., Made], *args: Any) -
     Raises:
         DataError: the map is missing, damaged or older than version 1.3; says where to get it.
     """
-    path = Path(root).resolve() / "maps" / "expansion" / f"{location}.json"
+    name = file_name(location, "the location of a map")
+    path = Path(root).resolve() / "maps" / "expansion" / f"{name}.json"
     try:
         status = path.stat()
     except OSError as error:

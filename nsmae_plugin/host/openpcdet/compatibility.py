@@ -5,12 +5,14 @@ OpenPCDet's files stay untouched. Each function is idempotent and says what brea
 
 from collections.abc import Callable
 from functools import wraps
-from types import ModuleType
-from typing import Any
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
 
+from nsmae_plugin.data.safe_pickle import load_plain
 from nsmae_plugin.host.openpcdet.patching import replace
 
 # Removed in NumPy 1.24; base_bev_backbone.py and database_sampler.py among others use them.
@@ -100,6 +102,20 @@ def load_booleans_as_booleans(models: ModuleType) -> None:
         original(batch_dict)
 
     replace(models, "load_data_to_gpu", load_data_to_gpu)
+
+
+def read_databases_without_trust(sampler_module: ModuleType) -> None:
+    """Let ``gt_sampling`` read the list of a database as data.
+
+    OpenPCDet unpickles it, which runs whatever code it holds. What such lists hold, NumPy arrays
+    and plain containers, is read all the same.
+    """
+
+    def load(file: BinaryIO) -> Any:
+        remedy = "create the database again"
+        return load_plain(Path(file.name), "the list of the ground-truth database", remedy)
+
+    sampler_module.pickle = SimpleNamespace(load=load)  # type: ignore[attr-defined]
 
 
 def _object_array(infos: list[list[list[Any]]]) -> np.ndarray:

@@ -45,6 +45,8 @@ def load() -> report.Report:
         raise HostError(_explain(error)) from error
     compatibility.load_booleans_as_booleans(sys.modules["pcdet.models"])
     compatibility.collate_ragged_image_infos(_class("pcdet.datasets.dataset", "DatasetTemplate"))
+    sampler = sys.modules["pcdet.datasets.augmentor.database_sampler"]
+    compatibility.read_databases_without_trust(sampler)
     assigner = "pcdet.models.dense_heads.target_assigner.hungarian_assigner"
     compatibility.assign_where_there_is_no_box(_class(assigner, "HungarianAssigner3D"))
     return report.describe(stand_ins)
