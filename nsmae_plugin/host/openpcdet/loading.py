@@ -10,6 +10,7 @@ from nsmae_plugin.host.openpcdet import (
     cpu,
     discovery,
     placeholders,
+    processes,
     report,
     substitutes,
 )
@@ -43,6 +44,7 @@ def load() -> report.Report:
         raise
     except Exception as error:  # whatever a broken installation raises becomes one message
         raise HostError(_explain(error)) from error
+    processes.install(*(sys.modules[f"pcdet.utils.{n}"] for n in ("common_utils", "commu_utils")))
     compatibility.load_booleans_as_booleans(sys.modules["pcdet.models"])
     compatibility.collate_ragged_image_infos(_class("pcdet.datasets.dataset", "DatasetTemplate"))
     sampler = sys.modules["pcdet.datasets.augmentor.database_sampler"]
@@ -70,6 +72,7 @@ def _import_all() -> dict[str, str]:
         sys.modules.setdefault(stand_in.__name__, stand_in)
     importlib.import_module("pcdet.models")
     importlib.import_module("pcdet.datasets")
+    importlib.import_module("pcdet.utils.commu_utils")
     return {"Argo2Dataset": obstacle} if obstacle else {}
 
 

@@ -1,0 +1,82 @@
+"""OpenPCDet's scripts in several processes, with CUDA devices or without.
+
+Where there are devices, OpenPCDet's own code does the work. Without one the processes speak gloo,
+and what it says to devices is led past them; each of these calls could only fail there.
+"""
+
+from collections.abc import Callable
+from functools import wraps
+from types import ModuleType
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from nsmae_plugin.host.openpcdet.patching import replace
+
+Join = Callable[..., tuple[int, int]]
+
+
+def install(common_utils: ModuleType, commu_utils: ModuleType) -> None:
+    """Replace what OpenPCDet starts and wraps processes with; idempotent."""
+    replace(common_utils, "init_dist_pytorch", _join)
+    replace(common_utils, "init_dist_slurm", _join)
+    _wrap_as_the_model_asks()
+    if not torch.cuda.is_available():
+        replace(commu_utils, "all_gather", _all_gather)
+        torch.cuda.set_device = lambda device: None
+        torch.cuda.device_count = _NoDevices
+
+
+def _join(original: Join, tcp_port: int, local_rank: int, backend: str = "nccl") -> tuple[int, int]:
+    """Join the other processes; returns how many they are and the rank.
+
+    OpenPCDet would have loading processes spawned, which import its script again, and then all that
+    this package puts in place would be missing there. As in a single process, they are forked.
+    """
+    if mp.get_start_method(allow_none=True) is None:
+        mp.set_start_method("fork")
+    if torch.cuda.is_available():
+        return original(tcp_port, local_rank, backend=backend)
+    original(tcp_port, local_rank, backend="gloo")
+    return dist.get_world_size(), dist.get_rank()
+
+
+def _all_gather(_: Callable[..., Any], data: Any) -> list[Any]:
+    """``data`` of every process; OpenPCDet sends it by way of a CUDA device."""
+    if not dist.is_initialized():
+        return [data]
+    gathered: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(gathered, data)
+    return gathered
+
+
+class _NoDevices(int):
+    """No device: 0, but for the remainder by which scripts choose one."""
+
+    def __rmod__(self, rank: int) -> int:
+        return 0
+
+
+def _wrap_as_the_model_asks() -> None:
+    """Let ``DistributedDataParallel`` take a model on the CPU, and look for unused parameters.
+
+    The script names a device in any case, and cannot know of models in which some parameters go
+    without a gradient; these say so by ``find_unused_parameters``.
+    """
+    original = DistributedDataParallel.__init__
+    if hasattr(original, "__wrapped__"):
+        return
+
+    @wraps(original)
+    def init(self: Any, module: nn.Module, *args: Any, **kwargs: Any) -> None:
+        if not torch.cuda.is_available():
+            kwargs.pop("device_ids", None)
+        if getattr(module, "find_unused_parameters", False):
+            kwargs["find_unused_parameters"] = True
+        original(self, module, *args, **kwargs)
+
+    DistributedDataParallel.__init__ = init  # type: ignore[method-assign]
