@@ -71,6 +71,7 @@ def collect() -> Diagnosis:
     missing = [name for name in REQUIRED if not _importable(name, found)]
     if "torch" not in missing:
         found.devices = _devices()
+        _warn_of_torch(found)
         _examine_host(found)
     if found.active and "spconv" not in missing:
         _try_sparse_convolution(found)
@@ -117,6 +118,14 @@ def _devices() -> dict[str, str]:
         memory = f"{properties.total_memory / 2**30:.0f} GiB"
         devices[f"cuda:{index}"] = f"{properties.name}, {memory}, CUDA {torch.version.cuda}"
     return devices
+
+
+def _warn_of_torch(found: Diagnosis) -> None:
+    from nsmae_plugin.torch_files import unsafe_torch
+
+    warning = unsafe_torch()
+    if warning:
+        found.advice.append(warning)
 
 
 def _examine_host(found: Diagnosis) -> None:

@@ -8,7 +8,7 @@ from bfloat16_check import check_bfloat16_training
 from detector_case import build, labelled_batch, make_config
 
 from nsmae_plugin import host
-from nsmae_plugin.errors import ConfigError
+from nsmae_plugin.errors import ConfigError, NonFiniteError
 
 # Each set of sensors and each head once.
 ALL_SENSORS = ("bevfusion_det", "camera_det", "centerpoint_lidar")
@@ -67,6 +67,18 @@ def test_evaluation_returns_boxes_and_counts_what_was_found(recipe, device):
     assert recall["gt"] == 5
     assert {f"rcnn_{threshold}" for threshold in (0.3, 0.5, 0.7)} <= set(recall)
     assert none == {}
+
+
+@pytest.mark.parametrize("recipe", ALL_SENSORS)
+def test_scores_that_are_nan_are_an_error_and_not_an_empty_scene(recipe):
+    """They are below every threshold."""
+    model = make(recipe).eval()
+    batch = labelled_batch(recipe)
+    last = [p for n, p in model.dense_head.named_parameters() if "heatmap" in n or "hm" in n][-1]
+    with torch.no_grad():
+        last.fill_(float("nan"))
+        with pytest.raises(NonFiniteError, match=f"NaN or infinite.* {batch['frame_id'][0]}, "):
+            model(batch)
 
 
 @pytest.mark.parametrize("recipe", ALL_SENSORS)

@@ -110,7 +110,7 @@ def test_a_section_without_path_is_refused():
 def test_a_damaged_file_is_refused(path):
     torch.save(random_state(), path)
     path.write_bytes(path.read_bytes()[:500])
-    with pytest.raises(CheckpointError, match=r"image\.pth is not a readable checkpoint"):
+    with pytest.raises(CheckpointError, match=r"cannot read the checkpoint .*image\.pth"):
         make_swin(path).init_weights()
 
 

@@ -134,6 +134,40 @@ def test_foreign_and_missing_files_are_an_error(tmp_path):
         checkpoint.read(path)
 
 
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        ({"model_state": {"a.b": 3}}, "entry 'a.b' is int, not a tensor"),
+        ({"model_state": {"a.b": torch.tensor([0.0, float("nan")])}}, "a.b is NaN or infinite"),
+        ({"model_state": {"a.b": torch.tensor(float("inf"))}}, "a.b is NaN or infinite"),
+        ({"model_state": {}, "epoch": "three"}, "'epoch' is 'three', not a count"),
+        ({"model_state": {}, "it": -1}, "'it' is -1, not a count"),
+    ],
+)
+def test_content_that_no_run_writes_is_refused(tmp_path, content, told):
+    torch.save(content, tmp_path / "a.pth")
+    with pytest.raises(CheckpointError, match=rf"a\.pth.* {told}"):
+        checkpoint.read(tmp_path / "a.pth")
+
+
+def test_the_prefix_of_a_parallel_wrapper_is_taken_off(tmp_path):
+    run = new_run()
+    state = {f"module.{name}": value for name, value in run.model.state_dict().items()}
+    torch.save({"model_state": state}, tmp_path / "a.pth")
+    other = ToyDetector()
+    checkpoint.load_model(other, tmp_path)
+    assert torch.equal(other.head.weight, run.model.head.weight)
+
+
+@pytest.mark.parametrize("key", ["epoch", "it", "batch_in_epoch"])
+def test_a_checkpoint_that_does_not_say_how_far_it_is_cannot_be_resumed(tmp_path, key):
+    run = new_run()
+    content = checkpoint.read(saved(run, tmp_path / "a.pth"))
+    del content[key]
+    with pytest.raises(CheckpointError, match=f"holds no {key}"):
+        run_state.restore(run, PLAN, content, tmp_path / "a.pth")
+
+
 def test_a_write_that_dies_leaves_the_old_file(tmp_path, monkeypatch):
     path = saved(new_run(), tmp_path / "a.pth")
     before = path.read_bytes()
@@ -254,7 +288,9 @@ def test_a_run_planned_differently_is_not_resumed(tmp_path, name, value):
 def test_weights_alone_are_not_resumed(tmp_path):
     path = tmp_path / "stock.pth"
     checkpoint.write({"model_state": {}, "version": "pcdet+0.6", "optimizer_state": {}}, path)
-    with pytest.raises(CheckpointError, match=r"no scheduler_state.*pcdet\+0.6.*--pretrained_mod"):
+    with pytest.raises(
+        CheckpointError, match=r"no epoch.*scheduler_state.*pcdet\+0.6.*--pretrained_mod"
+    ):
         run_state.restore(new_run(), PLAN, checkpoint.read(path), path)
 
 

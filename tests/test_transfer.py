@@ -77,11 +77,11 @@ def test_the_table_counts_every_slot(tmp_path):
     assert [" ".join(row.split()) for row in rows[1:]] == expected
 
 
-def test_another_width_is_refused_although_batchnorm_counters_match(pretraining):
+def test_another_width_is_refused_although_a_bias_and_the_counters_match(pretraining):
     _, path = pretraining
     with pytest.raises(
         CheckpointError,
-        match=r"slot vfe .* 1 of 6 parameters match.*0.weight has shape \(4, 3\), .*\(5, 3\)",
+        match=r"slot vfe .* 3 of 48 parameters match.*0.weight has shape \(4, 3\), .*\(5, 3\)",
     ):
         transfer.load_pretrained(network(vfe=branch(5)), path, LOGGER)
 
@@ -90,7 +90,7 @@ def test_one_wrong_slot_stops_the_transfer_before_anything_is_loaded(pretraining
     _, path = pretraining
     model = network(vfe=branch(), bev_head=nn.Linear(5, 5))
     before = model.vfe[0].weight.clone()
-    with pytest.raises(CheckpointError, match=r"slot bev_head .* 0 of 2 parameters match"):
+    with pytest.raises(CheckpointError, match=r"slot bev_head .* 0 of 30 parameters match"):
         transfer.load_pretrained(model, path, LOGGER)
     assert torch.equal(model.vfe[0].weight, before)
 
@@ -137,6 +137,19 @@ def test_an_encoder_matches_completely_or_by_consent(pretraining, caplog, change
     assert "vfe not loaded" in caplog.text
 
 
+def test_an_encoder_is_measured_by_its_numbers_not_by_its_tensors(tmp_path):
+    """The norms and biases of a convolutional network are many tensors and few numbers."""
+    path = save(tmp_path / "a.pth", network(vfe=nn.Sequential(nn.Linear(99, 4), *norms())))
+    with pytest.raises(CheckpointError, match="36 of 428 parameters match"):
+        transfer.load_pretrained(
+            network(vfe=nn.Sequential(nn.Linear(98, 4), *norms())), path, LOGGER, partial=True
+        )
+
+
+def norms():
+    return [nn.BatchNorm1d(4) for _ in range(4)]
+
+
 def test_consent_does_not_cover_a_slot_that_hardly_matches(pretraining):
     _, path = pretraining
     with pytest.raises(CheckpointError, match="another architecture"):
@@ -144,12 +157,12 @@ def test_consent_does_not_cover_a_slot_that_hardly_matches(pretraining):
 
 
 def test_heads_may_match_in_part_and_what_did_not_is_named(tmp_path, caplog):
-    path = save(tmp_path / "detector.pth", network(vfe=branch(), dense_head=branch()))
-    model = network(vfe=branch(), dense_head=branch())
-    model.dense_head[2] = nn.Linear(4, 5)  # another number of classes
+    path = save(tmp_path / "detector.pth", network(vfe=branch(), dense_head=branch(9)))
+    model = network(vfe=branch(), dense_head=branch(9))
+    model.dense_head[2] = nn.Linear(9, 2)  # another number of classes
     slots = transfer.load_pretrained(model, path, LOGGER)
     assert list(slots["dense_head"].mismatched) == ["dense_head.2.weight", "dense_head.2.bias"]
-    assert "dense_head.2.weight has shape (3, 4), the model (5, 4)" in caplog.text
+    assert "dense_head.2.weight has shape (3, 9), the model (2, 9)" in caplog.text
 
 
 def test_an_encoder_that_was_trained_without_biases_computes_the_same_in_one_that_has_them(

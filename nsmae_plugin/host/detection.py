@@ -1,11 +1,13 @@
 """What detectors with one dense head do with a batch; the same on every host."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
-from nsmae_plugin.errors import ConfigError
+from nsmae_plugin.errors import ConfigError, NonFiniteError
 
 Batch = dict[str, Any]
 
@@ -27,6 +29,7 @@ class DenseHeadDetector:
 
     Raises:
         ConfigError: in training mode, data without labels.
+        NonFiniteError: in evaluation mode, outputs of the head that are NaN or infinite.
     """
 
     training: bool
@@ -43,11 +46,13 @@ class DenseHeadDetector:
         if "gt_boxes" in batch_dict:
             # OpenPCDet's CenterHead numbers classes anew for each of its groups, in this tensor.
             batch_dict["gt_boxes"] = batch_dict["gt_boxes"].clone()
+        if not self.training:
+            with finite_outputs(self.dense_head, batch_dict.get("frame_id", ())):
+                batch_dict = self.run_modules(batch_dict)
+            return self.post_processing(batch_dict)
         batch_dict = self.run_modules(batch_dict)
-        if self.training:
-            loss, tb_dict, disp_dict = self.get_training_loss(batch_dict)
-            return {"loss": loss}, tb_dict, disp_dict
-        return self.post_processing(batch_dict)
+        loss, tb_dict, disp_dict = self.get_training_loss(batch_dict)
+        return {"loss": loss}, tb_dict, disp_dict
 
     def require_labels(self, batch_dict: Batch) -> None:
         """Whether a training batch has what the head learns from."""
@@ -87,3 +92,44 @@ class DenseHeadDetector:
                 thresh_list=thresholds,
             )
         return boxes, recall
+
+
+@contextmanager
+def finite_outputs(head: nn.Module | None, frames: Any) -> Iterator[None]:
+    """Check what the branches of a head give (dicts of tensors), before any score is dropped.
+
+    No score that is NaN reaches a threshold: a broken network would look like one that sees
+    nothing.
+
+    Args:
+        frames: names of the samples, for the message.
+
+    Raises:
+        NonFiniteError: naming the samples and the branches.
+    """
+    found: dict[str, Tensor] = {}
+
+    def look(_module: nn.Module, _inputs: Any, output: Any) -> None:
+        if isinstance(output, dict):
+            for name, value in output.items():
+                if isinstance(value, Tensor) and value.is_floating_point():
+                    finite = torch.isfinite(value).all()
+                    found[name] = found[name] & finite if name in found else finite
+
+    # The head itself gives the whole batch.
+    branches = [] if head is None else [one for one in head.modules() if one is not head]
+    handles = [module.register_forward_hook(look) for module in branches]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+    if not found:
+        return
+    finite = torch.stack(list(found.values())).tolist()
+    broken = [name for name, one in zip(found, finite, strict=True) if not one]
+    if broken:
+        raise NonFiniteError(
+            f"{', '.join(broken)} of the detection head are NaN or infinite for the samples "
+            f"{', '.join(map(str, frames))}: the weights or the input of this network are broken"
+        )

@@ -3,55 +3,60 @@
 from __future__ import annotations
 
 import re
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-from nsmae_plugin import files
+from nsmae_plugin import files, torch_files
 from nsmae_plugin.errors import CheckpointError
+from nsmae_plugin.training import layouts
 
 SHOWN = 3  # differing keys that an error message spells out
 EPOCH_NAME = re.compile(r"checkpoint_epoch_(\d+)\.pth")
-# OpenPCDet's optimiser leaves NumPy scalars in its state; they are plain numbers, and harmless.
-_SAFE_GLOBALS: list[Any] = [np.float64(0).__reduce__()[0], np.dtype, type(np.dtype(np.float64))]
+COUNTS = ("epoch", "it", "batch_in_epoch")
 
 
 def read(path: Path | str) -> dict[str, Any]:
     """Content of a checkpoint on the CPU; executes nothing that the file may hold.
 
     Raises:
-        CheckpointError: for a missing, truncated, damaged or foreign file.
+        CheckpointError: for a missing, truncated, damaged or foreign file, and for weights that
+            are NaN or infinite.
     """
     path = Path(path)
-    content = _load(path)
-    if content is None:
+    content = torch_files.load(path)
+    if not _is_checkpoint(content):
         raise CheckpointError(f"{path} is no checkpoint: it holds no 'model_state'")
-    return content
+    for key in COUNTS:
+        value = content.get(key)
+        if value is not None and (not isinstance(value, int) or value < 0):
+            raise CheckpointError(f"{path} is damaged: its {key!r} is {value!r:.50}, not a count")
+    return {**content, "model_state": checked_state(content["model_state"], path)}
 
 
-def _load(path: Path, **options: Any) -> dict[str, Any] | None:
-    """What ``torch.load`` gives; None when that is no checkpoint."""
-    if not path.is_file():
-        raise CheckpointError(f"there is no checkpoint {path}")
-    # Leaving the context takes its types off torch's list, also those that stood there before.
-    allowed = torch.serialization.get_safe_globals()
-    missing = [kind for kind in _SAFE_GLOBALS if kind not in allowed]
-    try:
-        with torch.serialization.safe_globals(missing):
-            content = torch.load(path, map_location="cpu", weights_only=True, **options)
-    except Exception as error:  # what unpickling garbage raises has no common base class
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise CheckpointError(
-            f"cannot read the checkpoint {path}, it may be truncated ({reason}); move it away to "
-            "go on from the one before it"
-        ) from error
-    is_checkpoint = isinstance(content, dict) and isinstance(content.get("model_state"), Mapping)
-    return content if is_checkpoint else None
+def _is_checkpoint(content: Any) -> bool:
+    return isinstance(content, dict) and isinstance(content.get("model_state"), Mapping)
+
+
+def checked_state(state: Mapping[str, Any], path: Path) -> dict[str, Tensor]:
+    """The weights of a file, without the prefix of a wrapper, if all are finite tensors.
+
+    Raises:
+        CheckpointError: naming the first that is not. A network with such weights predicts
+            nothing at all, and looks like one that has learnt nothing.
+    """
+    for name, value in state.items():
+        if not isinstance(value, Tensor):
+            raise CheckpointError(
+                f"{path} is no checkpoint: its entry {name!r:.100} is {type(value).__name__}, "
+                "not a tensor"
+            )
+        if not torch.isfinite(value).all():
+            raise CheckpointError(f"{path}: {name} is NaN or infinite; take an earlier checkpoint")
+    return layouts.without_wrapper(state)
 
 
 def write(content: Mapping[str, Any], path: Path) -> None:
@@ -88,8 +93,8 @@ def peek(path: Path) -> Position | None:
     Raises:
         CheckpointError: the file cannot be read.
     """
-    content = _load(path, mmap=zipfile.is_zipfile(path))
-    if content is None:
+    content = torch_files.load(path, mmap=True)
+    if not _is_checkpoint(content):
         return None
     position = position_of(content)
     return position if position.epoch >= 0 else position._replace(epoch=_epoch_in_name(path))
@@ -156,7 +161,7 @@ def load_model_state(model: nn.Module, state: Mapping[str, Tensor], source: Path
     Raises:
         CheckpointError: naming the first differences.
     """
-    own = model.state_dict()
+    own, state = model.state_dict(), layouts.current_spconv(model, state)
     differences = [f"{key} is missing" for key in own if key not in state]
     differences += [f"{key} is not in the model" for key in state if key not in own]
     differences += [
@@ -169,4 +174,4 @@ def load_model_state(model: nn.Module, state: Mapping[str, Tensor], source: Path
             f"{source} belongs to another architecture than {type(model).__name__}: "
             f"{len(differences)} differences, first: {'; '.join(differences[:SHOWN])}"
         )
-    model.load_state_dict(dict(state))
+    model.load_state_dict(state)

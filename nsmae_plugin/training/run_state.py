@@ -21,7 +21,7 @@ from torch.optim import Optimizer
 from nsmae_plugin import __version__
 from nsmae_plugin.errors import CheckpointError
 from nsmae_plugin.training import distributed, random_state
-from nsmae_plugin.training.checkpoint import load_model_state
+from nsmae_plugin.training.checkpoint import COUNTS, load_model_state
 from nsmae_plugin.training.optim import Schedule
 
 _RESUME_KEYS = ("optimizer_state", "scheduler_state", "scaler_state", "random_states", "plan")
@@ -84,7 +84,8 @@ def restore(run: Run, plan: Plan, content: Mapping[str, Any], source: Path, rank
         CheckpointError: when the checkpoint lacks what a resume needs, belongs to another
             architecture, or was planned differently.
     """
-    missing = [key for key in _RESUME_KEYS if key not in content]
+    wanted = (*COUNTS, *_RESUME_KEYS)
+    missing = [key for key in wanted if content.get(key) is None]
     if missing:
         raise CheckpointError(
             f"{source} cannot be resumed, it holds no {', '.join(missing)} (written by "

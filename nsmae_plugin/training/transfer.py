@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from nsmae_plugin.errors import CheckpointError
-from nsmae_plugin.training import checkpoint, weights
+from nsmae_plugin.training import checkpoint, layouts, weights
 from nsmae_plugin.training.weights import ENCODERS, GRID, slot_of, slots_of
 
 LEAST_SHARE = 0.5  # of the parameters of a head, or of an encoder that may match in part
@@ -30,8 +30,8 @@ class SlotMatch:
         missing: names of the model that the checkpoint lacks.
         mismatched: name -> (shape in the checkpoint, shape in the model).
         unexpected: names of the slot in the checkpoint that the model lacks.
-        parameters, loaded_parameters: counts without buffers, which say little about an
-            architecture (every BatchNorm has the same scalar counter).
+        parameters, loaded_parameters: numbers in the parameters, and how many of them were loaded;
+            without buffers, which say little about an architecture.
 
     Integer tensors (counters, index tables) are loaded when they fit and never count as missing or
     unexpected.
@@ -88,7 +88,7 @@ def load_pretrained(
     """
     source = checkpoint.find(path)
     content = weights.read(source)
-    state = content["model_state"]
+    state = layouts.current_spconv(model, content["model_state"])
     slots = match(model, state)
     if not slots:
         raise CheckpointError(
@@ -128,22 +128,23 @@ def _place(
     found: SlotMatch, name: str, own: Tensor, theirs: Mapping[str, Tensor], is_parameter: bool
 ) -> None:
     """Enter one tensor of the model into the list where it belongs."""
-    found.parameters += is_parameter
+    count = own.numel() if is_parameter else 0
+    found.parameters += count
     layer, _, kind = name.rpartition(".")
     if name in theirs and theirs[name].shape == own.shape:
         found.loaded.append(name)
-        found.loaded_parameters += is_parameter
+        found.loaded_parameters += count
     elif name in theirs:
         found.mismatched[name] = (tuple(theirs[name].shape), tuple(own.shape))
     elif kind == "bias" and f"{layer}.weight" in theirs and slot_of(name) in ENCODERS:
         found.zeroed.append(name)
-        found.loaded_parameters += is_parameter
+        found.loaded_parameters += count
     elif own.is_floating_point():
         found.missing.append(name)
 
 
 def _check(slot: str, found: SlotMatch, source: Path, partial: bool) -> None:
-    matched = f"{found.loaded_parameters} of {found.parameters} parameters match"
+    matched = f"{found.loaded_parameters:,} of {found.parameters:,} parameters match"
     if not found.fits:
         raise CheckpointError(
             f"{source}: slot {slot} belongs to another architecture, {matched}; "

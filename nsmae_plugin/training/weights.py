@@ -83,7 +83,17 @@ def _read_safetensors(path: Path) -> dict[str, Any]:
         raise CheckpointError(
             f"cannot read the weights {path}, they may be truncated ({error}); export them again"
         ) from error
-    content: dict[str, Any] = {"model_state": state}
+    content: dict[str, Any] = {"model_state": checkpoint.checked_state(state, path)}
     if manifest is not None:
-        content[MANIFEST] = json.loads(manifest)
+        content[MANIFEST] = _parse_manifest(manifest, path)
     return content
+
+
+def _parse_manifest(text: str, path: Path) -> dict[str, Any]:
+    try:
+        manifest = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise CheckpointError(f"{path}: its manifest is not JSON ({error})") from error
+    if not isinstance(manifest, dict):
+        raise CheckpointError(f"{path}: its manifest is {type(manifest).__name__}, not a dict")
+    return manifest

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from nsmae_plugin import torch_files
 from nsmae_plugin.errors import CheckpointError
 
 logger = logging.getLogger(__name__)
@@ -58,10 +59,7 @@ def _read(path: str | None) -> dict[str, torch.Tensor]:
             f"IMAGE_BACKBONE.INIT_CFG names the checkpoint {path!r}, which does not exist; correct "
             "the path, or remove INIT_CFG to start from random weights"
         )
-    try:
-        content: Any = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises many kinds for a damaged file
-        raise CheckpointError(f"{path} is not a readable checkpoint: {error}") from error
+    content = torch_files.load(Path(path))
     for key in ("state_dict", "model"):
         if isinstance(content, dict) and isinstance(content.get(key), dict):
             content = content[key]
