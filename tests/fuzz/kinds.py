@@ -1,0 +1,13 @@
+"""All kinds of input, by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from fuzz import pickles
+from fuzz.harness import Draw
+
+KINDS: dict[str, Callable[[Path], Draw]] = {
+    "info pickles": pickles.info_pickles,
+}

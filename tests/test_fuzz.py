@@ -1,0 +1,50 @@
+"""Damaged inputs end in the right result, in one line, or in a warning that names the thing."""
+
+import os
+import time
+
+import pytest
+from fuzz import harness
+from fuzz.harness import Case, Fault, run_case, run_kind
+from fuzz.kinds import KINDS
+
+from nsmae_plugin.errors import DataError
+
+CASES = 40  # of each kind
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_damaged_inputs_are_read_right_or_named(kind, tmp_path):
+    tally = run_kind(kind, KINDS[kind](tmp_path), range(CASES), seed=0)
+    assert tally.faults == []
+    assert sum(tally.counts.values()) == CASES
+    assert tally.counts["refused"]
+
+
+def fail(error):
+    raise error
+
+
+def eat_memory():
+    return bool(bytearray(harness.GROWTH + (1 << 27)).translate(bytes(range(256))))
+
+
+@pytest.mark.parametrize(
+    ("run", "fault"),
+    [
+        (lambda: fail(ValueError("x")), "ValueError: x"),
+        (lambda: fail(SystemExit(1)), "SystemExit"),
+        (lambda: fail(DataError("a.bin\nb")), "a message of"),
+        (lambda: fail(DataError("a.bin " + "b" * 500)), "a message of"),
+        (lambda: fail(DataError("it is damaged")), "names none of"),
+        (lambda: False, "no warning that names"),
+        (lambda: os.system("true") == 0, "it started os.system"),
+        (lambda: time.sleep(9) is None, "longer than"),
+        (eat_memory, "it took"),
+    ],
+)
+def test_anything_else_is_a_fault(run, fault, monkeypatch):
+    monkeypatch.setattr(harness, "SECONDS", 1)
+    monkeypatch.setattr(harness, "GROWTH", 1 << 25)
+    with pytest.raises(Fault, match=fault):
+        run_case(Case("a case", run, ("a.bin",)))
