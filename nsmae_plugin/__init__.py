@@ -4,6 +4,7 @@ Importing the package registers nothing; call :func:`register` (the tools do) to
 plugin's classes into the registries of the active host.
 """
 
+import logging
 import os
 import sys
 
@@ -14,6 +15,11 @@ import sys
 if "torch" not in sys.modules and "OMP_WAIT_POLICY" not in os.environ:
     os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
     os.environ.setdefault("GOMP_SPINCOUNT", "2000")
+
+# Building one of spconv's tensors makes torch warn of a function that torch itself calls there.
+logging.getLogger("torch.fx._symbolic_trace").addFilter(
+    lambda record: "is_fx_tracing" not in record.getMessage()
+)
 
 __version__ = "0.1.0"
 

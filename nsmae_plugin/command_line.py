@@ -9,6 +9,7 @@ from typing import ParamSpec
 from nsmae_plugin.errors import NSMAEError
 
 P = ParamSpec("P")
+PREFIX = "error: "  # of the line that a tool ends with
 
 
 def positive(text: str) -> int:
@@ -27,12 +28,12 @@ def errors_in_one_line(main: Callable[P, int]) -> Callable[P, int]:
         try:
             return main(*args, **kwargs)
         except NSMAEError as error:
-            print(f"error: {error}", file=sys.stderr)
+            print(f"{PREFIX}{error}", file=sys.stderr)
         except OSError as error:  # of a file that no message was made for
             if error.errno is None:  # no file at all: a mistake in a program
                 raise
             where = "" if error.filename is None else f"{os.fspath(error.filename)}: "
-            print(f"error: {where}{error.strerror}", file=sys.stderr)
+            print(f"{PREFIX}{where}{error.strerror}", file=sys.stderr)
         return 1
 
     return reporting

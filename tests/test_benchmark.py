@@ -153,6 +153,13 @@ def test_a_process_that_fails_says_why():
         run_isolated("nsmae_plugin.benchmark.frustum", ["nonsense"], memory="small_pages")
 
 
+def test_what_a_process_refuses_is_one_line():
+    config = Path(__file__).parents[1] / "cfgs" / "tiny" / "centerpoint_lidar.yaml"
+    arguments = ["ours", "--cfg_file", str(config), "--set", "DATA_CONFIG.DATA_PATH", "nowhere"]
+    with pytest.raises(MeasurementError, match=r"^cannot read the info file nowhere/.*VERSION$"):
+        run_isolated("nsmae_plugin.benchmark.loader", arguments, memory="small_pages")
+
+
 def test_the_command_compares_the_formulations_at_tiny_size(tmp_path, capsys, monkeypatch):
     path = tmp_path / "report.json"
     options = ["--size", "tiny", "--rounds", "1", "--repeats", "2", "--json", str(path)]

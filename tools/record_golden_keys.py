@@ -13,6 +13,7 @@ Builds the detector of one of OpenPCDet's own configurations at full size and wr
 import argparse
 import json
 import os
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -24,7 +25,8 @@ import yaml
 from easydict import EasyDict
 
 from nsmae_plugin import files
-from nsmae_plugin.host import openpcdet
+from nsmae_plugin.command_line import errors_in_one_line
+from nsmae_plugin.errors import HostError
 
 CONFIG = "tools/cfgs/nuscenes_models/bevfusion.yaml"
 VOXEL_SIZE = (0.075, 0.075, 0.2)  # metres, as in the files that the docstring names
@@ -32,6 +34,8 @@ VOXEL_SIZE = (0.075, 0.075, 0.2)  # metres, as in the files that the docstring n
 
 def build_detector(config: EasyDict):
     """OpenPCDet's detector without image checkpoint."""
+    from nsmae_plugin.host import openpcdet  # (--help needs no OpenPCDet)
+
     model = config.MODEL
     if "IMAGE_BACKBONE" in model:
         del model["IMAGE_BACKBONE"]["INIT_CFG"]
@@ -56,14 +60,18 @@ def _readable(golden: dict) -> str:
     return json.dumps(head, indent=1)[:-2] + ',\n "state": {\n' + rows + "\n }\n}\n"
 
 
-def main() -> None:
+@errors_in_one_line
+def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--commit", required=True, help="commit of the OpenPCDet checkout")
     parser.add_argument("--out", required=True, type=Path)
     parser.add_argument("--config", default=CONFIG, help="in the checkout (default: %(default)s)")
     args = parser.parse_args()
 
-    path = Path(os.environ["OPENPCDET_ROOT"]) / args.config
+    root = os.environ.get("OPENPCDET_ROOT")
+    if not root:
+        raise HostError("set OPENPCDET_ROOT to the OpenPCDet checkout whose names are recorded")
+    path = Path(root) / args.config
     config = EasyDict(yaml.safe_load(path.read_text(encoding="utf-8")))
     state = build_detector(config).state_dict()
     golden = {
@@ -74,7 +82,8 @@ def main() -> None:
     }
     files.write_text(args.out, _readable(golden))
     print(f"{len(state)} names from {path} ({args.commit}) -> {args.out}")
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -7,6 +7,7 @@ and prints JSON; ``tools/benchmark.py frustum`` runs them in turn.
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -26,6 +27,7 @@ from nsmae_plugin.benchmark.materialised import (
     render_materialised,
 )
 from nsmae_plugin.benchmark.measure import isolated_parser, measure_calls
+from nsmae_plugin.command_line import errors_in_one_line
 from nsmae_plugin.geometry import frustum_pixels, frustum_rays
 from nsmae_plugin.models.bev_pool import bev_pool, to_rows
 from nsmae_plugin.models.compositing import density_bias
@@ -189,7 +191,8 @@ def largest_differences(
     }
 
 
-def main() -> None:
+@errors_in_one_line
+def main() -> int:
     parser = isolated_parser(__doc__, configured=False)
     parser.add_argument("task", choices=[*VARIANTS, "differences"])
     parser.add_argument("--size", choices=SIZES, default="full")
@@ -202,7 +205,8 @@ def main() -> None:
         make_step(args.task, make_problem(SIZES["tiny"], 1, device))()
         step = make_step(args.task, make_problem(size, args.batch, device))
         print(json.dumps(measure_calls(step, device, args.repeats)))
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -26,6 +27,7 @@ from matplotlib.ticker import EngFormatter, MaxNLocator
 from nsmae_plugin.benchmark import frustum
 from nsmae_plugin.benchmark.inputs import ring_of_cameras, scan, stack_samples
 from nsmae_plugin.benchmark.measure import isolated_parser, measure_calls
+from nsmae_plugin.command_line import errors_in_one_line
 from nsmae_plugin.geometry import frustum_pixels, frustum_rays
 from nsmae_plugin.models.depth_map import image_returns, z_buffer
 from nsmae_plugin.models.lift_splat import GEOMETRY_KEYS
@@ -189,7 +191,8 @@ def _draw(panel: Axes, axis: str, rows: list[dict[str, Any]]) -> None:
     panel.spines[["top", "right"]].set_visible(False)
 
 
-def main() -> None:
+@errors_in_one_line
+def main() -> int:
     parser = isolated_parser(__doc__, configured=False)
     parser.add_argument("axis", choices=list(AXES["full"]))
     parser.add_argument("value", type=int)
@@ -201,7 +204,8 @@ def main() -> None:
     usual = Case(frustum.SIZES[args.size], args.batch, POINTS[args.size])
     case = vary(usual, args.axis, args.value)
     print(json.dumps(measure_calls(make_step(case, device), device, args.repeats)))
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

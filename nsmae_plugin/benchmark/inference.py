@@ -8,6 +8,7 @@ all leave their results.
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from nsmae_plugin import host
 from nsmae_plugin.benchmark.inputs import made_up_batch
 from nsmae_plugin.benchmark.measure import MeasurementError, isolated_parser, measure_calls
 from nsmae_plugin.benchmark.step import build_model
+from nsmae_plugin.command_line import errors_in_one_line
 from nsmae_plugin.config import load_config
 from nsmae_plugin.errors import ConfigError
 from nsmae_plugin.models.depth_map import image_returns
@@ -166,7 +168,8 @@ def check(result: dict[str, dict[str, float]]) -> None:
             raise MeasurementError(f"the {name} differ from those of OpenPCDet's modules: {one}")
 
 
-def main() -> None:
+@errors_in_one_line
+def main() -> int:
     parser = isolated_parser(__doc__, configured=True)
     parser.add_argument("variant", choices=VARIANTS)
     parser.add_argument("--folder", type=Path, required=True)
@@ -174,7 +177,8 @@ def main() -> None:
     config, device = load_config(args.cfg_file, args.overrides), torch.device(args.device)
     result = measure(config, args.variant, args.batch, device, args.repeats, args.folder)
     print(json.dumps(result))
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -9,6 +9,7 @@ nothing else makes as many samples a second as the inverse.
 from __future__ import annotations
 
 import json
+import sys
 import time
 from typing import Any
 
@@ -21,6 +22,7 @@ import torch
 from nsmae_plugin import host
 from nsmae_plugin.benchmark.measure import MeasurementError, isolated_parser
 from nsmae_plugin.benchmark.stopwatch import Stopwatch, watch
+from nsmae_plugin.command_line import errors_in_one_line
 from nsmae_plugin.config import load_config
 from nsmae_plugin.data.loader import prepare_worker, seeded
 
@@ -114,7 +116,8 @@ def measure_variant(dataset: Any, batch: int, repeats: int) -> dict[str, Any]:
     return {"seconds": seconds, "mib": [], "stages": stages, "loaded": first}
 
 
-def main() -> None:
+@errors_in_one_line
+def main() -> int:
     parser = isolated_parser(__doc__, configured=True, on_device=False)
     parser.add_argument("variant", choices=VARIANTS)
     parser.add_argument("--sweeps", type=int)
@@ -124,7 +127,8 @@ def main() -> None:
     if args.variant == "ours":
         prepare_worker(0)
     print(json.dumps(measure_variant(dataset, args.batch, args.repeats)))
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

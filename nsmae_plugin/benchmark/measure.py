@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from nsmae_plugin.command_line import PREFIX
 from nsmae_plugin.errors import NSMAEError
 from nsmae_plugin.memory import SETTINGS, release_freed_memory
 
@@ -111,7 +112,8 @@ def run_isolated(
         host: 'builtin' or 'openpcdet'; None leaves NSMAE_HOST as it is.
 
     Raises:
-        MeasurementError: with what the process wrote to stderr.
+        MeasurementError: with what the process wrote to stderr; where the plugin refused to go on,
+            with its line alone.
     """
     environment = dict(os.environ)
     paths = [str(PROJECT), *filter(None, [environment.get("PYTHONPATH")])]
@@ -122,7 +124,11 @@ def run_isolated(
     command = [sys.executable, "-m", module, *arguments]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     if done.returncode:
-        raise MeasurementError(f"{' '.join(command)} failed:\n{done.stderr.strip()[-2000:]}")
+        errors = done.stderr.strip()
+        last = errors.rpartition("\n")[2]
+        if last.startswith(PREFIX):
+            raise MeasurementError(last.removeprefix(PREFIX))
+        raise MeasurementError(f"{' '.join(command)} failed:\n{errors[-2000:]}")
     return json.loads(done.stdout.splitlines()[-1])
 
 

@@ -10,6 +10,7 @@ import copy
 import json
 import math
 import statistics
+import sys
 import time
 from collections.abc import Callable
 from typing import Any
@@ -26,6 +27,7 @@ from nsmae_plugin.benchmark.inputs import made_up_batch, made_up_dataset
 from nsmae_plugin.benchmark.materialised import LIFTING, materialise
 from nsmae_plugin.benchmark.measure import isolated_parser, measure_calls
 from nsmae_plugin.benchmark.modules import ModuleTimer
+from nsmae_plugin.command_line import errors_in_one_line
 from nsmae_plugin.config import load_config
 from nsmae_plugin.data.masking import hidden_subset, image_patch_mask
 from nsmae_plugin.errors import ConfigError
@@ -199,7 +201,8 @@ def measure_variant(
     }
 
 
-def main() -> None:
+@errors_in_one_line
+def main() -> int:
     parser = isolated_parser(__doc__, configured=True)
     parser.add_argument("variant", choices=VARIANTS)
     parser.add_argument("--use_amp", action="store_true")
@@ -209,7 +212,8 @@ def main() -> None:
     amp_dtype = torch.bfloat16 if args.use_amp else None
     measured = measure_variant(config, args.variant, args.batch, device, args.repeats, amp_dtype)
     print(json.dumps(measured))
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

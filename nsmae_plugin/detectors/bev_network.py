@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 from torch import nn
 
 from nsmae_plugin import host
-from nsmae_plugin.detectors.bev_config import check_sections, check_sizes
+from nsmae_plugin.detectors.bev_config import check_sections
 from nsmae_plugin.detectors.branches import prepare_geometry, require_inputs
 from nsmae_plugin.host.detection import DenseHeadDetector
 
@@ -36,7 +36,6 @@ class BEVNetwork(DenseHeadDetector, host.Detector3DTemplate):
     def __init__(self, model_cfg: Any, num_class: int, dataset: Any) -> None:
         super().__init__(model_cfg=model_cfg, num_class=num_class, dataset=dataset)
         check_sections(model_cfg, self.heads)
-        check_sizes(model_cfg, dataset)
         self.module_topology = [
             "vfe",
             "backbone_3d",

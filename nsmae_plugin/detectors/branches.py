@@ -6,12 +6,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from nsmae_plugin.errors import ConfigError
+from nsmae_plugin.host.grids import LIDAR_STRIDE, camera_bev_stride, common_stride
 from nsmae_plugin.models.lift_splat import GEOMETRY, LiftSplatTransform
 from nsmae_plugin.models.targets import Columns
 
 CAMERA_SECTIONS = ("IMAGE_BACKBONE", "NECK", "VTRANSFORM")
 LIDAR_SECTIONS = ("VFE", "BACKBONE_3D", "MAP_TO_BEV")
-LIDAR_STRIDE = 8  # voxels per BEV cell of the 8x backbones
 
 
 def has_branch(model_cfg: Any, name: str, sections: Sequence[str]) -> bool:
@@ -64,42 +64,6 @@ def bev_columns(model_cfg: Any, dataset: Any) -> Columns:
         strides["BACKBONE_3D"] = LIDAR_STRIDE
     if model_cfg.get("VTRANSFORM") is not None:
         strides["VTRANSFORM"] = camera_bev_stride(model_cfg.VTRANSFORM, dataset)
-    if len(set(strides.values())) != 1:
-        cells = ", ".join(f"MODEL.{k}: {v * voxel_size[0]:g} m" for k, v in strides.items())
-        raise ConfigError(
-            f"the BEV grids of camera and LiDAR differ in their cells ({cells}): choose XBOUND, "
-            "YBOUND and DOWNSAMPLE of MODEL.VTRANSFORM accordingly"
-        )
-    stride = next(iter(strides.values()))
-    if size[0] % stride or size[1] % stride:
-        raise ConfigError(
-            f"{size[0]} x {size[1]} voxels do not divide into BEV cells of {stride} x {stride}: "
-            "change DATA_CONFIG.POINT_CLOUD_RANGE or VOXEL_SIZE"
-        )
+    stride = common_stride(strides, dataset)
     lower = tuple(float(value) for value in dataset.point_cloud_range[:3])
     return Columns(lower, voxel_size, size, stride)
-
-
-def camera_bev_stride(config: Any, dataset: Any) -> int:
-    """Voxels per cell of the camera's BEV features.
-
-    Raises:
-        ConfigError: the camera's grid covers another range, or its cells are no whole voxels.
-    """
-    strides = set()
-    for axis, key in enumerate(("XBOUND", "YBOUND")):
-        start, stop, step = config[key]
-        bounds = [float(dataset.point_cloud_range[axis + offset]) for offset in (0, 3)]
-        if max(abs(start - bounds[0]), abs(stop - bounds[1])) > 1e-3:
-            raise ConfigError(
-                f"MODEL.VTRANSFORM.{key} covers {start:g} to {stop:g} m, but "
-                f"DATA_CONFIG.POINT_CLOUD_RANGE {bounds[0]:g} to {bounds[1]:g} m: make them equal"
-            )
-        strides.add(round(step * config.DOWNSAMPLE / float(dataset.voxel_size[axis]), 3))
-    stride = strides.pop()
-    if strides or stride != int(stride):
-        raise ConfigError(
-            f"the camera's BEV cells (MODEL.VTRANSFORM.XBOUND and YBOUND step x DOWNSAMPLE) must "
-            f"be squares of whole voxels of DATA_CONFIG VOXEL_SIZE {list(dataset.voxel_size)}"
-        )
-    return int(stride)

@@ -10,6 +10,7 @@ from nsmae_plugin.host.batch import to_device
 from nsmae_plugin.host.builtin.dataset import DatasetTemplate
 from nsmae_plugin.host.builtin.detector import Detector3DTemplate
 from nsmae_plugin.host.builtin.registry import lookup, register
+from nsmae_plugin.host.grids import check_grids
 
 __all__ = [
     "NAME",
@@ -31,10 +32,11 @@ def build_network(model_cfg: Any, num_class: int, dataset: Any) -> nn.Module:
 
     Raises:
         HostError: a NAME in ``model_cfg`` is not registered.
-        ConfigError: ``model_cfg`` has sections that the detector does not use.
+        ConfigError: ``model_cfg`` has sections that the detector does not use, or grids that do
+            not fit together.
     """
-    model = lookup("detector", model_cfg.NAME)(
-        model_cfg=model_cfg, num_class=num_class, dataset=dataset
-    )
+    detector = lookup("detector", model_cfg.NAME)
+    check_grids(model_cfg, dataset)
+    model = detector(model_cfg=model_cfg, num_class=num_class, dataset=dataset)
     build.refuse_unused_sections(model, model_cfg)
     return model

@@ -8,6 +8,7 @@ Raises:
     HostError: OpenPCDet is absent or cannot be imported; the message names the remedy.
 """
 
+import sys
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,10 +16,11 @@ from typing import Any
 from torch import nn
 
 from nsmae_plugin.host import build
+from nsmae_plugin.host.openpcdet.command import load_for_command
 from nsmae_plugin.host.openpcdet.loading import load
 
 #: What was found and what was put in its place.
-REPORT = load()
+REPORT = load_for_command() if sys.argv[:1] == ["-m"] else load()
 
 from pcdet import config as _config  # noqa: E402
 from pcdet.datasets import DatasetTemplate  # noqa: E402
@@ -51,7 +53,8 @@ def build_network(model_cfg: Any, num_class: int, dataset: Any) -> nn.Module:
 
     Raises:
         HostError: a NAME in ``model_cfg`` is not registered.
-        ConfigError: ``model_cfg`` has sections that the detector does not use.
+        ConfigError: ``model_cfg`` has sections that the detector does not use, or grids that do
+            not fit together.
     """
     check_names(model_cfg)
     model = _build_network(model_cfg=model_cfg, num_class=num_class, dataset=dataset)

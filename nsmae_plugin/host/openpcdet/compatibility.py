@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from nsmae_plugin.data.safe_pickle import load_plain
+from nsmae_plugin.host.grids import check_grids
 from nsmae_plugin.host.openpcdet.patching import replace
 
 # Removed in NumPy 1.24; base_bev_backbone.py and database_sampler.py among others use them.
@@ -116,6 +117,21 @@ def read_databases_without_trust(sampler_module: ModuleType) -> None:
         return load_plain(Path(file.name), "the list of the ground-truth database", remedy)
 
     sampler_module.pickle = SimpleNamespace(load=load)  # type: ignore[attr-defined]
+
+
+def check_grids_before_building(models: ModuleType) -> None:
+    """Let ``pcdet.models.build_network`` refuse grids that do not fit together.
+
+    OpenPCDet's BevFusion fuses the maps of camera and LiDAR whatever range each has.
+    """
+
+    def build_network(
+        original: Callable[..., Any], model_cfg: Any, num_class: int, dataset: Any
+    ) -> torch.nn.Module:
+        check_grids(model_cfg, dataset)
+        return original(model_cfg=model_cfg, num_class=num_class, dataset=dataset)
+
+    replace(models, "build_network", build_network)
 
 
 def _object_array(infos: list[list[list[Any]]]) -> np.ndarray:

@@ -51,6 +51,7 @@ def load() -> report.Report:
     compatibility.read_databases_without_trust(sampler)
     assigner = "pcdet.models.dense_heads.target_assigner.hungarian_assigner"
     compatibility.assign_where_there_is_no_box(_class(assigner, "HungarianAssigner3D"))
+    compatibility.check_grids_before_building(sys.modules["pcdet.models"])
     return report.describe(stand_ins)
 
 

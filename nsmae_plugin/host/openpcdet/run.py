@@ -18,8 +18,8 @@ import nsmae_plugin
 from nsmae_plugin import host
 from nsmae_plugin.errors import HostError
 from nsmae_plugin.host.openpcdet import REPORT
+from nsmae_plugin.host.openpcdet.command import USAGE
 
-USAGE = "usage: python -m nsmae_plugin.host.openpcdet SCRIPT [ARGUMENTS ...]"
 INPUTS = ("--ckpt", "--ckpt_dir", "--pretrained_model")  # arguments that name what exists
 
 
@@ -33,7 +33,7 @@ def main(arguments: Sequence[str]) -> None:
             configuration or a checkpoint is found neither here nor in the script's folder.
     """
     if not arguments:
-        raise HostError(f"no script was named; {USAGE}")
+        raise HostError(f"no script was named; {USAGE.splitlines()[0]}")
     script = find_script(arguments[0], Path(REPORT.location).resolve().parent)
     if host.NAME == "openpcdet":
         nsmae_plugin.register()

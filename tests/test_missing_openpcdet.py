@@ -1,0 +1,54 @@
+"""Commands that need OpenPCDet explain themselves, and end in one line, where there is none."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import nsmae_plugin
+
+REPOSITORY = Path(nsmae_plugin.__file__).parents[1]
+WRAPPER = ["-m", "nsmae_plugin.host.openpcdet"]
+RECORDER = ["tools/record_golden_keys.py"]
+
+
+def run(arguments):
+    environment = {key: value for key, value in os.environ.items() if key != "OPENPCDET_ROOT"}
+    return subprocess.run(
+        [sys.executable, *arguments],
+        cwd=REPOSITORY,
+        env={**environment, "NSMAE_HOST": "auto"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize("command", [WRAPPER, RECORDER], ids=lambda command: command[-1])
+def test_help_needs_no_openpcdet(command):
+    outcome = run([*command, "--help"])
+    assert (outcome.returncode, outcome.stderr) == (0, "")
+    assert outcome.stdout.startswith("usage: ")
+
+
+@pytest.mark.parametrize(
+    "command", [[*WRAPPER, "tools/train.py"], [*RECORDER, "--commit", "x", "--out", "y"]]
+)
+def test_without_openpcdet_they_end_in_one_line(command):
+    outcome = run(command)
+    assert outcome.returncode == 1
+    (line,) = outcome.stderr.splitlines()
+    assert line.startswith("error: ")
+    assert "OPENPCDET_ROOT" in line
+
+
+def test_torch_does_not_comment_on_the_tensors_of_spconv(caplog):
+    import torch
+    from spconv.pytorch import SparseConvTensor
+    from torch.fx import _symbolic_trace
+
+    _symbolic_trace.is_fx_tracing_warning.cache_clear()  # it speaks once in a process
+    SparseConvTensor(torch.zeros(1, 1), torch.zeros(1, 4, dtype=torch.int32), [1, 1, 1], 1)
+    assert not caplog.records
