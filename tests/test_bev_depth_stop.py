@@ -80,7 +80,7 @@ def test_after_it_the_lidar_encoder_and_the_head_do_not_run_in_training():
     train(run, 1)
     assert calls == ["perspective_head"]
     with torch.no_grad():
-        rendered, _ = run.model.eval()(made_up_batch())
+        (rendered, _), _ = run.model.eval()(made_up_batch())
     assert "rendered_bev_depth" in rendered
     assert "loss_bev_depth" in rendered["loss_terms"]
 

@@ -100,8 +100,8 @@ def test_what_cannot_be_evaluated_says_so_before_the_network_runs(workspace, cap
     assert "the nuScenes benchmark has no class animal" in capsys.readouterr().err
     assert evaluate("--batch_size", "0") == 1
     pretraining = toys.REPOSITORY / "cfgs/tiny/nsmae_pretrain.yaml"
-    assert run_tool("--cfg_file", pretraining) == 1
-    assert "tools/evaluate_pretrain.py" in capsys.readouterr().err
+    assert run_tool("--cfg_file", pretraining, "--results", "boxes.json") == 1
+    assert "nsmae_pretrain.yaml finds no boxes" in capsys.readouterr().err
     assert run_tool("--cfg_file", toys.write_config(workspace)) == 1
     assert "DATA_CONFIG has no DATA_SPLIT" in capsys.readouterr().err
 

@@ -94,12 +94,13 @@ def test_training_returns_openpcdets_triple_with_every_term_twice(mode):
 def test_evaluation_returns_renderings_targets_and_terms(mode):
     batch = made_up_batch(mode)
     with torch.no_grad():
-        rendered, recall = build(mode).eval()(batch)
+        samples, recall = build(mode).eval()(batch)
     assert recall == {}
-    assert rendered["frame_id"] is batch["frame_id"]
-    views = {"rendered_bev_depth": (2, 16, 16)}
+    assert len(samples) == 2
+    rendered = samples[1]
+    views = {"rendered_bev_depth": (16, 16)}
     if mode != "lidar":
-        views |= {"rendered_depth": (2, 2, 8, 12), "rendered_rgb": (2, 2, 3, 8, 12)}
+        views |= {"rendered_depth": (2, 8, 12), "rendered_rgb": (2, 3, 8, 12)}
     for name, shape in views.items():
         target = name.replace("rendered", "target")
         assert rendered[name].shape == rendered[target].shape == shape
@@ -154,12 +155,12 @@ def test_the_callers_batch_is_left_alone(training):
 def test_targets_do_not_depend_on_the_masks():
     model, batch = build("both").eval(), made_up_batch()
     with torch.no_grad():
-        first, _ = model(batch)
+        (first, _), _ = model(batch)
         batch["image_patch_mask"] = ~batch["image_patch_mask"]
         batch["depth_hint_mask"] = torch.ones_like(batch["depth_hint_mask"])
         batch["voxel_coords"], batch["voxels"] = batch["voxel_coords"][:9], batch["voxels"][:9]
         batch["voxel_num_points"] = batch["voxel_num_points"][:9]
-        second, _ = model(batch)
+        (second, _), _ = model(batch)
     for name in ("target_rgb", "target_depth", "target_bev_depth"):
         assert torch.equal(first[name], second[name])
     assert not torch.equal(first["rendered_rgb"], second["rendered_rgb"])
@@ -169,10 +170,10 @@ def test_hidden_patches_do_not_reach_the_rendering():
     # What is under the mask may change the target only.
     model, batch = build("both").eval(), made_up_batch()
     with torch.no_grad():
-        first, _ = model(batch)
+        (first, _), _ = model(batch)
         hidden = batch["image_patch_mask"].repeat_interleave(8, -1).repeat_interleave(8, -2)
         batch["camera_imgs"] = torch.where(hidden[:, :, None], 0.7, batch["camera_imgs"])
-        second, _ = model(batch)
+        (second, _), _ = model(batch)
     assert torch.equal(first["rendered_rgb"], second["rendered_rgb"])
     assert not torch.equal(first["target_rgb"], second["target_rgb"])
 
@@ -216,7 +217,7 @@ def test_no_point_in_view_gives_a_finite_loss_and_gradients(mode):
 def test_any_number_of_cameras(cameras):
     with torch.no_grad():
         rendered, _ = build("both").eval()(made_up_batch(cameras=cameras))
-    assert rendered["rendered_rgb"].shape[:2] == (2, cameras)
+    assert [len(sample["rendered_rgb"]) for sample in rendered] == [cameras, cameras]
 
 
 def test_bfloat16_autocast_trains_with_float32_renderings(device):
@@ -250,7 +251,7 @@ def test_the_data_set_feeds_every_mode(mode, synthetic_root):
     result["loss"].backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
     with torch.no_grad():
-        rendered, _ = model.eval()(batch)
+        (rendered, _), _ = model.eval()(batch)
     # Nine of ten voxels and hints are hidden; cells of several show one more often.
     assert rendered["target_bev_mask"].any()
     assert 0.3 < rendered["target_bev_hidden"].sum() / rendered["target_bev_mask"].sum() <= 1

@@ -13,6 +13,7 @@ from nsmae_plugin.evaluation.reconstruction import (
     ReconstructionMeter,
     cells_of_patches,
     evaluate,
+    measure,
 )
 from nsmae_plugin.evaluation.sums import psnr
 
@@ -20,38 +21,35 @@ from nsmae_plugin.evaluation.sums import psnr
 NEAR = 1e-6
 
 
-def colour_batch() -> dict:
-    """One sample, one camera, 1×2 cells; the left patch is hidden."""
-    target = torch.tensor([[0.0, 1.0], [0.2, 0.6], [0.5, 0.5]]).reshape(1, 1, 3, 1, 2)
-    error = torch.tensor([[0.1, 0.0], [0.2, 0.3], [0.0, 0.1]]).reshape(1, 1, 3, 1, 2)
-    mask = torch.tensor([True, False]).reshape(1, 1, 1, 2)
+def colour_sample() -> dict:
+    """One camera, 1×2 cells; the left patch is hidden."""
+    target = torch.tensor([[0.0, 1.0], [0.2, 0.6], [0.5, 0.5]]).reshape(1, 3, 1, 2)
+    error = torch.tensor([[0.1, 0.0], [0.2, 0.3], [0.0, 0.1]]).reshape(1, 3, 1, 2)
+    mask = torch.tensor([True, False]).reshape(1, 1, 2)
     return {
-        "batch_size": 1,
         "rendered_rgb": target + error,
         "target_rgb": target,
         "image_patch_mask": mask,
     }
 
 
-def depth_batch() -> dict:
-    """Four cells: a hidden one at 10 m, visible ones at 20 and 60 m, one without a target."""
-    valid = torch.tensor([True, True, True, False]).reshape(1, 1, 1, 4)
+def depth_sample() -> dict:
+    """A hidden cell at 10 m, visible ones at 20 and 60 m, one without a target."""
+    valid = torch.tensor([True, True, True, False]).reshape(1, 1, 4)
     return {
-        "batch_size": 1,
-        "rendered_depth": torch.tensor([13.0, 19.0, 55.0, 7.0]).reshape(1, 1, 1, 4),
-        "target_depth": torch.tensor([10.0, 20.0, 60.0, 999.0]).reshape(1, 1, 1, 4),
+        "rendered_depth": torch.tensor([13.0, 19.0, 55.0, 7.0]).reshape(1, 1, 4),
+        "target_depth": torch.tensor([10.0, 20.0, 60.0, 999.0]).reshape(1, 1, 4),
         "target_depth_mask": valid,
-        "target_depth_hidden": torch.tensor([True, False, False, False]).reshape(1, 1, 1, 4),
-        "rendered_opacity": torch.tensor([0.5, 1.0, 1.0, 0.1]).reshape(1, 1, 1, 4),
+        "target_depth_hidden": torch.tensor([True, False, False, False]).reshape(1, 1, 4),
+        "rendered_opacity": torch.tensor([0.5, 1.0, 1.0, 0.1]).reshape(1, 1, 4),
     }
 
 
-def metrics_of(*batches: dict, device: torch.device | str = "cpu") -> dict[str, float]:
-    meter = ReconstructionMeter(device)
-    for batch in batches:
-        meter.update(
-            {k: v.to(device) if isinstance(v, torch.Tensor) else v for k, v in batch.items()}
-        )
+def metrics_of(*samples: dict, device: torch.device | str = "cpu") -> dict[str, float]:
+    meter = ReconstructionMeter()
+    for sample in samples:
+        moved = {k: v.to(device) if isinstance(v, torch.Tensor) else v for k, v in sample.items()}
+        meter.add(measure(moved, "a frame"))
     return meter.compute()
 
 
@@ -61,7 +59,7 @@ def test_psnr_of_a_hundredth_is_twenty_decibels():
 
 
 def test_colour_errors_are_split_by_patch(device):
-    metrics = metrics_of(colour_batch(), device=device)
+    metrics = metrics_of(colour_sample(), device=device)
     # Hidden cell: (0.01 + 0.04 + 0) / 3; visible cell: (0 + 0.09 + 0.01) / 3.
     assert metrics["rgb_mse_masked"] == pytest.approx(0.05 / 3, abs=NEAR)
     assert metrics["rgb_mse_visible"] == pytest.approx(0.10 / 3, abs=NEAR)
@@ -70,7 +68,7 @@ def test_colour_errors_are_split_by_patch(device):
 
 
 def test_mean_colour_baseline_is_taken_per_channel():
-    metrics = metrics_of(colour_batch())
+    metrics = metrics_of(colour_sample())
     # Means 0.5, 0.4, 0.5; squared deviations 0.25, 0.04, 0 in either cell.
     assert metrics["baseline_mean_rgb_mse"] == pytest.approx(0.29 / 3, abs=NEAR)
     assert metrics["baseline_mean_rgb_mse_masked"] == pytest.approx(0.29 / 3, abs=NEAR)
@@ -80,7 +78,7 @@ def test_mean_colour_baseline_is_taken_per_channel():
 
 
 def test_depth_errors_are_split_by_visible_hint_and_ignore_cells_without_target(device):
-    metrics = metrics_of(depth_batch(), device=device)
+    metrics = metrics_of(depth_sample(), device=device)
     assert metrics["depth_mae_hidden"] == pytest.approx(3.0)
     assert metrics["depth_mae_visible"] == pytest.approx((1 + 5) / 2)
     assert metrics["depth_mae"] == pytest.approx((3 + 1 + 5) / 3)
@@ -88,7 +86,7 @@ def test_depth_errors_are_split_by_visible_hint_and_ignore_cells_without_target(
 
 
 def test_depth_baselines_are_the_mean_and_the_median_of_the_targets():
-    metrics = metrics_of(depth_batch())
+    metrics = metrics_of(depth_sample())
     assert metrics["baseline_mean_depth"] == pytest.approx(30.0)
     assert metrics["baseline_median_depth"] == pytest.approx(20.0)
     assert metrics["baseline_mean_depth_mae"] == pytest.approx((20 + 10 + 30) / 3)
@@ -98,15 +96,14 @@ def test_depth_baselines_are_the_mean_and_the_median_of_the_targets():
 
 
 def test_view_from_above_is_measured_on_its_own():
-    batch = {
-        "batch_size": 1,
-        "rendered_bev_depth": torch.tensor([[[1.0, 2.0]]]),
-        "target_bev_depth": torch.tensor([[[1.5, 5.0]]]),
-        "target_bev_mask": torch.tensor([[[True, True]]]),
-        "target_bev_hidden": torch.tensor([[[False, True]]]),
-        "rendered_bev_opacity": torch.tensor([[[0.25, 0.75]]]),
+    sample = {
+        "rendered_bev_depth": torch.tensor([[1.0, 2.0]]),
+        "target_bev_depth": torch.tensor([[1.5, 5.0]]),
+        "target_bev_mask": torch.tensor([[True, True]]),
+        "target_bev_hidden": torch.tensor([[False, True]]),
+        "rendered_bev_opacity": torch.tensor([[0.25, 0.75]]),
     }
-    metrics = metrics_of(batch)
+    metrics = metrics_of(sample)
     assert metrics["bev_depth_mae"] == pytest.approx(1.75)
     assert metrics["bev_depth_mae_hidden"] == pytest.approx(3.0)
     assert metrics["bev_opacity"] == pytest.approx(0.5)
@@ -115,17 +112,16 @@ def test_view_from_above_is_measured_on_its_own():
 
 def test_constant_error_matches_the_direct_computation_on_many_depths():
     generator = torch.Generator().manual_seed(0)
-    shape = (2, 3, 16, 28)
+    shape = (6, 16, 28)
     target = 1 + 59 * torch.rand(shape, generator=generator)
-    batch = {
-        "batch_size": 2,
+    sample = {
         "rendered_depth": torch.full(shape, 30.0),
         "target_depth": target,
         "target_depth_mask": torch.rand(shape, generator=generator) < 0.7,
         "target_depth_hidden": torch.rand(shape, generator=generator) < 0.5,
     }
-    metrics = metrics_of(batch)
-    values = target[batch["target_depth_mask"]].double()
+    metrics = metrics_of(sample)
+    values = target[sample["target_depth_mask"]].double()
     # One bin of 1 mm at most is inexact.
     assert metrics["baseline_median_depth"] == pytest.approx(float(values.median()), abs=1e-3)
     for kind, constant in (("mean", values.mean()), ("median", values.median())):
@@ -133,21 +129,16 @@ def test_constant_error_matches_the_direct_computation_on_many_depths():
         assert metrics[f"baseline_{kind}_depth_mae"] == pytest.approx(expected, abs=1e-3)
 
 
-def test_result_does_not_depend_on_how_samples_are_batched():
-    # Means of batch means would give (3 + 3) / 2 here: one batch has 1 target cell, the other 3.
-    small, large = depth_batch(), depth_batch()
-    small["target_depth_mask"] = torch.tensor([True, False, False, False]).reshape(1, 1, 1, 4)
-    joint = {key: torch.cat([small[key], large[key]]) for key in small if key != "batch_size"} | {
-        "batch_size": 2
-    }
-    one, two = metrics_of(joint), metrics_of(small, large)
-    assert one == pytest.approx(two)
-    assert one["depth_mae"] == pytest.approx((3 + 3 + 1 + 5) / 4)
+def test_every_cell_counts_once_whatever_sample_it_is_in():
+    # A mean of the means of samples would give (3 + 3) / 2 here: one has 1 target cell, one has 3.
+    small, large = depth_sample(), depth_sample()
+    small["target_depth_mask"] = torch.tensor([True, False, False, False]).reshape(1, 1, 4)
+    assert metrics_of(small, large)["depth_mae"] == pytest.approx((3 + 3 + 1 + 5) / 4)
 
 
 def test_loss_terms_weigh_as_many_cells_as_they_average():
-    small, large = depth_batch(), depth_batch()
-    small["target_depth_mask"] = torch.tensor([True, False, False, False]).reshape(1, 1, 1, 4)
+    small, large = depth_sample(), depth_sample()
+    small["target_depth_mask"] = torch.tensor([True, False, False, False]).reshape(1, 1, 4)
     small["loss_terms"] = {"loss_depth": 3.0, "weighted_depth": 0.03}
     large["loss_terms"] = {"loss_depth": 3.0, "weighted_depth": 0.03}
     large["rendered_depth"] = large["rendered_depth"] + 1
@@ -157,11 +148,11 @@ def test_loss_terms_weigh_as_many_cells_as_they_average():
     assert metrics["weighted_depth"] == pytest.approx(metrics["depth_mae"] / 100)
 
 
-def test_loss_of_a_batch_without_targets_is_left_out():
-    empty = depth_batch()
-    empty["target_depth_mask"] = torch.zeros(1, 1, 1, 4, dtype=torch.bool)
+def test_loss_of_a_sample_without_targets_is_left_out():
+    empty = depth_sample()
+    empty["target_depth_mask"] = torch.zeros(1, 1, 4, dtype=torch.bool)
     empty["loss_terms"] = {"loss_depth": 0.0}
-    full = depth_batch() | {"loss_terms": {"loss_depth": 3.0}}
+    full = depth_sample() | {"loss_terms": {"loss_depth": 3.0}}
     assert metrics_of(empty, full)["loss_depth"] == pytest.approx(3.0)
     assert "depth_mae" not in metrics_of(empty)
 
@@ -192,8 +183,9 @@ class Renderer(nn.Module):
 
     def forward(self, batch):
         self.modes.append((self.training, torch.is_inference_mode_enabled()))
-        batch["rendered_bev_depth"] = batch["target_bev_depth"] + 1
-        return batch, {}
+        rendered = {**batch, "rendered_bev_depth": batch["target_bev_depth"] + 1}
+        tensors = {k: v for k, v in rendered.items() if isinstance(v, torch.Tensor)}
+        return [{k: v[i] for k, v in tensors.items()} for i in range(batch["batch_size"])], {}
 
 
 def bev_loader() -> list[dict]:
@@ -234,11 +226,11 @@ def test_an_empty_loader_is_an_error():
         evaluate(Renderer(), [], "cpu")
 
 
-def test_a_rendering_that_is_not_finite_names_its_frames():
-    batch = depth_batch() | {"frame_id": ["scene/7"]}
-    batch["rendered_depth"][..., 0] = math.nan
-    with pytest.raises(NonFiniteError, match=r"rendered_depth.*scene/7"):
-        metrics_of(batch)
+def test_a_rendering_that_is_not_finite_names_its_frame():
+    sample = depth_sample()
+    sample["rendered_depth"][..., 0] = math.nan
+    with pytest.raises(NonFiniteError, match=r"rendered_depth is NaN or infinite in frame scene/7"):
+        measure(sample, "scene/7")
 
 
 def evaluate_shards(world):
@@ -265,4 +257,4 @@ def test_processes_join_their_sums(three):
 
 def test_a_broken_rendering_in_one_process_stops_all_with_its_frame(three):
     for one in three:
-        assert one["message"].startswith("rendered_bev_depth is NaN or infinite in frames [a]")
+        assert one["message"].startswith("rendered_bev_depth is NaN or infinite in frame a:")

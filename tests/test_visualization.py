@@ -36,8 +36,8 @@ def camera_part(batch: int, cameras: int, height: int, width: int) -> dict:
     painted = hidden.repeat_interleave(STRIDE, -1).repeat_interleave(STRIDE, -2)[:, :, None]
     valid = depth < 50
     return {
-        "camera_imgs": torch.where(painted, torch.zeros(()), clean),
-        "clean_camera_imgs": clean,
+        "camera_imgs": clean,
+        "masked_camera_imgs": torch.where(painted, torch.zeros(()), clean),
         "image_patch_mask": hidden,
         "image_mean": mean,
         "image_std": std,
@@ -75,9 +75,16 @@ def made_up_batch(cameras: int = 2, bev: bool = True, size: tuple[int, int] = (6
     return batch
 
 
+def view_of(batch: dict, index: int):
+    """The sample of a batch that holds what a network rendered of it as well."""
+    given = ("batch_size", "metadata", "camera_imgs", "image_mean", "image_std", "image_paths")
+    rendered = [{k: v[one] for k, v in batch.items() if k not in given} for one in (0, 1)]
+    return extract_sample({k: batch[k] for k in given if k in batch}, rendered, index, RANGE)
+
+
 def test_images_are_back_in_colours_and_the_masked_one_shows_the_mask():
     batch = made_up_batch()
-    view = extract_sample(batch, 1, RANGE).cameras[0]
+    view = view_of(batch, 1).cameras[0]
     pixels = view.target_rgb.repeat(STRIDE, 0).repeat(STRIDE, 1)
     np.testing.assert_allclose(view.image, pixels, atol=1e-6)
     hidden = view.hidden.repeat(STRIDE, 0).repeat(STRIDE, 1)
@@ -88,7 +95,7 @@ def test_images_are_back_in_colours_and_the_masked_one_shows_the_mask():
 def test_the_sample_asked_for_is_drawn():
     batch = made_up_batch()
     batch["rendered_depth"][1] += 1
-    samples = [extract_sample(batch, index, RANGE) for index in (0, 1)]
+    samples = [view_of(batch, index) for index in (0, 1)]
     assert [sample.token for sample in samples] == ["first", "second"]
     assert samples[0].cameras[1].depth.mean_error(hidden=True) == pytest.approx(2, abs=1e-5)
     assert samples[1].cameras[1].depth.mean_error(hidden=True) == pytest.approx(3, abs=1e-5)
@@ -96,9 +103,9 @@ def test_the_sample_asked_for_is_drawn():
 
 def test_cameras_are_named_by_folder_or_else_by_number():
     batch = made_up_batch()
-    assert [view.name for view in extract_sample(batch, 0, RANGE).cameras] == ["CAM_0", "CAM_1"]
+    assert [view.name for view in view_of(batch, 0).cameras] == ["CAM_0", "CAM_1"]
     batch["image_paths"] = [["a.jpg", "b.jpg"]] * 2
-    names = [view.name for view in extract_sample(batch, 0, RANGE).cameras]
+    names = [view.name for view in view_of(batch, 0).cameras]
     assert names == ["camera 0", "camera 1"]
 
 
@@ -122,7 +129,7 @@ def test_numbers_that_do_not_exist_are_dashes():
 
 
 def test_camera_sheet_gives_the_colour_error_and_shares_one_depth_scale():
-    sample = extract_sample(made_up_batch(), 0, RANGE)
+    sample = view_of(made_up_batch(), 0)
     view = sample.cameras[0]
     figure = draw_camera(view, (0.0, 62.0), (0.0, 3.0))
     titles = [axes.get_title() for axes in figure.axes]
@@ -140,13 +147,13 @@ def test_colour_errors_of_hidden_and_visible_patches_are_told_apart():
     batch = made_up_batch()
     hidden = batch["image_patch_mask"][:, :, None]
     batch["rendered_rgb"] = torch.where(hidden, batch["target_rgb"] + 0.1, batch["target_rgb"])
-    view = extract_sample(batch, 0, RANGE).cameras[0]
+    view = view_of(batch, 0).cameras[0]
     assert view.psnr(hidden=True) == pytest.approx(20.0, abs=1e-4)
     assert view.psnr(hidden=False) == math.inf
 
 
 def test_cells_without_target_stay_blank():
-    view = extract_sample(made_up_batch(), 0, RANGE).cameras[0]
+    view = view_of(made_up_batch(), 0).cameras[0]
     drawn = draw_camera(view, (0.0, 62.0), (0.0, 3.0)).axes[4].images[0]
     blank = np.array(drawn.get_cmap().get_bad())
     colours = drawn.to_rgba(drawn.get_array())
@@ -155,7 +162,7 @@ def test_cells_without_target_stay_blank():
 
 
 def test_view_from_above_has_y_up_and_metres_on_its_axes():
-    sample = extract_sample(made_up_batch(), 0, RANGE)
+    sample = view_of(made_up_batch(), 0)
     target = draw_bev(sample.bev, sample.bev_extent).axes[0]
     assert target.images[0].get_extent() == [-8.0, 8.0, -4.0, 4.0]
     assert target.images[0].origin == "lower"
@@ -172,7 +179,7 @@ def test_view_from_above_has_y_up_and_metres_on_its_axes():
     ],
 )
 def test_files_of_every_modality(tmp_path, cameras, bev, expected):
-    sample = extract_sample(made_up_batch(cameras, bev), 0, RANGE)
+    sample = view_of(made_up_batch(cameras, bev), 0)
     files = save_pictures(sample, "made up", tmp_path / "new")
     assert [file.name for file in files] == expected
     for file in files:
@@ -183,17 +190,17 @@ def test_cameras_without_any_lidar_are_drawn_without_numbers(tmp_path):
     batch = made_up_batch(cameras=1, bev=False)
     for key in ("target_depth", "target_depth_mask", "target_depth_hidden"):
         del batch[key]
-    sample = extract_sample(batch, 0, RANGE)
+    sample = view_of(batch, 0)
     assert math.isnan(sample.cameras[0].depth.mean_error(hidden=True))
     assert save_pictures(sample, "made up", tmp_path)
 
 
 def test_seven_cameras_fit_the_overview():
-    sample = extract_sample(made_up_batch(cameras=7), 0, RANGE)
+    sample = view_of(made_up_batch(cameras=7), 0)
     figure = draw_overview(sample, (0.0, 62.0))
     assert sum(axes.get_title() == "target depth" for axes in figure.axes) == 7
 
 
 def test_nothing_rendered_is_an_error():
     with pytest.raises(DataError, match="rendered nothing"):
-        extract_sample({"batch_size": 1, "metadata": [{"token": "a"}]}, 0, RANGE)
+        extract_sample({"metadata": [{"token": "a"}]}, [{}], 0, RANGE)

@@ -1,9 +1,10 @@
-"""Evaluate the checkpoints of a detector or map segmenter with the metrics of its data set.
+"""Evaluate the checkpoints of a network: boxes, maps, or what pre-training reconstructs.
 
 Flags, their meaning and the output directory are OpenPCDet's. Results go to
 ``output/<group>/<config>/<extra_tag>/eval/epoch_N/<split>/<eval_tag>/``: ``result.txt`` and
 ``result.pkl``; of boxes ``results_nusc.json`` (to submit), ``metrics_summary.json`` and
-``metrics_details.json``; of maps ``map_metrics.json`` with the IoU of every class.
+``metrics_details.json``; of maps ``map_metrics.json`` with the IoU of every class; of pre-training
+``reconstruction_metrics.json``, which tools/evaluate_pretrain.py shows beside an untrained network.
 ``eval/metrics.jsonl`` and TensorBoard collect the metrics of all checkpoints.
 """
 

@@ -38,7 +38,7 @@ def run(args: argparse.Namespace) -> list[Path]:
     batch = host.to_device(trial.batch_of(index), device)
     with torch.inference_mode():
         rendered, _ = trial.model(batch)
-    sample = extract_sample(rendered, 0, config.DATA_CONFIG.POINT_CLOUD_RANGE)
+    sample = extract_sample(batch, rendered, 0, config.DATA_CONFIG.POINT_CLOUD_RANGE)
     caption = f"{args.cfg_file.stem}, {trial.origin} · {args.split} sample {index}, {sample.token}"
     return save_pictures(sample, caption, args.output_dir)
 

@@ -173,6 +173,8 @@ def build_dataloader(
     dataset: Any = host.build_dataset(dataset_cfg, class_names, training, root_path, logger)
     if epoch_length is None and training:
         epoch_length = getattr(dataset, "epoch_length", None)
+    if not training:
+        dataset.evaluation_seed = seed
     sampler = EpochSampler(
         len(dataset), seed, epoch_length, training, pad=training, rank=rank, world_size=world_size
     )

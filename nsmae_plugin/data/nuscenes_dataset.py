@@ -10,6 +10,7 @@ import numpy as np
 
 from nsmae_plugin import host
 from nsmae_plugin.data import gt_sampling, images, infos, label_fraction, labelled, points, world
+from nsmae_plugin.data.loader import seeded
 from nsmae_plugin.data.maps.labels import MapLabels
 from nsmae_plugin.data.pipeline import check_pipeline, enabled_augmentors, find_step
 from nsmae_plugin.errors import DataError
@@ -40,7 +41,8 @@ class MultiModalNuScenesDataset(NuScenesEvaluation, host.DatasetTemplate):
     - ``CAMERA_CONFIG.USE_CAMERA``: without it no image is read.
 
     While training, sweeps, crops, augmentations and masks are drawn from NumPy's global state, that
-    :mod:`nsmae_plugin.data.loader` seeds per sample; in test mode only masks are.
+    :mod:`nsmae_plugin.data.loader` seeds per sample. In test mode only masks are drawn; they depend
+    on ``evaluation_seed`` and the index alone, whichever loader asks.
 
     Args:
         dataset_cfg: the section ``DATA_CONFIG``.
@@ -51,6 +53,7 @@ class MultiModalNuScenesDataset(NuScenesEvaluation, host.DatasetTemplate):
 
     Attributes:
         epoch_length: samples that an epoch would have with all labels; the loader draws as many.
+        evaluation_seed: of the masks in test mode.
 
     Raises:
         ConfigError: settings that cannot work together.
@@ -66,6 +69,7 @@ class MultiModalNuScenesDataset(NuScenesEvaluation, host.DatasetTemplate):
         logger: logging.Logger | None = None,
     ):
         root = Path(dataset_cfg.DATA_PATH if root_path is None else root_path)
+        self.evaluation_seed = 0
         self.use_labels = dataset_cfg.get("USE_LABELS", False)
         self.use_lidar = dataset_cfg.get("USE_LIDAR", True)
         self.camera_config = dataset_cfg.get("CAMERA_CONFIG")
@@ -132,6 +136,12 @@ class MultiModalNuScenesDataset(NuScenesEvaluation, host.DatasetTemplate):
             DataError: a file of the sample is missing or damaged, no point lies in the range, or,
                 while training with labels, no sample has a box there.
         """
+        if self.training:
+            return self._sample(index)
+        with seeded(self.evaluation_seed, 0, index, 0):  # the draw of our loader
+            return self._sample(index)
+
+    def _sample(self, index: int) -> dict[str, Any]:
         info = self.infos[index]
         sample = {
             "points": self._points(info),

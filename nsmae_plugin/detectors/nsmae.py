@@ -41,9 +41,15 @@ class NSMAE(host.Detector3DTemplate):
     of their own, which a detector that starts from these weights does not have.
 
     In training mode the forward pass returns OpenPCDet's ``({'loss': loss}, tb_dict, disp_dict)``.
-    In evaluation mode it returns ``(batch_dict, {})``, with the renderings, the targets, the cells
-    of which the network saw no LiDAR (:func:`~nsmae_plugin.models.targets.hidden_cells`), and the
-    loss terms as floats under ``loss_terms``.
+    In evaluation mode it returns ``(pred_dicts, {})``; for each sample
+
+    - ``rendered_*`` and ``target_*``, as the heads and
+      :func:`~nsmae_plugin.models.targets.build_targets` make them, less the axis of the samples,
+    - ``target_depth_hidden``, ``target_bev_hidden``: the target cells of which the network saw no
+      LiDAR (:func:`~nsmae_plugin.models.targets.hidden_cells`),
+    - with cameras ``image_patch_mask`` and ``masked_camera_imgs``, the images as the network got
+      them,
+    - ``loss_terms``: the terms of this sample as floats, with the weights of the first epoch.
 
     Attributes:
         steps_per_epoch: optimizer steps of an epoch, set by the training loop; it turns
@@ -81,15 +87,10 @@ class NSMAE(host.Detector3DTemplate):
         batch_dict = self.prepare(batch_dict)
         for module in self.modules_to_run():
             batch_dict = module(batch_dict)
-        loss, tb_dict, disp_dict = self.get_training_loss(batch_dict)
         if self.training:
+            loss, tb_dict, disp_dict = self.get_training_loss(batch_dict)
             return {"loss": loss}, tb_dict, disp_dict
-        # Other view transforms, OpenPCDet's own among them, read LiDAR depth.
-        depth_input = not isinstance(self.vtransform, FactorizedLSSTransform)
-        batch_dict.update(hidden_cells(batch_dict, self.camera_grid, self.columns, depth_input))
-        values = torch.stack(list(tb_dict.values())).tolist()
-        batch_dict["loss_terms"] = dict(zip(tb_dict, values, strict=True))
-        return batch_dict, {}
+        return self.post_processing(batch_dict)
 
     def prepare(self, batch_dict: dict[str, Any]) -> dict[str, Any]:
         """A copy of the batch with its targets, and the geometry of the view transform.
@@ -134,14 +135,37 @@ class NSMAE(host.Detector3DTemplate):
         """The weighted sum of the terms, and every term unweighted and weighted, detached."""
         config = self.model_cfg.LOSS_CONFIG
         terms = losses.loss_terms(batch_dict)
-        factor = losses.depth_schedule(
-            self.global_step[0], self.steps_per_epoch, config.get("DEPTH_STOP_EPOCH")
-        )
+        factor: float | Tensor = 1.0
+        if self.training:
+            factor = losses.depth_schedule(
+                self.global_step[0], self.steps_per_epoch, config.get("DEPTH_STOP_EPOCH")
+            )
         weighted = losses.weigh(terms, config.LOSS_WEIGHTS, factor)
         loss = torch.stack(list(weighted.values())).sum()
         tb_dict = {f"loss_{name}": term.detach() for name, term in terms.items()}
         tb_dict |= {f"weighted_{name}": term.detach() for name, term in weighted.items()}
         return loss, tb_dict, {}
+
+    def post_processing(self, batch_dict: dict[str, Any]) -> tuple[list[dict[str, Any]], dict]:
+        """What was rendered of each sample and what should have been, and no recall of boxes."""
+        own = {
+            key: batch_dict[key] for key in batch_dict if key.startswith(("rendered_", "target_"))
+        }
+        # Other view transforms, OpenPCDet's own among them, read LiDAR depth.
+        depth_input = not isinstance(self.vtransform, FactorizedLSSTransform)
+        own |= hidden_cells(batch_dict, self.camera_grid, self.columns, depth_input)
+        if self.mask_token is not None:
+            own["image_patch_mask"] = batch_dict["image_patch_mask"].bool()
+            own["masked_camera_imgs"] = batch_dict["camera_imgs"]
+        samples = [
+            {key: value[index] for key, value in own.items()}
+            for index in range(batch_dict["batch_size"])
+        ]
+        terms = [self.get_training_loss(sample)[1] for sample in samples]
+        values = torch.stack([torch.stack(list(one.values())) for one in terms]).tolist()
+        for sample, one, row in zip(samples, terms, values, strict=True):
+            sample["loss_terms"] = dict(zip(one, row, strict=True))
+        return samples, {}
 
     # ---- slots that stock detectors do not have
 

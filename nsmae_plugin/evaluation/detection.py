@@ -1,4 +1,4 @@
-"""Runs a network over a data set, which scores the boxes and maps that it finds; on both hosts."""
+"""Runs a network over a data set, which scores what it predicts; on both hosts."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ RESULT = "result.txt"  # written last: its presence says that an evaluation is c
 WARM_UP = 0.1  # share of the batches that the latency leaves out
 BOX_HEADS = ("dense_head", "point_head", "roi_head")
 MAP_HEAD = "map_head"
+RENDER_HEAD = "bev_head"
 Shard = list[tuple[int, dict[str, Any]]]  # index and annotation of the samples of one process
 
 
@@ -34,7 +35,7 @@ class Predictions:
 
     Attributes:
         annotations: of every sample, in the data set's order, in OpenPCDet's layout; with
-            ``map_counts`` where maps are predicted.
+            ``map_counts`` where maps are predicted, and ``reconstruction`` where it is rendered.
         recall: ``gt`` (annotated boxes) and how many of them were found, by ``roi_<IoU>`` and
             ``rcnn_<IoU>``; empty without labels, or without boxes.
         latency: milliseconds per sample in the network of one process, or None.
@@ -64,15 +65,21 @@ def predicts(model: nn.Module) -> bool:
     return any(getattr(model, name, None) is not None for name in (*BOX_HEADS, MAP_HEAD))
 
 
+def reconstructs(model: nn.Module) -> bool:
+    """Whether the network renders its own input, as in pre-training."""
+    return getattr(model, RENDER_HEAD, None) is not None
+
+
 def check_data(dataset: Any, model: nn.Module) -> None:
     """Let the data set find out, in rank 0, whether it can score what ``model`` predicts.
 
-    All processes must call together; a data set without such a check passes.
+    All processes must call together. A data set without such a check passes, and any data does for
+    a network that reconstructs it.
 
     Raises:
         ConfigError, DataError: from the data set's ``benchmark``, in every process.
     """
-    if not hasattr(dataset, "benchmark"):
+    if reconstructs(model) or not hasattr(dataset, "benchmark"):
         return
     has_map = getattr(model, MAP_HEAD, None) is not None
     boxes = not has_map or any(getattr(model, name, None) is not None for name in BOX_HEADS)

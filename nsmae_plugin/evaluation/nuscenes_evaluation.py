@@ -1,4 +1,4 @@
-"""A nuScenes data set's own methods that score what a network predicts: boxes, maps or both."""
+"""A nuScenes data set's own methods that score what a network predicts: boxes, maps, renderings."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from nsmae_plugin.bev_map import save_map
 from nsmae_plugin.data.maps.classes import map_classes
 from nsmae_plugin.data.maps.grid import MapGrid
 from nsmae_plugin.errors import ConfigError, DataError
-from nsmae_plugin.evaluation import map_results, nuscenes_benchmark
+from nsmae_plugin.evaluation import map_results, nuscenes_benchmark, reconstruction
 from nsmae_plugin.evaluation.nuscenes_benchmark import Benchmark
 from nsmae_plugin.evaluation.nuscenes_results import (
     ATTRIBUTES,
@@ -48,22 +48,30 @@ class NuScenesEvaluation:
         class_names: Sequence[str],
         output_path: Path | None = None,
     ) -> list[dict[str, Any]]:
-        """As :func:`prediction_dicts`; samples with a predicted map also get ``map_counts``.
+        """As :func:`prediction_dicts`, with what :meth:`evaluation` adds up of maps and renderings.
+
+        A sample with a predicted map gets ``map_counts``
+        (:func:`nsmae_plugin.evaluation.map_results.map_counts`), one that was rendered
+        ``reconstruction`` (:func:`nsmae_plugin.evaluation.reconstruction.measure`).
 
         With ``output_path`` a sample's boxes go to ``<token>.json``, that holds ``token`` and,
         in the LiDAR frame, ``names``, ``scores`` and ``boxes``; its map goes to ``<token>.npz``,
-        see :func:`nsmae_plugin.bev_map.save_map`. (The stem of a LiDAR file, which OpenPCDet takes
-        for ``frame_id``, may be the same in two scenes.)
+        see :func:`nsmae_plugin.bev_map.save_map`, and so do its renderings and their targets, under
+        the network's names. (The stem of a LiDAR file, which OpenPCDet takes for ``frame_id``, may
+        be the same in two scenes.)
 
         Raises:
-            DataError, NonFiniteError: see :func:`nsmae_plugin.evaluation.map_results.map_counts`.
-            DataError: a token that cannot name a file.
+            DataError, NonFiniteError: from those functions; a token that cannot name a file.
         """
         annotations = prediction_dicts(batch_dict, pred_dicts, class_names)
         if "masks_bev" in pred_dicts[0]:
             counts = map_results.map_counts(batch_dict, pred_dicts)
             for annotation, one in zip(annotations, counts, strict=True):
                 annotation["map_counts"] = one
+        if reconstruction.rendered(pred_dicts[0]):
+            for annotation, prediction in zip(annotations, pred_dicts, strict=True):
+                frame = annotation["frame_id"]
+                annotation["reconstruction"] = reconstruction.measure(prediction, frame)
         if output_path is not None:
             for annotation, prediction in zip(annotations, pred_dicts, strict=True):
                 self._save(annotation, prediction, output_path)
@@ -87,6 +95,8 @@ class NuScenesEvaluation:
             grid = MapGrid.from_config(self.dataset_cfg.MAP_CONFIG)
             classes = map_classes(self.dataset_cfg.MAP_CONFIG)
             save_map(Path(f"{path}.npz"), token, probabilities, classes, grid)
+        if reconstruction.rendered(prediction):
+            reconstruction.save(Path(f"{path}.npz"), token, prediction)
 
     def benchmark(self, boxes: bool = True) -> Benchmark:
         """What is going to be evaluated, checked before a network runs for hours.
@@ -118,13 +128,16 @@ class NuScenesEvaluation:
     def evaluation(
         self, det_annos: Sequence[Mapping[str, Any]], class_names: Sequence[str], **kwargs: Any
     ) -> tuple[str, dict[str, float]]:
-        """Score boxes by the devkit and maps by their IoU, whichever were predicted.
+        """Score boxes by the devkit, maps by their IoU and renderings by their errors.
+
+        What was predicted is scored.
 
         Args:
             det_annos: of every sample of the data set exactly once, as
                 :meth:`generate_prediction_dicts` makes them.
-            kwargs: ``output_path``, where ``results_nusc.json`` and the devkit's files, or
-                ``map_metrics.json`` go; the rest is OpenPCDet's and not needed.
+            kwargs: ``output_path``, where ``results_nusc.json`` and the devkit's files,
+                ``map_metrics.json`` or ``reconstruction_metrics.json`` go; the rest is OpenPCDet's
+                and not needed.
 
         Returns:
             Text with the tables, and ``{metric: value}``; for boxes in v1.0-test, which has no
@@ -132,7 +145,7 @@ class NuScenesEvaluation:
 
         Raises:
             ConfigError, DataError: see :meth:`benchmark`, :func:`make_results` and
-                :func:`nsmae_plugin.evaluation.map_results.score`.
+                :func:`nsmae_plugin.evaluation.map_results.score`; nothing was predicted.
             NonFiniteError: a box is NaN or infinite.
         """
         folder = Path(kwargs["output_path"])
@@ -148,8 +161,12 @@ class NuScenesEvaluation:
             text, found = map_results.score(det_annos, self.dataset_cfg.MAP_CONFIG, folder)
             texts.append(text)
             metrics |= found
+        if "reconstruction" in det_annos[0]:
+            text, found = reconstruction.score(det_annos, folder)
+            texts.append(text)
+            metrics |= found
         if not texts:
-            raise DataError("the network predicts neither pred_boxes nor masks_bev: no score")
+            raise DataError("the network predicts no pred_boxes, no masks_bev and renders nothing")
         return "\n\n".join(texts), metrics
 
     def _score_boxes(

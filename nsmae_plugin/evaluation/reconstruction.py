@@ -1,26 +1,40 @@
 """How well a pre-training network reconstructs a data set, beside what trivial predictors reach.
 
-Everything is accumulated as float64 sums and counts over cells, over all batches and all processes,
-and divided once at the end: the result does not depend on the batch size or on how the data set is
-sharded. Cells are those of the feature grid (camera view) and of the BEV feature grid.
+Everything is kept as float64 sums and counts over the cells of each sample, added up over all
+samples and all processes, and divided once at the end: the result does not depend on the batch size
+or on how the data set is sharded. Cells are those of the feature grid (camera view) and of the BEV
+feature grid.
 
 A metric whose set of cells is empty (no camera, no LiDAR, nothing hidden) is left out.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nsmae_plugin import host
 from nsmae_plugin.errors import DataError, NonFiniteError
-from nsmae_plugin.evaluation.sums import ColourSums, DepthSums, MeanSums
+from nsmae_plugin.evaluation.report import format_table
+from nsmae_plugin.evaluation.sums import (
+    ColourTotal,
+    DepthTotal,
+    MeanTotal,
+    Record,
+    colour_record,
+    depth_record,
+)
+from nsmae_plugin.files import replacing, write_text
 from nsmae_plugin.training import distributed
 
+SUMMARY = "reconstruction_metrics.json"
 _DEPTH_VIEWS = {"depth": "target_depth", "bev_depth": "target_bev"}
 
 
@@ -33,8 +47,8 @@ def evaluate(
     The model is put into evaluation mode and given back in the mode it came in.
 
     Args:
-        model: returns ``(batch_dict, {})`` in evaluation mode, with ``rendered_*``, ``target_*``
-            and ``loss_terms``.
+        model: returns ``(pred_dicts, {})`` in evaluation mode, see
+            :class:`~nsmae_plugin.detectors.nsmae.NSMAE`.
         loader: collated batches of numpy arrays.
         device: where the model lives.
 
@@ -57,31 +71,125 @@ def evaluate(
 
     Raises:
         DataError: when the loader is empty in every process.
-        NonFiniteError: when a rendering is NaN or infinite, naming the samples; in every process.
+        NonFiniteError: when a rendering is NaN or infinite, naming the sample; in every process.
     """
-    meter = ReconstructionMeter(device)
-    distributed.on_all(lambda: _measure_shard(model, loader, device, meter))
-    meter.all_reduce()
-    return meter.compute()
+    total = ReconstructionMeter()
+    for part in distributed.on_all(lambda: _measure_shard(model, loader, device)):
+        total.join(part)
+    return total.compute()
+
+
+def score(annotations: Sequence[Mapping[str, Any]], folder: Path) -> tuple[str, dict[str, float]]:
+    """Table and metrics of all samples of a data set; writes ``reconstruction_metrics.json``.
+
+    Args:
+        annotations: of every sample, each with ``reconstruction``, as :func:`measure` gives it.
+    """
+    meter = ReconstructionMeter()
+    for one in annotations:
+        meter.add(one["reconstruction"])
+    metrics = meter.compute()
+    write_text(folder / SUMMARY, json.dumps(metrics, indent=1) + "\n")
+    return format_table({"network": metrics}), metrics
+
+
+def rendered(sample: Mapping[str, Any]) -> bool:
+    """Whether a network has rendered a sample."""
+    return any(name.startswith("rendered_") for name in sample)
+
+
+def save(path: Path, token: str, sample: Mapping[str, Any]) -> None:
+    """Write the renderings of a sample and their targets to a ``.npz``, with its ``token``."""
+    arrays = {
+        name: value.detach().cpu().numpy()
+        for name, value in sample.items()
+        if name.startswith(("rendered_", "target_"))
+    }
+    with replacing(path) as file:
+        np.savez_compressed(file, token=np.array(token), **arrays)
 
 
 def _measure_shard(
-    model: nn.Module,
-    loader: Iterable[dict[str, Any]],
-    device: torch.device | str,
-    meter: ReconstructionMeter,
-) -> None:
+    model: nn.Module, loader: Iterable[dict[str, Any]], device: torch.device | str
+) -> ReconstructionMeter:
     # The wrapper's forward synchronises buffers, and would wait for processes with fewer batches.
     model = distributed.bare(model)
+    meter = ReconstructionMeter()
     was_training = model.training
     model.eval()
     try:
         with torch.inference_mode():
             for batch in loader:
-                rendered, _ = model(host.to_device(batch, device))
-                meter.update(rendered)
+                samples, _ = model(host.to_device(batch, device))
+                for frame, sample in zip(batch["frame_id"], samples, strict=True):
+                    meter.add(measure(sample, frame))
     finally:
         model.train(was_training)
+    return meter
+
+
+def measure(sample: Mapping[str, Any], frame: str) -> dict[str, Any]:
+    """The sums of one sample that a network has rendered, in plain numbers and arrays.
+
+    Args:
+        sample: what :class:`~nsmae_plugin.detectors.nsmae.NSMAE` predicts for it.
+        frame: its name, for the error message.
+
+    Returns:
+        ``rgb`` (:func:`~nsmae_plugin.evaluation.sums.colour_record`), ``depth`` and ``bev_depth``
+        (:func:`~nsmae_plugin.evaluation.sums.depth_record`), as far as they are rendered, and
+        ``means`` {name: (mean, weight)}.
+
+    Raises:
+        NonFiniteError: a rendering is NaN or infinite.
+    """
+    _check_finite(sample, frame)
+    record: dict[str, Any] = {}
+    cells = {}
+    if "rendered_rgb" in sample:
+        record["rgb"] = _colour(sample)
+        cells["rgb"] = float(record["rgb"]["cells"][0])
+    for view, target in _DEPTH_VIEWS.items():
+        if f"rendered_{view}" in sample and f"{target}_mask" in sample:
+            record[view] = depth_record(
+                sample[f"rendered_{view}"],
+                sample[f"target_{view}"],
+                sample[f"{target}_mask"],
+                sample[f"{target}_hidden"],
+            )
+            cells[view] = float(sample[f"{target}_mask"].sum())
+    return {**record, "means": _means(sample, cells)}
+
+
+def _colour(sample: Mapping[str, Any]) -> Record:
+    target = sample["target_rgb"]
+    everywhere = torch.ones_like(target.select(-3, 0), dtype=torch.bool)
+    hidden, visible = ~everywhere, everywhere
+    if "image_patch_mask" in sample:
+        hidden, visible = cells_of_patches(sample["image_patch_mask"], tuple(target.shape[-2:]))
+    return colour_record(sample["rendered_rgb"], target, (everywhere, hidden, visible))
+
+
+def _means(sample: Mapping[str, Any], cells: Mapping[str, float]) -> dict[str, tuple[float, float]]:
+    """Mean and weight of the opacities, and of the loss terms, which are means over ``cells``."""
+    means = {}
+    for name in ("opacity", "bev_opacity"):
+        opacity = sample.get(f"rendered_{name}")
+        if opacity is not None:
+            means[name] = (float(opacity.double().mean()), float(opacity.numel()))
+    for term, value in sample.get("loss_terms", {}).items():
+        kind = term.removeprefix("loss_").removeprefix("weighted_")
+        means[term] = (value, cells.get(kind, 1.0))
+    return means
+
+
+def _check_finite(sample: Mapping[str, Any], frame: str) -> None:
+    for name, value in sample.items():
+        if name.startswith("rendered_") and not torch.isfinite(value).all():
+            raise NonFiniteError(
+                f"{name} is NaN or infinite in frame {frame}: "
+                "the weights of this network are broken, or its input is"
+            )
 
 
 def cells_of_patches(patch_mask: Tensor, grid: tuple[int, int]) -> tuple[Tensor, Tensor]:
@@ -103,44 +211,33 @@ def cells_of_patches(patch_mask: Tensor, grid: tuple[int, int]) -> tuple[Tensor,
 
 
 class ReconstructionMeter:
-    """Accumulates the metrics of :func:`evaluate`, batch by batch."""
+    """Adds up the metrics of :func:`evaluate`, sample by sample."""
 
-    def __init__(self, device: torch.device | str = "cpu") -> None:
-        self._device = device
-        self._samples = MeanSums(device)
-        self._colour = ColourSums(device)
-        self._depths = {name: DepthSums(device) for name in _DEPTH_VIEWS}
-        self._means: dict[str, MeanSums] = {}
+    def __init__(self) -> None:
+        self._samples = 0
+        self._colour = ColourTotal()
+        self._depths = {view: DepthTotal() for view in _DEPTH_VIEWS}
+        self._means: dict[str, MeanTotal] = {}
 
-    def update(self, batch: Mapping[str, Any]) -> None:
-        """Add a batch that the network has rendered.
+    def add(self, record: Mapping[str, Any]) -> None:
+        """Add a sample, as :func:`measure` gives it."""
+        self._samples += 1
+        if "rgb" in record:
+            self._colour.add(record["rgb"])
+        for view, total in self._depths.items():
+            if view in record:
+                total.add(record[view])
+        for name, (mean, weight) in record["means"].items():
+            self._means.setdefault(name, MeanTotal()).add(mean, weight)
 
-        Raises:
-            NonFiniteError: when a rendering is NaN or infinite.
-        """
-        _check_finite(batch)
-        self._samples.add(1.0, batch["batch_size"])
-        cells = {"rgb": self._add_colour(batch)}
-        for name, target in _DEPTH_VIEWS.items():
-            cells[name] = self._add_depth(batch, name, target)
-        for name in ("opacity", "bev_opacity"):
-            opacity = batch.get(f"rendered_{name}")
-            if opacity is not None:
-                self._mean(name).add(opacity.double().mean(), opacity.numel())
-        for term, value in batch.get("loss_terms", {}).items():
-            # A term is a mean over the cells of its target, and so weighs as many.
-            kind = term.removeprefix("loss_").removeprefix("weighted_")
-            self._mean(term).add(value, cells.get(kind, batch["batch_size"]))
-
-    def all_reduce(self) -> None:
-        """Join the sums of all processes; without ``torch.distributed`` nothing happens."""
-        if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
-            return
-        names = distributed.gather(list(self._means))
-        # The order of all processes must agree, and a process may have had no batch at all.
-        self._means = {name: self._mean(name) for name in sorted(set().union(*names))}
-        for sums in (self._samples, self._colour, *self._depths.values(), *self._means.values()):
-            sums.all_reduce()
+    def join(self, other: ReconstructionMeter) -> None:
+        """Add the samples of another process."""
+        self._samples += other._samples
+        self._colour.join(other._colour)
+        for view, total in self._depths.items():
+            total.join(other._depths[view])
+        for name, mean in other._means.items():
+            self._means.setdefault(name, MeanTotal()).join(mean)
 
     def compute(self) -> dict[str, float]:
         """The metrics so far.
@@ -148,44 +245,13 @@ class ReconstructionMeter:
         Raises:
             DataError: when there was no sample.
         """
-        if not self._samples.weight:
+        if not self._samples:
             raise DataError("nothing to evaluate: the loader gave no batch (is the split empty?)")
         result = self._colour.metrics()
-        for name, sums in self._depths.items():
-            result.update(sums.metrics(name))
+        for view, total in self._depths.items():
+            result.update(total.metrics(view))
         for name, mean in self._means.items():
             if mean.weight:
-                result[name] = float(mean.total / mean.weight)
-        result["samples"] = float(self._samples.weight)
+                result[name] = mean.total / mean.weight
+        result["samples"] = float(self._samples)
         return result
-
-    def _mean(self, name: str) -> MeanSums:
-        return self._means.setdefault(name, MeanSums(self._device))
-
-    def _add_colour(self, batch: Mapping[str, Any]) -> int:
-        if "rendered_rgb" not in batch:
-            return 0
-        rendered, target = batch["rendered_rgb"], batch["target_rgb"]
-        everywhere = torch.ones_like(target.select(-3, 0), dtype=torch.bool)
-        hidden, visible = ~everywhere, everywhere
-        if "image_patch_mask" in batch:
-            hidden, visible = cells_of_patches(batch["image_patch_mask"], tuple(target.shape[-2:]))
-        self._colour.add(rendered, target, (everywhere, hidden, visible))
-        return everywhere.numel()
-
-    def _add_depth(self, batch: Mapping[str, Any], name: str, target: str) -> int:
-        if f"rendered_{name}" not in batch or f"{target}_mask" not in batch:
-            return 0
-        valid, hidden = batch[f"{target}_mask"], batch[f"{target}_hidden"]
-        self._depths[name].add(batch[f"rendered_{name}"], batch[f"target_{name}"], valid, hidden)
-        return int(valid.sum())
-
-
-def _check_finite(batch: Mapping[str, Any]) -> None:
-    for name, value in batch.items():
-        if name.startswith("rendered_") and not torch.isfinite(value).all():
-            frames = ", ".join(str(frame) for frame in batch.get("frame_id", ()))
-            raise NonFiniteError(
-                f"{name} is NaN or infinite in frames [{frames}]: "
-                "the weights of this network are broken, or its input is"
-            )

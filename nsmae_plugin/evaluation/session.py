@@ -108,11 +108,6 @@ def build(args: Namespace, config: Any, world: World) -> TestSession:
 
 
 def _check(args: Namespace, config: Any) -> None:
-    if config.MODEL.NAME == "NSMAE":
-        raise ConfigError(
-            f"{args.cfg_file} pre-trains and finds neither boxes nor maps; measure its "
-            "reconstruction with tools/evaluate_pretrain.py"
-        )
     needed = ("DATA_SPLIT",) if args.split == "test" else ("DATA_SPLIT", "INFO_PATH")
     missing = [key for key in needed if key not in config.DATA_CONFIG]
     if missing:
@@ -193,6 +188,8 @@ def score_file(args: Namespace, config: Any, results: Path) -> str:
         ConfigError, DataError: the file or the split cannot be evaluated.
     """
     _check(args, config)
+    if config.MODEL.NAME == "NSMAE":
+        raise ConfigError(f"--results is a file of boxes, but {args.cfg_file} finds no boxes")
     data = data_of_split(config.DATA_CONFIG, args.split)
     root = Path(data.DATA_PATH) / data.VERSION
     benchmark = nuscenes_benchmark.find(root, data.VERSION, data.DATA_SPLIT["test"])

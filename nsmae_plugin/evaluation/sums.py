@@ -1,16 +1,24 @@
-"""Sums over cells from which reconstruction metrics are computed."""
+"""Sums over cells from which reconstruction metrics are computed.
+
+A *record* holds the sums of one sample in plain arrays, as they are kept with the predictions of a
+data set; a total adds up records, and the totals of several processes.
+"""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from typing import Any
 
-import torch
+import numpy as np
 from torch import Tensor
 
 BIN_METRES = 1e-3
 NUM_BINS = 1 << 17  # 131 m; farther targets share the last bin
+DEPTH_SETS = ("hidden", "visible")
 
 _CELL_SETS = ("", "_masked", "_visible")
+Record = dict[str, np.ndarray]
 
 
 def psnr(mse: float) -> float:
@@ -18,41 +26,70 @@ def psnr(mse: float) -> float:
     return -10 * math.log10(mse) if mse > 0 else math.inf
 
 
-class Sums:
-    """A set of float64 tensors that are sums over cells, hence addable over processes."""
+def colour_record(rendered: Tensor, target: Tensor, sets: tuple[Tensor, ...]) -> Record:
+    """Squared error and target moments of one sample.
 
-    def all_reduce(self) -> None:
-        for tensor in vars(self).values():
-            torch.distributed.all_reduce(tensor)
+    Args:
+        rendered, target: (..., 3, fH, fW).
+        sets: all, hidden and visible cells, (..., fH, fW) bool.
+
+    Returns:
+        float64 with a row for each set: ``cells`` (3,), ``error`` (3,), summed over the channels,
+        ``first`` and ``second`` (3, 3), moments of the target by channel.
+    """
+    rendered, target = (one.double().movedim(-3, -1) for one in (rendered, target))
+    record: dict[str, list[Any]] = {"cells": [], "error": [], "first": [], "second": []}
+    for cells in sets:
+        truth = target[cells]
+        record["cells"].append(len(truth))
+        record["error"].append(float((rendered[cells] - truth).square().sum()))
+        record["first"].append(truth.sum(0).tolist())
+        record["second"].append(truth.square().sum(0).tolist())
+    return {name: np.array(rows, dtype=np.float64) for name, rows in record.items()}
 
 
-class ColourSums(Sums):
-    """Squared error and target moments; rows: all, masked and visible cells."""
+def depth_record(rendered: Tensor, target: Tensor, valid: Tensor, hidden: Tensor) -> Record:
+    """Absolute error and targets of one sample; arguments of one shape, metres and bool.
 
-    def __init__(self, device: torch.device | str) -> None:
-        self.cells = torch.zeros(3, dtype=torch.float64, device=device)
-        self.error = torch.zeros(3, dtype=torch.float64, device=device)
-        self.first = torch.zeros(3, 3, dtype=torch.float64, device=device)
-        self.second = torch.zeros(3, 3, dtype=torch.float64, device=device)
+    Returns:
+        ``error`` (2,) float64, sums over the hidden and the visible cells with a target; ``hidden``
+        and ``visible`` (n,) float32, the targets there.
+    """
+    record, errors = {}, []
+    for name, cells in zip(DEPTH_SETS, (valid & hidden, valid & ~hidden), strict=True):
+        truth = target[cells]
+        errors.append(float((rendered[cells].double() - truth.double()).abs().sum()))
+        record[name] = truth.float().cpu().numpy()
+    return {"error": np.array(errors), **record}
 
-    def add(self, rendered: Tensor, target: Tensor, sets: tuple[Tensor, ...]) -> None:
-        """rendered, target: (..., 3, fH, fW); sets: three (..., fH, fW) bool."""
-        rendered = rendered.double().movedim(-3, -1)
-        target = target.double().movedim(-3, -1)
-        for row, cells in enumerate(sets):
-            truth = target[cells]
-            self.cells[row] += len(truth)
-            self.error[row] += (rendered[cells] - truth).square().sum()
-            self.first[row] += truth.sum(0)
-            self.second[row] += truth.square().sum(0)
+
+class Total:
+    """A set of numbers and arrays that are sums, hence addable over processes."""
+
+    def join(self, other: Total) -> None:
+        """Add what another process has summed up."""
+        for name, value in vars(other).items():
+            vars(self)[name] = vars(self)[name] + value
+
+
+class ColourTotal(Total):
+    """Adds up :func:`colour_record`."""
+
+    def __init__(self) -> None:
+        self.cells, self.error = np.zeros(3), np.zeros(3)
+        self.first, self.second = np.zeros((3, 3)), np.zeros((3, 3))
+
+    def add(self, record: Mapping[str, Any]) -> None:
+        for name, value in record.items():
+            vars(self)[name] = vars(self)[name] + value
 
     def metrics(self) -> dict[str, float]:
         if not self.cells[0]:
             return {}
         mean = self.first[0] / self.cells[0]
-        constant = self.second - 2 * mean * self.first + mean.square() * self.cells[:, None]
+        constant = self.second - 2 * mean * self.first + mean**2 * self.cells[:, None]
         # Rounding may leave a tiny negative where all targets are equal.
-        constant = constant.sum(1).clamp(min=0)
+        constant = constant.sum(1).clip(min=0)
         result = {}
         for prefix, error in (("", self.error), ("baseline_mean_", constant)):
             for row, name in enumerate(_CELL_SETS):
@@ -63,44 +100,42 @@ class ColourSums(Sums):
         return result
 
 
-class DepthSums(Sums):
-    """Absolute error and a histogram of targets; rows: hidden and visible cells.
+class DepthTotal(Total):
+    """Adds up :func:`depth_record`: errors and a histogram of targets; rows: hidden, visible.
 
     The histogram keeps count and sum of the targets in each bin of a millimetre, so the error of a
     constant is exact except within the one bin that holds the constant.
     """
 
-    def __init__(self, device: torch.device | str) -> None:
-        self.error = torch.zeros(2, dtype=torch.float64, device=device)
-        self.counts = torch.zeros(2, NUM_BINS, dtype=torch.float64, device=device)
-        self.totals = torch.zeros(2, NUM_BINS, dtype=torch.float64, device=device)
+    def __init__(self) -> None:
+        self.error = np.zeros(2)
+        self.counts, self.totals = np.zeros((2, NUM_BINS)), np.zeros((2, NUM_BINS))
 
-    def add(self, rendered: Tensor, target: Tensor, valid: Tensor, hidden: Tensor) -> None:
-        """All of one shape; metres and bool."""
-        for row, cells in enumerate((valid & hidden, valid & ~hidden)):
-            truth = target[cells].double()
-            self.error[row] += (rendered[cells].double() - truth).abs().sum()
-            bins = (truth / BIN_METRES).long().clamp_(0, NUM_BINS - 1)
-            self.counts[row].index_add_(0, bins, torch.ones_like(truth))
-            self.totals[row].index_add_(0, bins, truth)
+    def add(self, record: Mapping[str, Any]) -> None:
+        self.error += record["error"]
+        for row, name in enumerate(DEPTH_SETS):
+            truth = record[name].astype(np.float64)
+            bins = (truth / BIN_METRES).astype(np.int64).clip(0, NUM_BINS - 1)
+            np.add.at(self.counts[row], bins, 1.0)
+            np.add.at(self.totals[row], bins, truth)
 
     def metrics(self, name: str) -> dict[str, float]:
-        if not self.counts.sum():
+        if not self.counts.any():
             return {}
         constants = {"mean": self._mean(), "median": self._median()}
         result = self._by_set(f"{name}_mae", self.error)
         for kind, constant in constants.items():
-            error = (self.counts * constant - self.totals).abs().sum(1)
+            error = np.abs(self.counts * constant - self.totals).sum(1)
             result[f"baseline_{kind}_{name}"] = constant
             result.update(self._by_set(f"baseline_{kind}_{name}_mae", error))
         return result
 
-    def _by_set(self, name: str, error: Tensor) -> dict[str, float]:
+    def _by_set(self, name: str, error: np.ndarray) -> dict[str, float]:
         cells = self.counts.sum(1)
         result = {name: float(error.sum() / cells.sum())}
-        for row, suffix in enumerate(("_hidden", "_visible")):
+        for row, kind in enumerate(DEPTH_SETS):
             if cells[row]:
-                result[name + suffix] = float(error[row] / cells[row])
+                result[f"{name}_{kind}"] = float(error[row] / cells[row])
         return result
 
     def _mean(self) -> float:
@@ -108,18 +143,17 @@ class DepthSums(Sums):
 
     def _median(self) -> float:
         counts, totals = self.counts.sum(0), self.totals.sum(0)
-        below = counts.cumsum(0)
-        middle = int(torch.searchsorted(below, below[-1:] / 2))
+        below = counts.cumsum()
+        middle = int(np.searchsorted(below, below[-1] / 2))
         return float(totals[middle] / counts[middle])
 
 
-class MeanSums(Sums):
+class MeanTotal(Total):
     """One scalar, averaged with weights."""
 
-    def __init__(self, device: torch.device | str) -> None:
-        self.weight = torch.zeros((), dtype=torch.float64, device=device)
-        self.total = torch.zeros((), dtype=torch.float64, device=device)
+    def __init__(self) -> None:
+        self.total = self.weight = 0.0
 
-    def add(self, mean: float | Tensor, weight: int) -> None:
-        self.weight += weight
+    def add(self, mean: float, weight: float) -> None:
         self.total += mean * weight
+        self.weight += weight

@@ -22,7 +22,7 @@ class ImageMaskToken(nn.Module):
     Reads: ``camera_imgs`` (B, N, 3, H, W), clean; ``image_patch_mask`` (B, N, H / PATCH_SIZE,
     W / PATCH_SIZE) bool, true: hidden.
 
-    Writes: ``clean_camera_imgs``, the images as they came, and ``camera_imgs``, a masked copy.
+    Writes: ``camera_imgs``, a masked copy.
 
     Raises:
         ConfigError: (when called) there is no mask, or it is of another patch size.
@@ -42,7 +42,6 @@ class ImageMaskToken(nn.Module):
         patches = images.unflatten(-1, (-1, size)).unflatten(-3, (-1, size))  # B,N,3,Hp,ps,Wp,ps
         token = self.token.to(images.dtype)[:, None, :, None, :]
         masked = torch.where(hidden[:, :, None, :, None, :, None], token, patches)
-        batch_dict["clean_camera_imgs"] = images
         batch_dict["camera_imgs"] = masked.reshape(images.shape)
         return batch_dict
 

@@ -221,7 +221,7 @@ def _make_evaluation(
     if args.eval_interval == 0 or not splits.get("test"):
         return None
     dataset, loader, _ = load(training=False, seed=0)
-    if type(model).__name__ == "NSMAE":
+    if detection.reconstructs(model):
         return _evaluation_of_reconstruction(loader, world, logger)
     if not hasattr(dataset, "evaluation") or not detection.predicts(model):
         return None

@@ -99,29 +99,35 @@ class SampleView:
 
 
 def extract_sample(
-    batch: Mapping[str, Any], index: int, point_cloud_range: Sequence[float]
+    batch: Mapping[str, Any],
+    predictions: Sequence[Mapping[str, Any]],
+    index: int,
+    point_cloud_range: Sequence[float],
 ) -> SampleView:
-    """Take sample ``index`` out of a batch that the network rendered in evaluation mode.
+    """Take sample ``index`` out of a batch and of what the network rendered in evaluation mode.
 
     Raises:
-        DataError: when the batch holds no rendering at all.
+        DataError: when nothing was rendered at all.
     """
-    if "rendered_rgb" not in batch and "rendered_bev_depth" not in batch:
+    rendered = predictions[index]
+    if "rendered_rgb" not in rendered and "rendered_bev_depth" not in rendered:
         raise DataError("the network rendered nothing: it has no PERSPECTIVE_HEAD and no BEV_HEAD")
     cameras: tuple[CameraView, ...] = ()
-    if "rendered_rgb" in batch:
+    if "rendered_rgb" in rendered:
         names = camera_names(batch, index)
-        cameras = tuple(_camera(batch, index, slot, name) for slot, name in enumerate(names))
+        cameras = tuple(
+            _camera(batch, rendered, (index, slot), name) for slot, name in enumerate(names)
+        )
     bev = None
-    if "rendered_bev_depth" in batch:
-        bev = _depth(batch, (index,), "rendered_bev_depth", "target_bev_depth", "target_bev")
+    if "rendered_bev_depth" in rendered:
+        bev = _depth(rendered, ..., "rendered_bev_depth", "target_bev_depth", "target_bev")
     x_min, y_min, _, x_max, y_max, _ = (float(value) for value in point_cloud_range)
     return SampleView(_token(batch, index), cameras, bev, (x_min, x_max, y_min, y_max))
 
 
 def camera_names(batch: Mapping[str, Any], index: int) -> list[str]:
     """Names of the cameras: nuScenes' folder of each image, or ``camera 0`` and so on."""
-    count = batch["rendered_rgb"].shape[1]
+    count = batch["camera_imgs"].shape[1]
     paths = batch.get("image_paths")
     folders = (
         [PurePath(str(path)).parent.name for path in paths[index]] if paths is not None else []
@@ -137,41 +143,41 @@ def _token(batch: Mapping[str, Any], index: int) -> str:
     return str(batch["frame_id"][index])
 
 
-def _camera(batch: Mapping[str, Any], index: int, slot: int, name: str) -> CameraView:
-    at = (index, slot)
-    target = batch["target_rgb"][at]
+def _camera(
+    batch: Mapping[str, Any], rendered: Mapping[str, Any], at: tuple[int, int], name: str
+) -> CameraView:
+    index, slot = at
+    target = rendered["target_rgb"][slot]
     grid = tuple(target.shape[-2:])
-    if "image_patch_mask" in batch:
-        hidden, visible = cells_of_patches(batch["image_patch_mask"][at], grid)
+    if "image_patch_mask" in rendered:
+        hidden, visible = cells_of_patches(rendered["image_patch_mask"][slot], grid)
     else:
         visible = torch.ones(grid, dtype=torch.bool)
         hidden = ~visible
-    masked = batch["camera_imgs"]
-    clean = batch.get("clean_camera_imgs", masked)
+    clean = batch["camera_imgs"][at]
+    masked = rendered["masked_camera_imgs"][slot] if "masked_camera_imgs" in rendered else clean
     depth = None
-    if "rendered_depth" in batch:
-        depth = _depth(batch, at, "rendered_depth", "target_depth", "target_depth")
+    if "rendered_depth" in rendered:
+        depth = _depth(rendered, slot, "rendered_depth", "target_depth", "target_depth")
     return CameraView(
         name=name,
-        image=_colours(clean[at], batch, index),
-        masked_image=_colours(masked[at], batch, index),
+        image=_colours(clean, batch, index),
+        masked_image=_colours(masked, batch, index),
         target_rgb=_channels_last(target),
-        rendered_rgb=_channels_last(batch["rendered_rgb"][at]),
+        rendered_rgb=_channels_last(rendered["rendered_rgb"][slot]),
         hidden=_numpy(hidden),
         visible=_numpy(visible),
         depth=depth,
     )
 
 
-def _depth(
-    batch: Mapping[str, Any], at: tuple[int, ...], rendered: str, target: str, flags: str
-) -> DepthView:
-    values = _numpy(batch[rendered][at])
-    if f"{flags}_mask" not in batch:
+def _depth(sample: Mapping[str, Any], at: Any, rendered: str, target: str, flags: str) -> DepthView:
+    values = _numpy(sample[rendered][at])
+    if f"{flags}_mask" not in sample:
         nothing = np.full_like(values, np.nan)
         return DepthView(values, nothing, np.ones(values.shape, dtype=bool))
-    truth = np.where(_numpy(batch[f"{flags}_mask"][at]), _numpy(batch[target][at]), np.nan)
-    return DepthView(values, truth.astype(np.float32), _numpy(batch[f"{flags}_hidden"][at]))
+    truth = np.where(_numpy(sample[f"{flags}_mask"][at]), _numpy(sample[target][at]), np.nan)
+    return DepthView(values, truth.astype(np.float32), _numpy(sample[f"{flags}_hidden"][at]))
 
 
 def _colours(image: Tensor, batch: Mapping[str, Any], index: int) -> Array:
