@@ -103,6 +103,8 @@ def _find_base(name: str, path: Path, folders: Sequence[Path]) -> Path:
 def apply_overrides(config: dict[str, Any], overrides: Sequence[str]) -> None:
     """Write ``key value`` pairs into ``config`` in place.
 
+    A section that the configuration leaves out, but may have, is added.
+
     Raises:
         ConfigError: for an odd count, or a key whose parent section does not exist.
     """
@@ -111,11 +113,26 @@ def apply_overrides(config: dict[str, Any], overrides: Sequence[str]) -> None:
     for key, text in zip(overrides[::2], overrides[1::2], strict=True):
         *parents, last = key.split(".")
         section: Any = config
+        known: Mapping[str, Any] = schema.SECTIONS
         for depth, name in enumerate(parents):
+            known = _known_below(known, name)
+            is_module = known is schema.MODULES.get(name)
+            if known and not is_module and isinstance(section, dict) and section.get(name) is None:
+                section[name] = {}
             section = _child(section, name, ".".join(parents[: depth + 1]))
+            if is_module and isinstance(section, dict):  # its NAME says which keys it has
+                known = known.get(str(section.get("NAME")), {})
         if not isinstance(section, dict):
             raise ConfigError(f"--set {key}: {'.'.join(parents)} is not a section")
         section[last] = _literal(text)
+
+
+def _known_below(known: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    """What the schema says of the section ``name``; nothing where it says nothing."""
+    kind = known.get(name)
+    kind = kind.kind if isinstance(kind, Required) else kind
+    kinds = kind if isinstance(kind, tuple) else (kind,)
+    return next((one for one in kinds if isinstance(one, dict)), {})
 
 
 def _child(section: Any, name: str, key: str) -> Any:

@@ -234,3 +234,11 @@ OPTIMIZATION = {
     "USE_AMP": bool,
     "ACCUMULATE_STEPS": int,
 }
+
+# Sections by their place in a configuration, as far as the tables above describe them.
+SECTIONS: dict[str, Any] = {
+    "DATA_CONFIG": DATA_CONFIG,
+    "MODEL": MODULES,
+    "OPTIMIZATION": OPTIMIZATION,
+    "HOOK": HOOK,
+}

@@ -91,6 +91,21 @@ def test_overrides_reach_sections_and_named_list_entries():
     assert config.DATA_CONFIG.CAMERA_CONFIG.IMAGE.FINAL_DIM == [64, 112]
 
 
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("MODEL.IMAGE_BACKBONE.INIT_CFG.checkpoint", "swin.pth"),
+        ("OPTIMIZATION.LR_SCALE.NECK", "0.5"),
+        ("HOOK.DisableAugmentationHook", "{'DISABLE_AUG_LIST': [], 'NUM_LAST_EPOCHS': 1}"),
+    ],
+)
+def test_an_override_adds_a_section_that_may_be_left_out(key, value):
+    config = load_config(TINY, [key, value])
+    for name in key.split("."):
+        config = config[name]
+    assert str(config) == value
+
+
 @pytest.mark.parametrize("value", ["None", "{'type': 'Pretrained', 'checkpoint': 'swint.pth'}"])
 def test_a_key_may_hold_a_section_or_null(value):
     load_config(TINY, ["MODEL.IMAGE_BACKBONE.INIT_CFG", value])
@@ -106,6 +121,9 @@ def test_the_keys_of_an_optional_section_are_checked():
     [
         (["OPTIMIZATION.LR"], "pairs of KEY VALUE"),
         (["OPTIMISATION.LR", "1.0"], r"OPTIMISATION: there is no such section.*OPTIMIZATION"),
+        (["MODEL.FUSER.IN_CHANNEL", "1"], r"MODEL\.FUSER: there is no such section"),
+        (["MODEL.NECK.INIT_CFG.checkpoint", "a.pth"], r"NECK\.INIT_CFG: there is no such section"),
+        (["MODEL.IMAGE_BACKBONE.INIT_CFG.ckpt", "a.pth"], r"unknown key .*INIT_CFG\.ckpt"),
         (["OPTIMIZATION.LRR", "1.0"], r"unknown key OPTIMIZATION\.LRR.*did you mean LR"),
         (["OPTIMIZATION.LR", "fast"], r"OPTIMIZATION\.LR must be"),
     ],

@@ -15,6 +15,7 @@ import torch
 from nsmae_plugin.data.safe_pickle import load_plain
 from nsmae_plugin.host.grids import check_grids
 from nsmae_plugin.host.openpcdet.patching import replace
+from nsmae_plugin.host.swin_checkpoint import load_image_checkpoint
 
 # Removed in NumPy 1.24; base_bev_backbone.py and database_sampler.py among others use them.
 NUMPY_ALIASES = {"int": int, "float": float, "bool": bool, "object": object, "str": str}
@@ -86,6 +87,27 @@ def assign_where_there_is_no_box(assigner: type) -> None:
         return bboxes.new_zeros(len(bboxes), dtype=torch.long), bboxes.new_zeros(len(bboxes))
 
     assigner.assign = assign  # type: ignore[attr-defined]
+
+
+def load_image_weights(backbone: type) -> None:
+    """Let ``SwinTransformer`` read INIT_CFG.checkpoint as the built-in host does.
+
+    With CONVERT_WEIGHTS OpenPCDet expects the names of the original repository, without it names
+    that begin with ``backbone.``. Where a file has others, as detectors trained on nuImages have,
+    the backbone or its first layer stays random without a word.
+    """
+    original = backbone.init_weights  # type: ignore[attr-defined]
+    if hasattr(original, "__wrapped__"):
+        return
+
+    @wraps(original)
+    def init_weights(self: Any) -> None:
+        if self.init_cfg is None:
+            original(self)
+        else:
+            load_image_checkpoint(self, self.init_cfg.get("checkpoint"), self.convert_weights)
+
+    backbone.init_weights = init_weights  # type: ignore[attr-defined]
 
 
 def load_booleans_as_booleans(models: ModuleType) -> None:

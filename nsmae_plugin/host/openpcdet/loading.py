@@ -47,6 +47,7 @@ def load() -> report.Report:
     processes.install(*(sys.modules[f"pcdet.utils.{n}"] for n in ("common_utils", "commu_utils")))
     compatibility.load_booleans_as_booleans(sys.modules["pcdet.models"])
     compatibility.collate_ragged_image_infos(_class("pcdet.datasets.dataset", "DatasetTemplate"))
+    compatibility.load_image_weights(_class("pcdet.models.backbones_image.swin", "SwinTransformer"))
     sampler = sys.modules["pcdet.datasets.augmentor.database_sampler"]
     compatibility.read_databases_without_trust(sampler)
     assigner = "pcdet.models.dense_heads.target_assigner.hungarian_assigner"

@@ -9,8 +9,8 @@ from torch.utils.checkpoint import checkpoint
 
 from nsmae_plugin.errors import ConfigError
 from nsmae_plugin.host.builtin.modules.recompute import gelu_linear
-from nsmae_plugin.host.builtin.modules.swin_checkpoint import load_image_checkpoint
 from nsmae_plugin.host.builtin.modules.window_attention import DropPath, ShiftedWindowAttention
+from nsmae_plugin.host.swin_checkpoint import load_image_checkpoint
 
 PATCH_SIZE = 4
 

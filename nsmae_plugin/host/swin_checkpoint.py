@@ -12,7 +12,7 @@ from torch import nn
 from nsmae_plugin import torch_files
 from nsmae_plugin.errors import CheckpointError
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger("nsmae_plugin.run.image_weights")  # so that it stands in a run's log
 
 # Names of the original repository (microsoft/Swin-Transformer) -> names of OpenPCDet.
 _RENAMES = (
