@@ -10,6 +10,7 @@ without asking.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from copy import copy
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -21,7 +22,10 @@ from nsmae_plugin.host.openpcdet.patching import replace
 
 SECTIONS = ("CLASS_NAMES", "DATA_CONFIG", "MODEL", "OPTIMIZATION", "HOOK")
 # What OpenPCDet's scripts read from every configuration, whether it means something there or not.
-DEFAULTS: dict[str, dict[str, Any]] = {"OPTIMIZATION": {"DECAY_STEP_LIST": []}}
+DEFAULTS: dict[str, Any] = {
+    "MODEL": {"POST_PROCESSING": {"RECALL_THRESH_LIST": [0.5], "EVAL_METRIC": "nuscenes"}},
+    "OPTIMIZATION": {"DECAY_STEP_LIST": []},
+}
 
 Read = Callable[..., Any]
 
@@ -69,9 +73,7 @@ class Reader:
 
     def _complete(self, config: Any) -> Any:
         if is_ours(config):
-            for section, defaults in DEFAULTS.items():
-                for key, value in defaults.items():
-                    config[section].setdefault(key, value)
+            _fill(config, DEFAULTS)
         if "DATA_PATH" in config.get("DATA_CONFIG", {}):
             config.DATA_CONFIG.DATA_PATH = self._locate(config.DATA_CONFIG.DATA_PATH)
         return config
@@ -82,6 +84,16 @@ class Reader:
             return path
         found = (str(folder / path) for folder in self.folders if (folder / path).exists())
         return next(found, path)
+
+
+def _fill(section: Any, defaults: Mapping[str, Any]) -> None:
+    """Add what a section lacks, at any depth."""
+    for key, value in defaults.items():
+        if isinstance(value, Mapping):
+            section.setdefault(key, type(section)())
+            _fill(section[key], value)
+        else:
+            section.setdefault(key, copy(value))
 
 
 def install(config_module: ModuleType, started_in: Path) -> None:
