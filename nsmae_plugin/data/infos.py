@@ -1,4 +1,4 @@
-"""Info files in OpenPCDet's nuScenes layout: reading without trust, checking, writing.
+"""Info files in OpenPCDet's nuScenes layout: reading without trust, and writing.
 
 An info file is a pickled list with one dict per keyframe. It is read by
 :mod:`nsmae_plugin.data.safe_pickle`, so that a file from elsewhere cannot run code.
@@ -12,20 +12,10 @@ from typing import Any
 import numpy as np
 
 from nsmae_plugin.data.safe_pickle import load_plain
-from nsmae_plugin.errors import ConfigError, DataError
+from nsmae_plugin.errors import DataError
 from nsmae_plugin.files import replacing
 
 CREATE = "create it with: python tools/create_infos.py --data_path DATA_PATH --version VERSION"
-
-_FRAME_KEYS = ("token", "lidar_path", "sweeps", "timestamp")
-_CAMERA_KEYS = {
-    "data_path": None,
-    "camera_intrinsics": (3, 3),
-    "sensor2lidar_rotation": (3, 3),
-    "sensor2lidar_translation": (3,),
-    "sensor2ego_rotation": (4,),
-    "sensor2ego_translation": (3,),
-}
 
 
 def read_infos(path: Path) -> list[dict[str, Any]]:
@@ -51,63 +41,6 @@ def write_infos(path: Path, infos: Sequence[Any] | Mapping[str, Any]) -> None:
     """Pickle ``infos`` so that ``path`` holds either its old content or all of the new."""
     with replacing(path) as file:
         pickle.dump(infos, file, protocol=4)  # 4: readable by every Python of OpenPCDet
-
-
-def check_infos(
-    infos: Sequence[Any], path: Path, max_sweeps: int, cameras: bool, labels: bool
-) -> None:
-    """Compare every frame with what the data set is going to read.
-
-    Args:
-        max_sweeps: the keyframe included.
-        cameras, labels: whether they are needed.
-
-    Raises:
-        DataError: naming the file, the frame and what is missing.
-        ConfigError: MAX_SWEEPS asks for more sweeps than the file lists.
-    """
-    for position, info in enumerate(infos):
-        _check_frame(info, f"frame {position} of the info file {path}")
-        if cameras:
-            _check_cameras(info, path)
-        if labels and not {"gt_boxes", "gt_names", "num_lidar_pts"} <= set(info):
-            raise DataError(
-                f"{path} has no boxes for sample {info['token']} (a test split?); "
-                "set DATA_CONFIG.USE_LABELS False or use an annotated split"
-            )
-        if len(info["sweeps"]) < max_sweeps - 1:
-            raise ConfigError(
-                f"DATA_CONFIG.MAX_SWEEPS is {max_sweeps}, but {path} lists only "
-                f"{len(info['sweeps'])} earlier sweeps for sample {info['token']}; lower "
-                f"MAX_SWEEPS or {CREATE} --max_sweeps {max_sweeps}"
-            )
-
-
-def _check_frame(info: Any, where: str) -> None:
-    if not isinstance(info, dict):
-        raise DataError(f"{where} is a {type(info).__name__}, not a dict; {CREATE}")
-    missing = [key for key in _FRAME_KEYS if key not in info]
-    if missing:
-        kitti = " (it looks like KITTI's layout)" if "point_cloud" in info else ""
-        raise DataError(
-            f"{where} lacks {', '.join(missing)}{kitti}; OpenPCDet's nuScenes layout is needed: "
-            f"{CREATE}"
-        )
-
-
-def _check_cameras(info: Mapping[str, Any], path: Path) -> None:
-    if not info.get("cams"):
-        raise DataError(
-            f"{path} has no cameras for sample {info['token']}; it was made without them: "
-            f"{CREATE} --with_cam"
-        )
-    for channel, camera in info["cams"].items():
-        for key, shape in _CAMERA_KEYS.items():
-            if key not in camera or (shape and np.shape(camera[key]) != shape):
-                raise DataError(
-                    f"{path}: camera {channel} of sample {info['token']} has no {key}"
-                    f"{f' of shape {shape}' if shape else ''}; {CREATE} --with_cam"
-                )
 
 
 def balanced_resampling(

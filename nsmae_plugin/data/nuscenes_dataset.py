@@ -10,6 +10,7 @@ import numpy as np
 
 from nsmae_plugin import host
 from nsmae_plugin.data import gt_sampling, images, infos, label_fraction, labelled, points, world
+from nsmae_plugin.data.info_checks import check_infos
 from nsmae_plugin.data.loader import seeded
 from nsmae_plugin.data.maps.labels import MapLabels
 from nsmae_plugin.data.pipeline import check_pipeline, enabled_augmentors, find_step
@@ -106,12 +107,13 @@ class MultiModalNuScenesDataset(NuScenesEvaluation, host.DatasetTemplate):
         paths = [self.root_path / name for name in self.dataset_cfg.INFO_PATH[self.mode]]
         for path in paths:
             part = infos.read_infos(path)
-            infos.check_infos(
+            check_infos(
                 part,
                 path,
                 self.dataset_cfg.MAX_SWEEPS if self.use_lidar else 1,
                 cameras=self.use_camera,
-                labels=self.use_labels and self.training,
+                labels=self.use_labels,
+                training=self.training,
             )
             frames += part
         names = ", ".join(map(str, paths))

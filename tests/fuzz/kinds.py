@@ -10,4 +10,5 @@ from fuzz.harness import Draw
 
 KINDS: dict[str, Callable[[Path], Draw]] = {
     "info pickles": pickles.info_pickles,
+    "infos": pickles.infos,
 }
