@@ -212,7 +212,9 @@ def test_the_test_split_gets_a_submission_and_no_metrics(copied_tables, syntheti
 
 def test_a_split_of_ones_own_is_evaluated_under_its_name(copied_tables, synthetic_root, tmp_path):
     root = copied_tables("v1.0-own", lambda scene: f"my {scene}")
-    scenes = {f"my {scene}" for scene in create_splits_scenes()["mini_val"]}
+    table = json.loads((root / "v1.0-own/v1.0-own/scene.json").read_text(encoding="utf-8"))
+    own_names = {f"my {scene}" for scene in create_splits_scenes()["mini_val"]}
+    scenes = own_names & {scene["name"] for scene in table}
     splits = root / "v1.0-own/v1.0-own/splits.json"
     content = {"train": [], "val": sorted(scenes), "my_val": sorted(scenes)}
     splits.write_text(json.dumps(content), encoding="utf-8")
@@ -221,6 +223,10 @@ def test_a_split_of_ones_own_is_evaluated_under_its_name(copied_tables, syntheti
     assert own.score(own.truth(), tmp_path / "out")[1]["mAP"] == pytest.approx(1.0)
     with pytest.raises(ConfigError, match=r"DATA_SPLIT.test my_val"):
         Frames(root, "val", "v1.0-own", infos).benchmark()
+    content["my_val"].append("scene-of-another-database")
+    splits.write_text(json.dumps(content), encoding="utf-8")
+    with pytest.raises(DataError, match=r"splits.json names scene-of-another-database, which"):
+        own.benchmark()
     splits.write_text("[1, 2]", encoding="utf-8")
     with pytest.raises(DataError, match=r"splits.json must read"):
         own.benchmark()

@@ -49,10 +49,10 @@ def test_missing_or_damaged_tables_are_errors(tmp_path):
         scenes_of_samples(tmp_path, VERSION)
     (tmp_path / VERSION / "scene.json").write_text('[{"token": "s", "name": "scene-1"}]')
     (tmp_path / VERSION / "sample.json").write_text("3")
-    with pytest.raises(DataError, match="no nuScenes tables"):
+    with pytest.raises(DataError, match="holds no list of records"):
         scenes_of_samples(tmp_path, VERSION)
     (tmp_path / VERSION / "sample.json").write_text('[{"token": "a", "scene_token": "other"}]')
-    with pytest.raises(DataError, match="do not belong together"):
+    with pytest.raises(DataError, match=r"do not belong together: scene_token other of record 'a'"):
         scenes_of_samples(tmp_path, VERSION)
 
 
@@ -68,8 +68,12 @@ def test_every_sample_has_the_location_of_its_log(synthetic_root, tmp_path):
         DataError, match=r"cannot read the table .*log\.json.*where it was recorded"
     ):
         locations_of_samples(tmp_path, VERSION)
+    (tmp_path / VERSION).mkdir()
+    record = '[{"token": "a", "location": "here", "log_token": "b", "scene_token": "a"}]'
     for name in ("scene", "sample", "log"):
-        (tmp_path / VERSION).mkdir(exist_ok=True)
-        (tmp_path / VERSION / f"{name}.json").write_text('[{"token": "a", "log_token": "b"}]')
-    with pytest.raises(DataError, match="do not belong together: KeyError"):
+        (tmp_path / VERSION / f"{name}.json").write_text(record)
+    with pytest.raises(DataError, match="do not belong together: log_token b"):
+        locations_of_samples(tmp_path, VERSION)
+    (tmp_path / VERSION / "log.json").write_text(record.replace("location", "place"))
+    with pytest.raises(DataError, match=r"log\.json: record 'a' has no location"):
         locations_of_samples(tmp_path, VERSION)

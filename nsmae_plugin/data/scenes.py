@@ -1,12 +1,11 @@
 """Which keyframes make up a scene, and where it was recorded; info files do not say."""
 
-import json
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from nsmae_plugin.errors import DataError
+from nsmae_plugin.data.table_files import Record, read_table
+from nsmae_plugin.errors import DataError, brief
 
 
 def scenes_of_samples(root: Path, version: str) -> dict[str, str]:
@@ -18,11 +17,14 @@ def scenes_of_samples(root: Path, version: str) -> dict[str, str]:
         root: folder that holds the folder ``version`` of JSON tables.
 
     Raises:
-        DataError: a table is missing or damaged.
+        DataError: a table is missing or damaged, or names a record that is not there.
     """
-    with _tables(root / version, "scene", "sample") as (scenes, samples):
-        names = {scene["token"]: scene["name"] for scene in scenes}
-        return {sample["token"]: names[sample["scene_token"]] for sample in samples}
+    folder = root / version
+    scenes, samples = _read(folder, scene="name", sample="scene_token")
+    return {
+        token: _linked(sample, "scene_token", scenes, folder)["name"]
+        for token, sample in samples.items()
+    }
 
 
 def locations_of_samples(root: Path, version: str) -> dict[str, str]:
@@ -32,26 +34,37 @@ def locations_of_samples(root: Path, version: str) -> dict[str, str]:
         root: folder that holds the folder ``version`` of JSON tables.
 
     Raises:
-        DataError: a table is missing or damaged.
+        DataError: a table is missing or damaged, or names a record that is not there.
     """
-    with _tables(root / version, "log", "scene", "sample") as (logs, scenes, samples):
-        at_log = {log["token"]: log["location"] for log in logs}
-        at_scene = {scene["token"]: at_log[scene["log_token"]] for scene in scenes}
-        return {sample["token"]: at_scene[sample["scene_token"]] for sample in samples}
+    folder = root / version
+    logs, scenes, samples = _read(folder, log="location", scene="log_token", sample="scene_token")
+    at_scene = {
+        token: _linked(scene, "log_token", logs, folder)["location"]
+        for token, scene in scenes.items()
+    }
+    return {
+        token: at_scene[_linked(sample, "scene_token", scenes, folder)["token"]]
+        for token, sample in samples.items()
+    }
 
 
-@contextmanager
-def _tables(folder: Path, *names: str) -> Iterator[list[Any]]:
-    """Tables of a folder; records that they do not hold are errors of the data."""
-    tables = [_table(folder / f"{name}.json") for name in names]
-    try:
-        yield tables
-    except (KeyError, TypeError) as error:
-        *others, last = (f"{name}.json" for name in names)
+def _read(folder: Path, **fields: str) -> list[dict[str, Record]]:
+    """Tables of which the token and one field are needed."""
+    remedy = (
+        "which samples make up a scene, and where it was recorded, is written in nuScenes' tables "
+        "alone"
+    )
+    return [read_table(folder, name, ("token", field), remedy) for name, field in fields.items()]
+
+
+def _linked(record: Record, field: str, targets: dict[str, Record], folder: Path) -> Record:
+    """The record that a field names."""
+    if record[field] not in targets:
         raise DataError(
-            f"{', '.join(others)} and {last} in {folder} are no nuScenes tables, or do not belong "
-            f"together: {error!r}"
-        ) from error
+            f"the tables in {folder} do not belong together: {field} {brief(record[field])} of "
+            f"record {brief(repr(record['token']))} names nothing"
+        )
+    return targets[record[field]]
 
 
 def frames_of_scene(
@@ -73,15 +86,3 @@ def frames_of_scene(
             f"{', '.join(present) or 'no scene of these tables'} (another --split?)"
         )
     return sorted(members, key=lambda at: infos[at]["timestamp"])
-
-
-def _table(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise DataError(
-            f"cannot read the table {path}: {error.strerror}; which samples make up a scene, and "
-            "where it was recorded, is written in nuScenes' tables alone"
-        ) from error
-    except ValueError as error:
-        raise DataError(f"the table {path} is no valid JSON: {error}") from error

@@ -16,6 +16,7 @@ from typing import Any
 from nsmae_plugin import files
 from nsmae_plugin.data.infos import CREATE
 from nsmae_plugin.data.scenes import scenes_of_samples
+from nsmae_plugin.data.splits import check_scenes, custom_splits, split_file
 from nsmae_plugin.errors import ConfigError, DataError
 
 CONFIG = "detection_cvpr_2019"
@@ -95,8 +96,7 @@ def find(root: Path, version: str, split: str) -> Benchmark:
     official = create_splits_scenes()
     names = _EVAL_SETS.get(version, {})
     eval_set = "test" if version == "v1.0-test" else names.get(split, split)
-    path = root / version / "splits.json"
-    custom = _custom_splits(path)
+    path, custom = split_file(root, version), custom_splits(root, version)
     if split in custom and eval_set in official:
         raise ConfigError(
             f"{path} names scenes of its own for {split!r}, but the devkit evaluates its own "
@@ -114,20 +114,13 @@ def find(root: Path, version: str, split: str) -> Benchmark:
             f"evaluate; known: {', '.join(known) or 'none'}. A split of your own goes into {path} "
             f'as {{"my_val": [scene names]}}'
         )
-    tokens = {token for token, scene in scenes_of_samples(root, version).items() if scene in scenes}
+    scene_of = scenes_of_samples(root, version)
+    if eval_set not in names.values():
+        check_scenes(scenes, set(scene_of.values()), path)
+    tokens = {token for token, scene in scene_of.items() if scene in scenes}
     if not tokens:
         raise DataError(f"{root / version} has no sample of the split {eval_set}")
     return Benchmark(root, version, eval_set, frozenset(tokens))
-
-
-def _custom_splits(path: Path) -> dict[str, list[str]]:
-    if not path.exists():
-        return {}
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        return {split: list(scenes) for split, scenes in content.items()}
-    except (ValueError, AttributeError, TypeError) as error:
-        raise DataError(f'{path} must read {{"name": [scene names], ...}}: {error!r}') from error
 
 
 def score(benchmark: Benchmark, results: Path, folder: Path) -> tuple[str, dict[str, float]]:
