@@ -122,7 +122,8 @@ def test_maps_are_labels_too():
 def test_the_dataset_trains_on_its_part_in_epochs_of_the_full_length(root, options, expected):
     data = labelled(root, LABEL_FRACTION=1 / 3, **options)
     assert [data[n]["metadata"]["token"] for n in range(2)] == [f"token-{n}" for n in expected]
-    assert (len(data), data.epoch_length) == (2, 6)
+    assert (len(data.infos), len(data)) == (2, 6)
+    assert data[5]["metadata"]["token"] == f"token-{expected[5 % 2]}"  # in OpenPCDet's loader
     host.register("dataset", "MultiModalNuScenesDataset", MultiModalNuScenesDataset)
     config = configuration(root, USE_LABELS=True, LABEL_FRACTION=1 / 3, **options)
     _, loader, sampler = build_dataloader(config, CLASSES, batch_size=1)
@@ -146,10 +147,10 @@ def test_the_part_is_taken_before_the_classes_are_balanced(tmp_path):
     write_infos(tmp_path / VERSION / "infos.pkl", infos)
     data = labelled(tmp_path, LABEL_FRACTION=0.5, BALANCED_RESAMPLING=True)
     # Frames 0, 2 and 4: three show a car, one a pedestrian: 4 // 2 = 2 draws for each class.
-    assert len(data) == 4
+    assert len(data.infos) == 4
     assert {info["token"] for info in data.infos} <= {"token-0", "token-2", "token-4"}
     # All frames: (5 + 1) // 2 = 3 draws for each class.
-    assert data.epoch_length == len(labelled(tmp_path, BALANCED_RESAMPLING=True)) == 6
+    assert len(data) == len(labelled(tmp_path, BALANCED_RESAMPLING=True)) == 6
 
 
 def test_a_part_without_a_box_of_the_classes_is_named(tmp_path):
@@ -159,7 +160,7 @@ def test_a_part_without_a_box_of_the_classes_is_named(tmp_path):
     write_infos(tmp_path / VERSION / "infos.pkl", infos)
     with pytest.raises(DataError, match="no box of car, pedestrian in 2 of 4 samples"):
         labelled(tmp_path, LABEL_FRACTION=0.5)
-    assert len(labelled(tmp_path, LABEL_FRACTION=0.5, LABEL_FRACTION_SEED=1)) == 2
+    assert len(labelled(tmp_path, LABEL_FRACTION=0.5, LABEL_FRACTION_SEED=1).infos) == 2
 
 
 def test_scenes_need_the_tables(tmp_path):

@@ -5,6 +5,7 @@ depends neither on the worker that made it nor on what was loaded before.
 """
 
 import logging
+import math
 import os
 import random
 from collections.abc import Callable, Iterator
@@ -16,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.distributed as dist
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from nsmae_plugin import host
@@ -156,8 +158,8 @@ def build_dataloader(
     Args:
         batch_size: per process.
         seed: non-negative; with epoch and index it decides every random draw of a sample.
-        epoch_length: see :class:`EpochSampler`; None takes the dataset's own ``epoch_length`` while
-            training, and its number of samples where it has none.
+        epoch_length: see :class:`EpochSampler`; None takes the dataset's length, which may be more
+            than its number of ``infos``.
         root_path: folder of the versions; None takes ``dataset_cfg.DATA_PATH``.
 
     Raises:
@@ -171,12 +173,16 @@ def build_dataloader(
         if value < least:
             raise ConfigError(f"{name} must be at least {least}, not {value}")
     dataset: Any = host.build_dataset(dataset_cfg, class_names, training, root_path, logger)
-    if epoch_length is None and training:
-        epoch_length = getattr(dataset, "epoch_length", None)
     if not training:
         dataset.evaluation_seed = seed
     sampler = EpochSampler(
-        len(dataset), seed, epoch_length, training, pad=training, rank=rank, world_size=world_size
+        len(getattr(dataset, "infos", dataset)),
+        seed,
+        len(dataset) if epoch_length is None else epoch_length,
+        training,
+        pad=training,
+        rank=rank,
+        world_size=world_size,
     )
     loader: DataLoader = DataLoader(
         SeededDataset(dataset, seed),
@@ -191,6 +197,19 @@ def build_dataloader(
         generator=torch.Generator().manual_seed(seed),
     )
     return dataset, loader, sampler
+
+
+def batches_per_epoch(dataset: Any, batch_size: int) -> int | None:
+    """How many batches a process takes in an epoch of OpenPCDet's training loop.
+
+    None for a dataset without ``epoch_length``.
+    """
+    length = getattr(dataset, "epoch_length", None)
+    if length is None:
+        return None
+    processes = dist.get_world_size() if dist.is_initialized() else 1
+    batches = math.ceil(math.ceil(len(dataset) / processes) / batch_size)
+    return batches // (len(dataset) // length)  # more than one epoch if its script merges them
 
 
 def _collate(

@@ -52,8 +52,12 @@ class MultiModalNuScenesDataset(NuScenesEvaluation, host.DatasetTemplate):
         root_path: folder of the versions; None takes ``dataset_cfg.DATA_PATH``.
         logger: None takes this module's.
 
+    Its length is that of an epoch with all labels. With a part of them there are fewer frames,
+    which then come round more than once.
+
     Attributes:
-        epoch_length: samples that an epoch would have with all labels; the loader draws as many.
+        infos: what is known of each frame.
+        epoch_length: samples of an epoch.
         evaluation_seed: of the masks in test mode.
 
     Raises:
@@ -129,7 +133,9 @@ class MultiModalNuScenesDataset(NuScenesEvaluation, host.DatasetTemplate):
         return MapLabels(section, self.infos, self.root_path, self.dataset_cfg.VERSION)
 
     def __len__(self) -> int:
-        return len(self.infos)
+        """Samples of an epoch, or of all if OpenPCDet's training script runs them as one."""
+        merged = getattr(self, "_merge_all_iters_to_one_epoch", False)
+        return self.epoch_length * (self.total_epochs if merged else 1)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         """One sample, not yet collated.
@@ -144,7 +150,7 @@ class MultiModalNuScenesDataset(NuScenesEvaluation, host.DatasetTemplate):
             return self._sample(index)
 
     def _sample(self, index: int) -> dict[str, Any]:
-        info = self.infos[index]
+        info = self.infos[index % len(self.infos)]
         sample = {
             "points": self._points(info),
             "frame_id": Path(info["lidar_path"]).stem,

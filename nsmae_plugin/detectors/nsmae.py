@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from nsmae_plugin import host, losses
+from nsmae_plugin.data.loader import batches_per_epoch
 from nsmae_plugin.detectors.branches import bev_columns, prepare_geometry, require_inputs
 from nsmae_plugin.detectors.nsmae_config import (
     camera_grid,
@@ -52,9 +53,10 @@ class NSMAE(host.Detector3DTemplate):
     - ``loss_terms``: the terms of this sample as floats, with the weights of the first epoch.
 
     Attributes:
-        steps_per_epoch: optimizer steps of an epoch, set by the training loop; it turns
-            LOSS_CONFIG.DEPTH_STOP_EPOCH (depth in the cameras) and BEV_DEPTH_STOP_EPOCH (depth from
-            above) into steps. None: the depth terms never stop.
+        steps_per_epoch: optimizer steps of an epoch; it turns LOSS_CONFIG.DEPTH_STOP_EPOCH (depth
+            in the cameras) and BEV_DEPTH_STOP_EPOCH (depth from above) into steps. A training loop
+            that does not set it, such as OpenPCDet's, steps once for every batch of the dataset.
+            None: the depth terms never stop.
 
     Raises:
         ConfigError: sections, sizes or bounds that do not fit together.
@@ -84,6 +86,8 @@ class NSMAE(host.Detector3DTemplate):
 
     def forward(self, batch_dict: dict[str, Any]) -> tuple[Any, ...]:
         """Mask, encode and render a batch, and compare it with its targets."""
+        if self.training and self.steps_per_epoch is None:
+            self.steps_per_epoch = batches_per_epoch(self.dataset, batch_dict["batch_size"])
         batch_dict = self.prepare(batch_dict)
         for module in self.modules_to_run():
             batch_dict = module(batch_dict)

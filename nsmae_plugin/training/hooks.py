@@ -46,13 +46,18 @@ def build_hook(
 def disable_augmentations(dataset: Any, loader: DataLoader, names: list[str]) -> bool:
     """Take augmentations out of ``dataset``; whether there was anything to take out."""
     augmentor = dataset.data_augmentor
-    kept = [step for step in augmentor.data_augmentor_queue if _name(step) not in names]
+    kept = without(augmentor.data_augmentor_queue, names)
     if len(kept) == len(augmentor.data_augmentor_queue):
         return False
     augmentor.data_augmentor_queue = kept
     # Persistent workers hold copies of the data set; the next iteration starts new ones.
     loader._iterator = None
     return True
+
+
+def without(steps: list[Any], names: list[str]) -> list[Any]:
+    """The steps of an augmentor but those of these names."""
+    return [step for step in steps if _name(step) not in names]
 
 
 def _name(step: Any) -> str:

@@ -61,21 +61,35 @@ def build_optimizer(model: nn.Module, config: Mapping[str, Any]) -> AdamW:
 
 def _by_factor(model: nn.Module, scales: Mapping[str, float]) -> dict[float, list[nn.Parameter]]:
     """The trainable parameters by the factor of their learning rate; 1 comes first."""
-    trained = [(name.split(".")[0], one) for name, one in model.named_parameters()]
-    trained = [(slot, one) for slot, one in trained if one.requires_grad]
-    if not trained:
+    factors = slot_factors(model, scales)
+    result: dict[float, list[nn.Parameter]] = {1.0: []}
+    for slot, parameter in _trained(model):
+        result.setdefault(factors.get(slot, 1.0), []).append(parameter)
+    return result
+
+
+def slot_factors(model: nn.Module, scales: Mapping[str, float]) -> dict[str, float]:
+    """The factors of LR_SCALE by slot of the network.
+
+    Raises:
+        ConfigError: a model without trainable parameters, a factor that is not positive, or one for
+            a section without trainable parameters.
+    """
+    slots = {slot for slot, _ in _trained(model)}
+    if not slots:
         raise ConfigError(f"{type(model).__name__} has no trainable parameter")
-    factors = {section.lower(): factor for section, factor in scales.items()}
-    for slot, factor in factors.items():
-        where = f"OPTIMIZATION.LR_SCALE.{slot.upper()}"
+    for section, factor in scales.items():
+        where = f"OPTIMIZATION.LR_SCALE.{section}"
         if factor <= 0:
             raise ConfigError(f"{where} must be positive, not {factor}")
-        if slot not in (name for name, _ in trained):
+        if section.lower() not in slots:
             raise ConfigError(f"{where}: the network trains nothing there; remove the key")
-    result: dict[float, list[nn.Parameter]] = {1.0: []}
-    for slot, parameter in trained:
-        result.setdefault(float(factors.get(slot, 1.0)), []).append(parameter)
-    return result
+    return {section.lower(): float(factor) for section, factor in scales.items()}
+
+
+def _trained(model: nn.Module) -> list[tuple[str, nn.Parameter]]:
+    named = [(name.split(".")[0], one) for name, one in model.named_parameters()]
+    return [(slot, one) for slot, one in named if one.requires_grad]
 
 
 def set_batchnorm_momentum(model: nn.Module, config: Mapping[str, Any]) -> None:

@@ -27,7 +27,7 @@ from pcdet.datasets import DatasetTemplate  # noqa: E402
 from pcdet.models import build_network as _build_network  # noqa: E402
 
 from nsmae_plugin.host.batch import to_device  # noqa: E402
-from nsmae_plugin.host.openpcdet import configuration  # noqa: E402
+from nsmae_plugin.host.openpcdet import configuration, optimization  # noqa: E402
 from nsmae_plugin.host.openpcdet.detector import Detector3DTemplate  # noqa: E402
 from nsmae_plugin.host.openpcdet.registry import check_names, lookup, register  # noqa: E402
 
@@ -44,6 +44,7 @@ __all__ = [
 ]
 
 NAME = "openpcdet"
+optimization.install()
 configuration.install(_config, started_in=Path.cwd())
 build_dataset = partial(build.build_dataset, lookup)
 

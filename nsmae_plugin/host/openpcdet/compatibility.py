@@ -3,6 +3,7 @@
 OpenPCDet's files stay untouched. Each function is idempotent and says what breaks without it.
 """
 
+import logging
 from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
@@ -16,6 +17,7 @@ from nsmae_plugin.data.safe_pickle import load_plain
 from nsmae_plugin.host.grids import check_grids
 from nsmae_plugin.host.openpcdet.patching import replace
 from nsmae_plugin.host.swin_checkpoint import load_image_checkpoint
+from nsmae_plugin.training import hooks
 
 # Removed in NumPy 1.24; base_bev_backbone.py and database_sampler.py among others use them.
 NUMPY_ALIASES = {"int": int, "float": float, "bool": bool, "object": object, "str": str}
@@ -154,6 +156,42 @@ def check_grids_before_building(models: ModuleType) -> None:
         return original(model_cfg=model_cfg, num_class=num_class, dataset=dataset)
 
     replace(models, "build_network", build_network)
+
+
+def disable_augmentations_alone(augmentor: type) -> None:
+    """Let ``DataAugmentor.disable_augmentation`` take steps out and touch no other.
+
+    It builds all steps anew, for the HOOK of the training script: those that the configuration had
+    disabled before come back (``imgaug`` in a network without cameras, which ends in a KeyError),
+    and ``gt_sampling`` forgets which objects LABEL_FRACTION left it.
+    """
+
+    def disable_augmentation(_: Callable[..., None], self: Any, config: Any) -> None:
+        self.data_augmentor_queue = hooks.without(
+            self.data_augmentor_queue, list(config.DISABLE_AUG_LIST)
+        )
+
+    replace(augmentor, "disable_augmentation", disable_augmentation)
+
+
+def tell_why_nothing_is_resumed(detector: type) -> None:
+    """Let ``load_params_with_optimizer`` log what was wrong with a checkpoint.
+
+    The training script passes over checkpoints that it cannot load, and without another one starts
+    from the beginning, all without a word.
+    """
+
+    def load(
+        original: Callable[..., Any], self: Any, filename: str, *args: Any, **kwargs: Any
+    ) -> Any:
+        try:
+            return original(self, filename, *args, **kwargs)
+        except Exception as error:
+            logger = kwargs.get("logger") or logging.getLogger(__name__)
+            logger.error("cannot resume from %s: %s: %s", filename, type(error).__name__, error)
+            raise
+
+    replace(detector, "load_params_with_optimizer", load)
 
 
 def _object_array(infos: list[list[list[Any]]]) -> np.ndarray:

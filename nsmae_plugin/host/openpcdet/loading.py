@@ -44,16 +44,37 @@ def load() -> report.Report:
         raise
     except Exception as error:  # whatever a broken installation raises becomes one message
         raise HostError(_explain(error)) from error
-    processes.install(*(sys.modules[f"pcdet.utils.{n}"] for n in ("common_utils", "commu_utils")))
-    compatibility.load_booleans_as_booleans(sys.modules["pcdet.models"])
-    compatibility.collate_ragged_image_infos(_class("pcdet.datasets.dataset", "DatasetTemplate"))
-    compatibility.load_image_weights(_class("pcdet.models.backbones_image.swin", "SwinTransformer"))
-    sampler = sys.modules["pcdet.datasets.augmentor.database_sampler"]
-    compatibility.read_databases_without_trust(sampler)
-    assigner = "pcdet.models.dense_heads.target_assigner.hungarian_assigner"
-    compatibility.assign_where_there_is_no_box(_class(assigner, "HungarianAssigner3D"))
-    compatibility.check_grids_before_building(sys.modules["pcdet.models"])
+    _repair()
     return report.describe(stand_ins)
+
+
+def _repair() -> None:
+    """Put in place what OpenPCDet needs today and what its scripts need of the plugin."""
+    common, communication = (
+        sys.modules[f"pcdet.utils.{name}"] for name in ("common_utils", "commu_utils")
+    )
+    processes.install(common, communication)
+    models = sys.modules["pcdet.models"]
+    compatibility.load_booleans_as_booleans(models)
+    compatibility.check_grids_before_building(models)
+    augmentor, detector, dataset, swin, assigner = (
+        _class(f"pcdet.{module}", name)
+        for module, name in (
+            ("datasets.augmentor.data_augmentor", "DataAugmentor"),
+            ("models.detectors.detector3d_template", "Detector3DTemplate"),
+            ("datasets.dataset", "DatasetTemplate"),
+            ("models.backbones_image.swin", "SwinTransformer"),
+            ("models.dense_heads.target_assigner.hungarian_assigner", "HungarianAssigner3D"),
+        )
+    )
+    compatibility.disable_augmentations_alone(augmentor)
+    compatibility.tell_why_nothing_is_resumed(detector)
+    compatibility.collate_ragged_image_infos(dataset)
+    compatibility.load_image_weights(swin)
+    compatibility.read_databases_without_trust(
+        sys.modules["pcdet.datasets.augmentor.database_sampler"]
+    )
+    compatibility.assign_where_there_is_no_box(assigner)
 
 
 def _class(module: str, name: str) -> type:

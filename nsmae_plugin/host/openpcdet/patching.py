@@ -1,5 +1,7 @@
 """Putting a function of ours in the place of one of OpenPCDet's."""
 
+import importlib.abc
+import importlib.machinery
 import sys
 from collections.abc import Callable
 from functools import wraps
@@ -7,8 +9,8 @@ from types import ModuleType
 from typing import Any
 
 
-def replace(module: ModuleType, name: str, replacement: Callable[..., Any]) -> None:
-    """Let ``module.name`` call ``replacement(original, *args, **kwargs)``; idempotent.
+def replace(module: ModuleType | type, name: str, replacement: Callable[..., Any]) -> None:
+    """Let a function or method call ``replacement(original, *args, **kwargs)``; idempotent.
 
     Modules that have imported the original by name, a script among them, get the new one as well:
     it does not matter whether they did so before or after this call.
@@ -25,3 +27,38 @@ def replace(module: ModuleType, name: str, replacement: Callable[..., Any]) -> N
         names = getattr(other, "__dict__", {})
         for key in [key for key, value in names.items() if value is original]:
             setattr(other, key, call)
+
+
+class _Finder(importlib.abc.MetaPathFinder):
+    """Finds what the others find, and has an action follow the import of some modules."""
+
+    def __init__(self) -> None:
+        self.actions: dict[str, Callable[[ModuleType], None]] = {}
+
+    def find_spec(
+        self, fullname: str, path: Any = None, target: ModuleType | None = None
+    ) -> importlib.machinery.ModuleSpec | None:
+        spec = None
+        if fullname in self.actions:
+            spec = importlib.machinery.PathFinder.find_spec(fullname, path, target)
+        if spec is not None and spec.loader is not None:
+            execute, action = spec.loader.exec_module, self.actions[fullname]
+
+            def exec_module(module: ModuleType) -> None:
+                execute(module)
+                action(module)
+
+            spec.loader.exec_module = exec_module  # type: ignore[method-assign]
+        return spec
+
+
+def after_import(name: str, action: Callable[[ModuleType], None]) -> None:
+    """Have ``action`` follow the import of a module, which may have happened already."""
+    if name in sys.modules:
+        action(sys.modules[name])
+        return
+    finder = next((one for one in sys.meta_path if isinstance(one, _Finder)), None)
+    if finder is None:
+        finder = _Finder()
+        sys.meta_path.insert(0, finder)
+    finder.actions[name] = action

@@ -1,0 +1,140 @@
+"""What OPTIMIZATION asks for beyond OpenPCDet, in the training loop of OpenPCDet.
+
+Its ``tools/train_utils/optimization`` builds optimiser and schedule, and reads of OPTIMIZATION what
+it knows. Here follows the rest: each key of ours is honoured, or refused in one line.
+"""
+
+import logging
+from collections.abc import Callable, Mapping
+from types import ModuleType
+from typing import Any
+
+from torch import nn
+
+from nsmae_plugin.errors import ConfigError
+from nsmae_plugin.host.openpcdet.patching import after_import, replace
+from nsmae_plugin.training import optim
+
+MODULE = "train_utils.optimization"
+WRAPPED = ("adam_onecycle", "adam_cosineanneal")  # by OpenPCDet's OptimWrapper
+logger = logging.getLogger("pcdet.utils.common_utils")  # that of its scripts
+
+
+def install() -> None:
+    """Let what scripts import from ``tools/`` build optimiser and schedule as below; idempotent."""
+    after_import(MODULE, _install)
+
+
+def _install(module: ModuleType) -> None:
+    for function in (build_optimizer, build_scheduler):
+        if hasattr(module, function.__name__):  # another project may have such a package, too
+            replace(module, function.__name__, function)
+
+
+def build_optimizer(original: Callable[..., Any], model: nn.Module, config: Any) -> Any:
+    """OpenPCDet's optimiser, with the learning rates of LR_SCALE.
+
+    BatchNorm gets its BN_MOMENTUM on the way, and the log says what OpenPCDet leaves out.
+
+    Raises:
+        ConfigError: OPTIMIZATION asks for what this loop cannot do, or LR_SCALE does not fit.
+    """
+    _refuse(config)
+    optim.set_batchnorm_momentum(model, config)
+    optimizer = original(model, config)
+    factors = optim.slot_factors(model, config.get("LR_SCALE") or {})
+    if factors:
+        optimizer = _scaled(optimizer, model, factors)
+    _tell_what_is_left_out(model, optimizer)
+    return optimizer
+
+
+def build_scheduler(
+    original: Callable[..., Any],
+    optimizer: Any,
+    total_iters_each_epoch: int,
+    total_epochs: int,
+    last_epoch: int,
+    optim_cfg: Any,
+) -> Any:
+    """OpenPCDet's schedule.
+
+    Raises:
+        ConfigError: too few steps for its one-cycle to rise in, where it would divide by zero.
+    """
+    steps, name = total_iters_each_epoch * total_epochs, optim_cfg.OPTIMIZER
+    if name == "adam_onecycle" and int(steps * optim_cfg.PCT_START) < 1:
+        raise ConfigError(
+            f"{steps} optimiser steps are too few for OpenPCDet's one-cycle schedule, which needs "
+            f"one in the first {optim_cfg.PCT_START:.0%}: train more epochs (--epochs), or with "
+            "smaller batches (--batch_size)"
+        )
+    return original(optimizer, total_iters_each_epoch, total_epochs, last_epoch, optim_cfg)
+
+
+def _refuse(config: Mapping[str, Any]) -> None:
+    if config.get("ACCUMULATE_STEPS", 1) != 1:
+        raise ConfigError(
+            f"OPTIMIZATION.ACCUMULATE_STEPS {config['ACCUMULATE_STEPS']}: OpenPCDet's training "
+            "loop updates the weights after every batch; set it to 1 and raise --batch_size, or "
+            "use the tools/train.py of nsmae_plugin"
+        )
+    if config.get("LR_SCALE") and config["OPTIMIZER"] not in WRAPPED:
+        raise ConfigError(
+            f"OPTIMIZATION.LR_SCALE needs OPTIMIZER {' or '.join(WRAPPED)}, not "
+            f"{config['OPTIMIZER']}"
+        )
+
+
+def _scaled(optimizer: Any, model: nn.Module, factors: Mapping[str, float]) -> Any:
+    """A wrapper like ``optimizer`` with one pair of groups for each factor of the learning rate.
+
+    What the schedule sets is the rate of factor 1, which comes last: that is the one to be logged.
+    """
+    others = sorted({*factors.values()} - {1.0})
+    leaves: dict[float, list[nn.Module]] = {factor: [] for factor in (*others, 1.0)}
+    for slot, module in model.named_children():
+        leaves[factors.get(slot, 1.0)] += _leaves(module)
+    wrapper = _scaling(type(optimizer), list(leaves))
+    return wrapper.create(
+        optimizer.opt_func,
+        optimizer.lr,
+        [nn.Sequential(*modules) for modules in leaves.values()],
+        wd=optimizer.wd,
+        true_wd=optimizer.true_wd,
+        bn_wd=optimizer.bn_wd,
+    )
+
+
+def _scaling(wrapper: Any, factors: list[float]) -> Any:
+    """The class ``wrapper``, in which setting ``lr`` sets its products with ``factors``."""
+
+    def set_rate(self: Any, rate: Any) -> None:
+        rates = rate if isinstance(rate, list) else [rate] * len(factors)
+        scaled = [one * factor for one, factor in zip(rates, factors, strict=True)]
+        wrapper.lr.fset(self, scaled)
+
+    return type(wrapper.__name__, (wrapper,), {"lr": property(wrapper.lr.fget, set_rate)})
+
+
+def _leaves(module: nn.Module) -> list[nn.Module]:
+    """The modules without children, in which alone OpenPCDet looks for parameters."""
+    children = list(module.children())
+    return [leaf for child in children for leaf in _leaves(child)] if children else [module]
+
+
+def _tell_what_is_left_out(model: nn.Module, optimizer: Any) -> None:
+    trained = {id(one) for group in optimizer.param_groups for one in group["params"]}
+    left_out = {
+        name: one
+        for name, one in model.named_parameters()
+        if one.requires_grad and id(one) not in trained
+    }
+    if left_out:
+        logger.warning(
+            "OpenPCDet's optimiser leaves out %d parameters (%d values) of modules that have "
+            "children, such as %s: they stay as initialised or loaded",
+            len(left_out),
+            sum(one.numel() for one in left_out.values()),
+            next(iter(left_out)),
+        )
