@@ -162,6 +162,15 @@ def _literal(text: str) -> Any:
         return text
 
 
+def plain(value: Any) -> Any:
+    """Built-in containers in the place of EasyDict, which YAML and checkpoints would not read."""
+    if isinstance(value, Mapping):
+        return {key: plain(one) for key, one in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(one) for one in value]
+    return value
+
+
 def validate(config: Mapping[str, Any]) -> None:
     """Check every key of a merged configuration.
 

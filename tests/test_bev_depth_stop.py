@@ -103,7 +103,7 @@ def look_at_two_processes(world):
     torch.set_num_threads(1)
     run = new_run("both", wrap)
     train(run, STOP - 1, samples=world.rank + 1)
-    before_stop = copy.deepcopy(run_state.capture(run, PLAN, "tiny", "any"))
+    before_stop = copy.deepcopy(run_state.capture(run, PLAN, {}))
     train(run, 1, samples=world.rank + 1)
     at_stop = weights(run)
     train(run, STEPS - STOP, samples=world.rank + 1)

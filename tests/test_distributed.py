@@ -64,7 +64,7 @@ def look_around(world):
         found[name] = [one.grad.clone() for one in run.model.parameters()]
     found["weights"] = distributed.bare(run.model).state_dict()
 
-    content = run_state.capture(run, Plan(0, 2, 1, 2, 1, 5), "toy", "builtin")
+    content = run_state.capture(run, Plan(0, 2, 1, 2, 1, 5), {})
     found["random_states"] = [one["torch"] for one in content["random_states"]]
 
     bad = batch(9)
@@ -159,7 +159,7 @@ def train_on_different_samples(world, folder):
         keeper=Keeper(folder, 1),
         curves=SimpleNamespace(scalars=lambda *_: None, record=lambda *_: None),
         logger=logging.getLogger("normalised"),
-        config_tag="toy",
+        facts={},
         evaluate=lambda model: scores.append(score(model)) or {},
     )
     first = 6 * world.rank
@@ -173,7 +173,8 @@ def test_all_processes_evaluate_the_network_that_is_saved(tmp_path):
     look = partial(train_on_different_samples, folder=tmp_path)
     first, second = (one["score"] for one in run_in_processes(look, tmp_path))
     model = Normalised()
-    checkpoint.load_model(model, tmp_path / "checkpoint_epoch_1.pth")
+    content = checkpoint.read(tmp_path / "checkpoint_epoch_1.pth")
+    model.load_state_dict(content["model_state"])
     assert first == second == score(model)
 
 

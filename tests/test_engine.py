@@ -51,7 +51,7 @@ def new_session(folder, device="cpu", epochs=2, accumulate=1, model=None, dtype=
         keeper=Keeper(folder, 3),
         curves=run_log.Curves(folder),
         logger=logging.getLogger("engine"),
-        config_tag="toy",
+        facts={},
     )
 
 
@@ -227,7 +227,7 @@ def test_a_float16_overflow_skips_the_step_and_lowers_the_scale(tmp_path, device
     assert run.scheduler.last_epoch == 0  # the schedule counts updates
     assert "grad_norm" not in terms
     assert all(math.isfinite(value) for value in terms.values())
-    content = run_state.capture(run, session.plan, "toy", "builtin")
+    content = run_state.capture(run, session.plan, {})
     assert content["scaler_state"]["scale"] == 2.0**39
 
 

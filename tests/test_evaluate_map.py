@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import yaml
 from oracle_runs import (
-    CLASS_NAMES,
     evaluate,
     history,
     make_workspace,
@@ -21,6 +20,9 @@ from oracle_runs import (
 from toys import train
 
 import nsmae_plugin
+
+# isort: split
+from nsmae_plugin.config import read
 
 MAP_CONFIG = {
     "CLASSES": ["drivable_area", "walkway", "divider"],
@@ -140,14 +142,16 @@ def test_a_checkpoint_of_another_map_is_an_error(start, capsys):
     assert "MAP_CONFIG.CLASSES" in message
     # As many, but others: only the configuration of the run can tell.
     save_map(workspace, config_tag="oracle")
-    classes = ["walkway", "drivable_area", "divider"]
-    config = {"CLASS_NAMES": CLASS_NAMES, "DATA_CONFIG": {"MAP_CONFIG": {"CLASSES": classes}}}
+    config = read(workspace / "cfgs/group/oracle.yaml")
+    config["DATA_CONFIG"]["MAP_CONFIG"]["CLASSES"] = ["walkway", "drivable_area", "divider"]
     path = run_folder(workspace) / "oracle.yaml"
     path.write_text(yaml.safe_dump(config), encoding="utf-8")
     assert evaluate() == 1
     message = capsys.readouterr().err
-    assert "was trained for the classes walkway, drivable_area, divider" in message
-    assert "but MAP_CONFIG.CLASSES are drivable_area, walkway, divider" in message
+    assert (
+        "DATA_CONFIG.MAP_CONFIG.CLASSES ['walkway', 'drivable_area', 'divider'] -> "
+        "['drivable_area', 'walkway', 'divider']), which its weights are not for" in message
+    )
     config["DATA_CONFIG"]["MAP_CONFIG"]["CLASSES"] = MAP_CONFIG["CLASSES"]
     path.write_text(yaml.safe_dump(config), encoding="utf-8")
     assert evaluate() == 0

@@ -58,7 +58,7 @@ def test_checkpoints_and_pretrained_weights_are_converted(tmp_path):
     path = tmp_path / "old.pth"
     torch.save({"model_state": state}, path)
     loaded, started = network(), network()
-    checkpoint.load_model(loaded, path)
+    checkpoint.load_model_state(loaded, checkpoint.read(path)["model_state"], path)
     assert transfer.load_pretrained(started, path, logger)["backbone_3d"].complete
     for name, value in source.state_dict().items():
         assert torch.equal(loaded.state_dict()[name], value)

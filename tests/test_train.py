@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -235,3 +236,45 @@ def test_pretraining_on_the_synthetic_world_resumes_exactly_and_is_evaluated(
     assert {"loss", "loss_rgb", "loss_depth", "loss_bev_depth", "weighted_rgb"} <= training.keys()
     assert (test["split"], test["step"], test["samples"]) == ("test", 3, 3)
     assert {"rgb_psnr_masked", "depth_mae_hidden", "bev_depth_mae_hidden"} <= test.keys()
+
+
+def test_another_learning_rate_takes_effect_at_a_resume_and_is_logged(workspace, capsys):
+    assert train("a", "--seed", "1", "--max_steps", "7") == 0
+    for tag in ("same", "other"):
+        shutil.copytree(folder(workspace, "a"), folder(workspace, tag))
+    capsys.readouterr()
+    assert train("same") == 0
+    assert "changed since" not in capsys.readouterr().out
+    rates = ("--set", "OPTIMIZATION.LR", "0.02", "OPTIMIZATION.WEIGHT_DECAY", "0.5")
+    assert (
+        train("other", *rates, "OPTIMIZATION.GRAD_NORM_CLIP", "1", "DATA_CONFIG.LENGTH", "10") == 0
+    )
+    output = capsys.readouterr().out
+    assert "changed since latest_model.pth: OPTIMIZATION.LR 0.01 -> 0.02" in output
+    assert "OPTIMIZATION.WEIGHT_DECAY 0.01 -> 0.5" in output
+    assert "OPTIMIZATION.GRAD_NORM_CLIP 35 -> 1" in output
+    same, other = (last_content(workspace, tag)["optimizer_state"] for tag in ("same", "other"))
+    (old,), (new,) = same["param_groups"], other["param_groups"]
+    assert new["lr"] == pytest.approx(2 * old["lr"])
+    assert (old["weight_decay"], new["weight_decay"]) == (0.01, 0.5)
+    assert old["betas"] == new["betas"]
+
+
+def test_a_refused_resume_leaves_the_record_of_the_run_alone(workspace, capsys):
+    assert train("a", "--seed", "1", "--max_steps", "7") == 0
+    record = folder(workspace, "a") / "toy.yaml"
+    before = record.read_text(encoding="utf-8")
+    assert train("a", "--set", "CLASS_NAMES", "['bus']") == 1
+    assert "CLASS_NAMES ['car'] -> ['bus']" in capsys.readouterr().err
+    assert train("a", "--epochs", "9", "--set", "OPTIMIZATION.LR", "0.5") == 1
+    assert record.read_text(encoding="utf-8") == before
+    assert train("a", "--set", "OPTIMIZATION.LR", "0.5") == 0
+    assert "LR: 0.5" in record.read_text(encoding="utf-8")
+
+
+def test_another_precision_is_logged_at_a_resume(workspace, capsys):
+    assert train("a", "--seed", "1", "--max_steps", "7", "--use_amp", "--amp_dtype", "float16") == 0
+    assert train("a", "--max_steps", "8") == 0
+    assert "precision float16 -> float32" in capsys.readouterr().out
+    assert train("a", "--use_amp", "--amp_dtype", "float16") == 0
+    assert "precision float32 -> float16" in capsys.readouterr().out

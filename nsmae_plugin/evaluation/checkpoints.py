@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
 from torch import Tensor, nn
 
 from nsmae_plugin.errors import CheckpointError
-from nsmae_plugin.training import checkpoint, weights
+from nsmae_plugin.training import checkpoint, run_log, settings, weights
+
+logger = logging.getLogger(run_log.LOGGER)
 
 # Prefix of a head's weights -> what its shapes follow from, in words for a message.
 HEADS = {
@@ -45,19 +47,18 @@ def load(
     """Load all weights of a checkpoint; nothing may be missing, left over or of another shape.
 
     Args:
-        config: its classes, of boxes and of the map, must be those that a run of this plugin was
-            trained for.
+        config: must agree with that of the run in what changes the meaning of the weights.
         pretrained: gives the weights that the checkpoint lacks, as in OpenPCDet.
 
     Returns:
         The content of the checkpoint.
 
     Raises:
-        CheckpointError: when a file cannot be read, or belongs to other classes or to another
+        CheckpointError: when a file cannot be read, or belongs to other settings or to another
             architecture.
     """
     content = weights.read(path)
-    _check_classes(content, path, config)
+    settings.check_use(content, path, config, logger)
     own = model.state_dict()
     state = dict(content["model_state"])
     if pretrained is not None:
@@ -71,27 +72,6 @@ def load(
     _check_heads(own, state, path)
     checkpoint.load_model_state(model, state, path)
     return content
-
-
-def _check_classes(content: Mapping[str, Any], path: Path, config: Mapping[str, Any]) -> None:
-    """Heads for as many other classes have the same shapes: ask the run's own configuration."""
-    source = path.parent.parent / f"{content.get('config_tag')}.yaml"
-    if not source.is_file():
-        return
-    before = _classes(yaml.safe_load(source.read_text(encoding="utf-8")))
-    for key, now in _classes(config).items():
-        if key in before and before[key] != now:
-            raise CheckpointError(
-                f"{path} was trained for the classes {', '.join(before[key])}, but {key} are "
-                f"{', '.join(now)}; evaluate it with its own configuration, {source}"
-            )
-
-
-def _classes(config: Mapping[str, Any]) -> dict[str, list[str]]:
-    """Key of the configuration -> the classes that it names; without a map only those of boxes."""
-    maps = config.get("DATA_CONFIG", {}).get("MAP_CONFIG") or {}
-    named = {"CLASS_NAMES": config["CLASS_NAMES"], "MAP_CONFIG.CLASSES": maps.get("CLASSES")}
-    return {key: list(names) for key, names in named.items() if names is not None}
 
 
 def _check_heads(own: Mapping[str, Tensor], state: Mapping[str, Tensor], path: Path) -> None:

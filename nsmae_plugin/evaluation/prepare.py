@@ -17,7 +17,7 @@ import nsmae_plugin
 from nsmae_plugin import host
 from nsmae_plugin.data.loader import Draw, build_dataloader
 from nsmae_plugin.errors import DataError
-from nsmae_plugin.training import checkpoint
+from nsmae_plugin.training import checkpoint, settings
 
 SPLITS = ("train", "test")
 
@@ -99,7 +99,8 @@ def prepare(
         seed: decides the masks, and the weights of an untrained network.
 
     Raises:
-        CheckpointError: when ``ckpt`` cannot be read or belongs to another architecture.
+        CheckpointError: when ``ckpt`` cannot be read or belongs to another architecture or
+            other settings.
         ConfigError, DataError: from the data set and the modules.
     """
     nsmae_plugin.register()
@@ -116,8 +117,12 @@ def prepare(
     model = host.build_network(config.MODEL, len(config.CLASS_NAMES), dataset)
     origin = f"untrained network (seed {seed})"
     if ckpt is not None:
-        content = checkpoint.load_model(model, ckpt)
-        origin = f"after {content['epoch']} epochs, {content['it']} steps"
+        source = checkpoint.find(ckpt)
+        content = checkpoint.read(source)
+        settings.check_use(content, source, config, logger or logging.getLogger(__name__))
+        checkpoint.load_model_state(model, content["model_state"], source)
+        epoch, step, _ = checkpoint.position_of(content)
+        origin = f"after {epoch} epochs, {step} steps" if epoch >= 0 else f"weights of {source}"
     return Trial(model.to(device).eval(), dataset, loader, origin)
 
 

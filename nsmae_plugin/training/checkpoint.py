@@ -140,21 +140,6 @@ def find(path: Path | str) -> Path:
     return found
 
 
-def load_model(model: nn.Module, path: Path | str) -> dict[str, Any]:
-    """Load all weights of a checkpoint file (or of the newest one in a directory) into ``model``.
-
-    Returns:
-        The content of the checkpoint.
-
-    Raises:
-        CheckpointError: when it cannot be read, or a name or shape differs.
-    """
-    source = find(path)
-    content = read(source)
-    load_model_state(model, content["model_state"], source)
-    return content
-
-
 def load_model_state(model: nn.Module, state: Mapping[str, Tensor], source: Path) -> None:
     """Load ``state`` when it has exactly the names and shapes of ``model``.
 

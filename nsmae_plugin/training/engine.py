@@ -21,7 +21,6 @@ from torch import nn
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from nsmae_plugin import host
 from nsmae_plugin.errors import NonFiniteError
 from nsmae_plugin.training import distributed, random_state, run_state
 from nsmae_plugin.training.distributed import World
@@ -65,6 +64,7 @@ class Session:
     """What a process trains, and how it logs, saves and evaluates.
 
     Attributes:
+        facts: what checkpoints tell of the run, see ``run_state.capture``.
         evaluate: metrics of the model on held-out data; says itself what they were.
         on_epoch: called with the number of completed epochs before every epoch.
     """
@@ -76,7 +76,7 @@ class Session:
     keeper: Keeper
     curves: Curves
     logger: logging.Logger
-    config_tag: str
+    facts: Mapping[str, Any]
     evaluate: Evaluate | None = None
     on_epoch: Callable[[int], None] | None = None
     saved_at: float = field(default_factory=time.monotonic)
@@ -101,7 +101,7 @@ class Session:
     def save(self, write: Callable[[dict[str, Any]], Path]) -> None:
         """Write a checkpoint from rank 0; all processes must call together."""
         distributed.share_buffers(self.run.model)
-        content = run_state.capture(self.run, self.plan, self.config_tag, host.NAME)
+        content = run_state.capture(self.run, self.plan, self.facts)
         if self.world.is_main:
             self.logger.info("saved %s (step %d)", write(content), self.run.progress.step)
         self.saved_at = time.monotonic()

@@ -8,6 +8,7 @@ with the manifest in its header. Names are those of the detectors; nothing has t
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,19 +19,21 @@ from torch import Tensor
 from nsmae_plugin import __version__, files
 from nsmae_plugin.config import load_config
 from nsmae_plugin.errors import CheckpointError, ConfigError
-from nsmae_plugin.training import checkpoint
+from nsmae_plugin.training import checkpoint, settings
 from nsmae_plugin.training.weights import (
     ENCODERS,
     GRID,
     MANIFEST,
     SAFETENSORS,
+    encoders_of,
     inputs_of,
     slot_of,
     slots_of,
 )
 
+logger = logging.getLogger(__name__)
+
 FORMAT = 1  # of the manifest
-_SECTIONS = ("VFE", "BACKBONE_3D", "MAP_TO_BEV", "IMAGE_BACKBONE", "NECK", "VTRANSFORM")
 
 
 def export(
@@ -42,22 +45,26 @@ def export(
         ckpt: checkpoint file, or a directory whose newest checkpoint is taken.
         out: the ``.pth`` file to write; the manifest and the ``.safetensors`` file take its stem.
         safetensors: write that file as well.
-        cfg_file: configuration of the run; None takes the one that ``tools/train.py`` left above
-            the checkpoint, if it is there.
+        cfg_file: configuration of the run, for checkpoints of earlier versions: newer ones hold it,
+            or it lies above them as ``tools/train.py`` left it.
 
     Returns:
         The manifest, and the files that were written.
 
     Raises:
         CheckpointError: for a checkpoint that cannot be read, has no encoder, or holds NaN or
-            infinity in one.
+            infinity in one; or ``cfg_file`` is not what it was trained with.
         ConfigError: for a place where the export must not be written.
     """
     source = checkpoint.find(ckpt)
     _check_place(out, source)
     content = checkpoint.read(source)
     state = encoder_state(content["model_state"], source)
-    config = load_config(cfg_file) if cfg_file else _config_of_run(source, content)
+    config = settings.of_run(content, source)
+    if cfg_file:
+        given = load_config(cfg_file)
+        settings.check_use(content, source, given, logger)
+        config = config or given
     manifest = build_manifest(content, state, source, config)
     files.make_folder(out.parent)
     checkpoint.write(
@@ -114,7 +121,7 @@ def build_manifest(
         "step": content.get("it"),
         "modality": modality(slots),
         "inputs": inputs_of(config["DATA_CONFIG"]) if config else None,
-        "model": _model(config["MODEL"]) if config else None,
+        "model": encoders_of(config["MODEL"]) if config else None,
         "slots": {
             slot: {name: list(one.shape) for name, one in state.items() if slot_of(name) == slot}
             for slot in slots
@@ -126,17 +133,6 @@ def modality(slots: list[str]) -> str:
     """``camera+lidar``, ``camera`` or ``lidar``."""
     branches = {"camera": "image_backbone", "lidar": "backbone_3d"}
     return "+".join(name for name, slot in branches.items() if slot in slots)
-
-
-def _model(model: Mapping[str, Any]) -> dict[str, Any]:
-    """The sections of the encoders; JSON turns EasyDict and tuples into plain containers."""
-    return json.loads(json.dumps({key: model[key] for key in _SECTIONS if model.get(key)}))
-
-
-def _config_of_run(source: Path, content: Mapping[str, Any]) -> Mapping[str, Any] | None:
-    """The configuration that ``tools/train.py`` wrote above the folder of its checkpoints."""
-    path = source.resolve().parent.parent / f"{content.get('config_tag')}.yaml"
-    return load_config(path) if path.is_file() else None
 
 
 def _check_place(out: Path, source: Path) -> None:

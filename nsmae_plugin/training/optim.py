@@ -9,6 +9,7 @@ trains; here every parameter that requires a gradient is in the optimiser.
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
@@ -205,6 +206,16 @@ class WarmupCosine(LRScheduler):
 
 
 Schedule: TypeAlias = OneCycleLR | WarmupCosine
+
+
+def set_rates(schedule: Schedule) -> None:
+    """Give the optimiser the rates of the schedule's present step."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch expects the question in step() only
+        rates = schedule.get_lr()
+    for group, rate in zip(schedule.optimizer.param_groups, rates, strict=True):
+        group["lr"] = rate
+    schedule._last_lr = [group["lr"] for group in schedule.optimizer.param_groups]
 
 
 def _cosine(start: float, end: float, fraction: float) -> float:

@@ -16,8 +16,10 @@ import yaml
 from tensorboardX import SummaryWriter
 
 from nsmae_plugin import files
+from nsmae_plugin.config import plain
 
 T = TypeVar("T")
+LOGGER = "nsmae_plugin.run"
 FORMAT = "%(asctime)s  %(levelname)5s  %(message)s"
 
 
@@ -35,9 +37,7 @@ def run_folder(root: Path, config_file: Path, extra_tag: str) -> Path:
     return root.joinpath(*group, config_file.stem, extra_tag)
 
 
-def create_logger(
-    file: Path | None = None, rank: int = 0, name: str = "nsmae_plugin.run"
-) -> logging.Logger:
+def create_logger(file: Path | None = None, rank: int = 0, name: str = LOGGER) -> logging.Logger:
     """Logger to the console and, in rank 0, to ``file``; other ranks only pass warnings on."""
     logger = logging.getLogger(name)
     logger.handlers.clear()
@@ -55,17 +55,8 @@ def create_logger(
 
 def write_config(config: Mapping[str, Any], path: Path) -> None:
     """Write the merged configuration as YAML that ``load_config`` reads without any base file."""
-    text = yaml.safe_dump(_plain(config), sort_keys=False, default_flow_style=None)
+    text = yaml.safe_dump(plain(config), sort_keys=False, default_flow_style=None)
     files.write_text(path, text)
-
-
-def _plain(value: Any) -> Any:
-    """Built-in containers only: yaml would spell EasyDict as a Python object."""
-    if isinstance(value, Mapping):
-        return {key: _plain(one) for key, one in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(one) for one in value]
-    return value
 
 
 class Curves:

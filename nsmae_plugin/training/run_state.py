@@ -4,7 +4,8 @@ A checkpoint holds OpenPCDet's keys ``epoch`` (epochs completed), ``it`` (optimi
 ``model_state``, ``optimizer_state`` and ``version``, so that stock OpenPCDet loads it; and, for an
 exact resume, ``scheduler_state``, ``scaler_state``, ``random_states`` (one per process),
 ``batch_in_epoch`` (batches of the current epoch already used), ``plan`` (what must not change
-between the parts of a run), ``config_tag`` and ``host``. Nothing in it needs unpickling of objects.
+between the parts of a run), ``config`` (merged, as plain containers), ``config_tag``, ``host`` and
+``precision``. Nothing in it needs unpickling of objects.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from torch.optim import Optimizer
 
 from nsmae_plugin import __version__
 from nsmae_plugin.errors import CheckpointError
-from nsmae_plugin.training import distributed, random_state
+from nsmae_plugin.training import distributed, optim, random_state
 from nsmae_plugin.training.checkpoint import COUNTS, load_model_state
 from nsmae_plugin.training.optim import Schedule
 
@@ -59,9 +60,14 @@ class Run:
     progress: Progress
 
 
-def capture(run: Run, plan: Plan, config_tag: str, host: str) -> dict[str, Any]:
-    """The content of a checkpoint; all processes must call together."""
+def capture(run: Run, plan: Plan, facts: Mapping[str, Any]) -> dict[str, Any]:
+    """The content of a checkpoint; all processes must call together.
+
+    Args:
+        facts: what else it tells of the run: ``config``, ``config_tag``, ``host``, ``precision``.
+    """
     return {
+        **facts,
         "epoch": run.progress.epoch,
         "it": run.progress.step,
         "model_state": distributed.bare(run.model).state_dict(),
@@ -72,17 +78,18 @@ def capture(run: Run, plan: Plan, config_tag: str, host: str) -> dict[str, Any]:
         "random_states": distributed.gather(random_state.get_random_state()),
         "batch_in_epoch": run.progress.batch_in_epoch,
         "plan": asdict(plan),
-        "config_tag": config_tag,
-        "host": host,
     }
 
 
 def restore(run: Run, plan: Plan, content: Mapping[str, Any], source: Path, rank: int = 0) -> None:
     """Put ``run`` and the random generators back to where ``content`` was captured.
 
+    Learning rate, its schedule and weight decay follow the configuration that ``run`` was built
+    with, at the step of ``content``: they may have changed.
+
     Raises:
-        CheckpointError: when the checkpoint lacks what a resume needs, belongs to another
-            architecture, or was planned differently.
+        CheckpointError: when the checkpoint lacks what a resume needs or holds something else
+            there, belongs to another architecture, or was planned differently.
     """
     wanted = (*COUNTS, *_RESUME_KEYS)
     missing = [key for key in wanted if content.get(key) is None]
@@ -94,15 +101,28 @@ def restore(run: Run, plan: Plan, content: Mapping[str, Any], source: Path, rank
     _check_plan(plan, content["plan"], source)
     load_model_state(distributed.bare(run.model), content["model_state"], source)
     try:
-        run.optimizer.load_state_dict(content["optimizer_state"])
-    except (ValueError, KeyError) as error:
-        raise CheckpointError(f"the optimiser state of {source} does not fit: {error}") from error
-    run.scheduler.load_state_dict(content["scheduler_state"])
-    run.scaler.load_state_dict(content["scaler_state"])
-    run.progress.epoch = content["epoch"]
-    run.progress.batch_in_epoch = content["batch_in_epoch"]
-    run.progress.step = content["it"]
-    random_state.set_random_state(content["random_states"][rank])
+        _restore_optimiser(run, content)
+        run.progress.epoch = content["epoch"]
+        run.progress.batch_in_epoch = content["batch_in_epoch"]
+        run.progress.step = content["it"]
+        random_state.set_random_state(content["random_states"][rank])
+    except (ValueError, KeyError, TypeError, IndexError, RuntimeError, AttributeError) as error:
+        raise CheckpointError(f"the state of the run in {source} does not fit: {error}") from error
+
+
+def _restore_optimiser(run: Run, content: Mapping[str, Any]) -> None:
+    groups = run.optimizer.param_groups
+    rates = [{key: one for key, one in group.items() if key != "params"} for group in groups]
+    schedule = run.scheduler.state_dict()
+    run.optimizer.load_state_dict(content["optimizer_state"])
+    for group, own in zip(run.optimizer.param_groups, rates, strict=True):
+        group.update(own)
+    saved = content["scheduler_state"]
+    counters = {key: saved[key] for key in ("last_epoch", "_step_count")}
+    run.scheduler.load_state_dict({**schedule, **counters})
+    optim.set_rates(run.scheduler)
+    if run.scaler.is_enabled() and content["scaler_state"]:  # empty without float16
+        run.scaler.load_state_dict(content["scaler_state"])
 
 
 def _check_plan(plan: Plan, saved: Mapping[str, Any], source: Path) -> None:

@@ -17,6 +17,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from nsmae_plugin import files, host
+from nsmae_plugin.config import plain
 from nsmae_plugin.data.loader import EpochSampler, build_dataloader
 from nsmae_plugin.errors import ConfigError
 from nsmae_plugin.evaluation import detection, reconstruction
@@ -29,6 +30,7 @@ from nsmae_plugin.training import (
     optim,
     run_log,
     run_state,
+    settings,
     transfer,
 )
 from nsmae_plugin.training.distributed import World
@@ -62,7 +64,15 @@ def build(
     content = checkpoint.read(source) if source else {}
     seed = _choose_seed(args, content)
     seed_everything(seed, world.rank)
-    logger = _start_log(args, config, world, folder, seed)
+    logger = _start_log(world, folder, seed)
+    facts = {
+        "config": plain(config),
+        "config_tag": args.cfg_file.stem,
+        "host": host.NAME,
+        "precision": str(_amp_dtype(args, config) or torch.float32).removeprefix("torch."),
+    }
+    if source:
+        settings.check_resume(content, source, config, facts["precision"], logger)
     batch_size = per_process_batch(args, config, world)
     load = partial(
         build_dataloader,
@@ -84,6 +94,8 @@ def build(
     if source:
         run_state.restore(run, plan, content, source, world.rank)
         logger.info("RESUMED from %s: %s", source, run.progress)
+    # Only now, when the run is known to go on with it.
+    distributed.on_main(lambda: run_log.write_config(config, folder / f"{args.cfg_file.stem}.yaml"))
     _log_plan(plan, run, logger)
     session = engine.Session(
         run=run,
@@ -93,7 +105,7 @@ def build(
         keeper=Keeper(folder / "ckpt", args.max_ckpt_save_num, source),
         curves=run_log.Curves(folder if world.is_main else None, run.progress.step),
         logger=logger,
-        config_tag=args.cfg_file.stem,
+        facts=facts,
         evaluate=_make_evaluation(args, config, world, model, load, logger, folder),
         on_epoch=hooks.build_hook(config.get("HOOK"), dataset, loader, plan.epochs, logger),
     )
@@ -110,16 +122,12 @@ def _choose_seed(args: Namespace, content: dict[str, Any]) -> int:
     return distributed.from_main(seed)
 
 
-def _start_log(
-    args: Namespace, config: Any, world: World, folder: Path, seed: int
-) -> logging.Logger:
+def _start_log(world: World, folder: Path, seed: int) -> logging.Logger:
     name = f"train_{datetime.now():%Y%m%d-%H%M%S}.log"
     logger = run_log.create_logger(folder / name, world.rank)
     logger.info("command: %s", " ".join(sys.argv))
     logger.info("host %s, %d x %s, seed %d", host.NAME, world.size, world.device, seed)
     logger.info("output in %s", folder)
-    if world.is_main:
-        run_log.write_config(config, folder / f"{args.cfg_file.stem}.yaml")
     return logger
 
 

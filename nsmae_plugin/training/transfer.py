@@ -12,12 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from nsmae_plugin.errors import CheckpointError
-from nsmae_plugin.training import checkpoint, layouts, weights
+from nsmae_plugin.training import checkpoint, layouts, settings, weights
 from nsmae_plugin.training.weights import ENCODERS, GRID, slot_of, slots_of
 
 LEAST_SHARE = 0.5  # of the parameters of a head, or of an encoder that may match in part
-# Inputs that encoders are not indifferent to, although their shapes do not show it.
-TELLING_INPUTS = ("point_features", "max_sweeps", "voxel_size", "image_mean", "image_std")
+HEADS = ("dense_head", "map_head")  # which know classes
 
 
 @dataclass
@@ -96,7 +95,7 @@ def load_pretrained(
             f"{', '.join(slots_of(state))}, the model has {', '.join(slots_of(model.state_dict()))}"
         )
     _log(model, content, slots, source, logger)
-    _compare_inputs(model, content, logger)
+    _compare(model, content, slots, source, logger)
     for slot, found in slots.items():
         _check(slot, found, source, partial)
     chosen = {name: state[name] for found in slots.values() for name in found.loaded}
@@ -189,13 +188,37 @@ def _log(
     logger.info("  as initialised: %s", ", ".join(s for s in own if s not in theirs) or "nothing")
 
 
-def _compare_inputs(model: nn.Module, content: Mapping[str, Any], logger: logging.Logger) -> None:
-    """Warn of data that differ from those of the pre-training, as far as the manifest knows."""
-    config = getattr(getattr(model, "dataset", None), "dataset_cfg", None)
-    theirs = (content.get(weights.MANIFEST) or {}).get("inputs")
-    if config is None or theirs is None:
+def _compare(
+    model: nn.Module,
+    content: Mapping[str, Any],
+    slots: Mapping[str, SlotMatch],
+    source: Path,
+    logger: logging.Logger,
+) -> None:
+    """Warn of what differs from the configuration that the weights were trained with.
+
+    An export knows it from its manifest, a checkpoint of a run from its configuration.
+    """
+    dataset = getattr(model, "dataset", None)
+    manifest = content.get(weights.MANIFEST) or {}
+    before: dict[str, Any] = {**(manifest.get("inputs") or {}), **(manifest.get("model") or {})}
+    config = None if manifest else settings.of_run(content, source)
+    if config is not None:
+        before = weights.inputs_of(config.get("DATA_CONFIG", {}))
+        before |= weights.encoders_of(config.get("MODEL", {}))
+        if slots.keys() & set(HEADS):
+            before["CLASS_NAMES"] = list(config["CLASS_NAMES"])
+    if dataset is None or not before:
+        logger.info("  with what data and settings they were trained is not known")
         return
-    own = weights.inputs_of(config)
-    for key in TELLING_INPUTS:
-        if key in own and key in theirs and own[key] != theirs[key]:
-            logger.warning("  %s is %s here and was %s before", key, own[key], theirs[key])
+    now: dict[str, Any] = {
+        **weights.inputs_of(dataset.dataset_cfg),
+        **weights.encoders_of(getattr(model, "model_cfg", {})),
+        "CLASS_NAMES": list(dataset.class_names),
+    }
+    known = before.keys() & now.keys()
+    for change in settings.changes({key: before[key] for key in known}, now):
+        if not change.is_free:
+            logger.warning(
+                "  %s is %s here and was %s before", change.key, change.now, change.before
+            )

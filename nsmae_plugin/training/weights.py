@@ -9,12 +9,15 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
+from nsmae_plugin.config import plain
 from nsmae_plugin.errors import CheckpointError
 from nsmae_plugin.models.lift_splat import STOCK_GRID_KEYS
 from nsmae_plugin.training import checkpoint
 
 SAFETENSORS = ".safetensors"
 MANIFEST = "manifest"
+SECTIONS = ("VFE", "BACKBONE_3D", "MAP_TO_BEV", "IMAGE_BACKBONE", "NECK", "VTRANSFORM")
+SENSOR_KEYS = ("LIDAR_", "INTENSITY_")  # beginnings of keys of DATA_CONFIG
 
 # What pre-training is for, under the names that the slots have in OpenPCDet's detectors.
 ENCODERS = ("vfe", "backbone_3d", "map_to_bev_module", "image_backbone", "neck", "vtransform")
@@ -39,7 +42,8 @@ def inputs_of(data: Mapping[str, Any]) -> dict[str, Any]:
 
     Returns:
         ``point_features``, ``max_sweeps``, ``point_cloud_range`` (m), ``voxel_size`` (m),
-        ``image_size`` (height, width), ``image_mean``, ``image_std``; those that it tells.
+        ``image_size`` (height, width), ``image_mean``, ``image_std``, and under their own names in
+        lower case what it says of the LiDAR and its intensities; those that it tells.
     """
     steps = {step["NAME"]: step for step in data.get("DATA_PROCESSOR", ())}
     cameras = data.get("CAMERA_CONFIG") or {}
@@ -53,8 +57,13 @@ def inputs_of(data: Mapping[str, Any]) -> dict[str, Any]:
         "image_mean": normalise.get("mean"),
         "image_std": normalise.get("std"),
     }
-    plain = {key: list(one) if isinstance(one, Iterable) else one for key, one in found.items()}
-    return {key: value for key, value in plain.items() if value is not None}
+    found |= {key.lower(): one for key, one in data.items() if key.startswith(SENSOR_KEYS)}
+    return {key: plain(value) for key, value in found.items() if value is not None}
+
+
+def encoders_of(model: Mapping[str, Any]) -> dict[str, Any]:
+    """The sections of a MODEL that describe encoders, as plain containers."""
+    return plain({key: model[key] for key in SECTIONS if model.get(key)})
 
 
 def read(path: Path | str) -> dict[str, Any]:

@@ -1,0 +1,168 @@
+"""The configuration that a checkpoint was trained with, against the one of today.
+
+Some keys decide what a network is and what its inputs mean: with another value its weights are
+worth nothing, although they may fit. Others may change between the parts of a run.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from nsmae_plugin import schema
+from nsmae_plugin.config import plain, read
+from nsmae_plugin.errors import CheckpointError
+
+SHOWN = 3  # changes that an error message spells out
+LONGEST = 120  # characters of a value in a message
+
+# What the network reads, and how it is read: beginnings of keys.
+_INPUTS = tuple(
+    f"DATA_CONFIG.{key}"
+    for key in (
+        *("POINT_CLOUD_RANGE", "MAX_SWEEPS", "POINT_FEATURE_ENCODING", "USE_LIDAR"),
+        *("LIDAR_", "INTENSITY_", "PRED_VELOCITY", "MAP_CONFIG"),
+        *("CAMERA_CONFIG.USE_CAMERA", "CAMERA_CONFIG.IMAGE.FINAL_DIM"),
+        *("DATA_PROCESSOR.image_normalize", "DATA_PROCESSOR.mask_image_patches.PATCH_SIZE"),
+        "DATA_PROCESSOR.transform_points_to_voxels.VOXEL_SIZE",
+        "DATA_PROCESSOR.transform_points_to_voxels.MAX_POINTS_PER_VOXEL",
+        "DATA_PROCESSOR.transform_points_to_voxels_placeholder.VOXEL_SIZE",
+    )
+)
+_MEANING = ("CLASS_NAMES", "MODEL.", *_INPUTS)
+_FREE = {
+    *("LOSS_CONFIG", "LOSS_WEIGHTS", "POST_PROCESSING", "NMS_CONFIG", "INIT_CFG"),
+    *("DROP_RATE", "ATTN_DROP_RATE", "DROP_PATH_RATE", "DROPOUT", "WITH_CP", "KERNELS"),
+}
+# The optimiser's state fits no other.
+_OPTIMISER = ("OPTIMIZATION.OPTIMIZER", "OPTIMIZATION.LR_SCALE")
+_DEFAULTS = {f"DATA_CONFIG.{key}": value for key, value in schema.OWN_DATA_KEYS.items()}
+
+
+class Change(NamedTuple):
+    """A key of the configuration with another value than before; None is an absent one."""
+
+    key: str
+    before: Any
+    now: Any
+
+    def __str__(self) -> str:
+        return f"{self.key} {_words(self.before)} -> {_words(self.now)}"
+
+    @property
+    def of_meaning(self) -> bool:
+        """Whether weights that were trained before are not for this configuration."""
+        if self.key.startswith("DATA_CONFIG.MAP_CONFIG") and None in (self.before, self.now):
+            return False  # a map that the network does not draw; one that it draws is in MODEL
+        return self.key.startswith(_MEANING) and not self.is_free
+
+    @property
+    def is_free(self) -> bool:
+        """Whether it weighs, filters or speeds up, and leaves the network what it is."""
+        return bool(_FREE.intersection(self.key.split(".")))
+
+
+def _words(value: Any) -> str:
+    text = "absent" if value is None else str(value)
+    return text if len(text) <= LONGEST else f"{text[: LONGEST - 4]} ..."
+
+
+def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[Change]:
+    """Every key that differs, in the sections that both have."""
+    sections = before.keys() & now.keys()
+    old, new = (
+        {**_DEFAULTS, **_flat({k: v for k, v in one.items() if k in sections})}
+        for one in (before, now)
+    )
+    keys = dict.fromkeys((*old, *new))
+    return [Change(k, old.get(k), new.get(k)) for k in keys if old.get(k) != new.get(k)]
+
+
+def _flat(section: Any, prefix: str = "") -> dict[str, Any]:
+    """Dotted keys as after ``--set``: entries of lists of named sections by their NAME."""
+    return dict(_leaves(plain(section), prefix))
+
+
+def _leaves(section: Any, prefix: str) -> Iterator[tuple[str, Any]]:
+    if isinstance(section, list) and section and all(isinstance(one, dict) for one in section):
+        names = [str(one.get("NAME", position)) for position, one in enumerate(section)]
+        yield f"{prefix}NAMES", names  # their order
+        section = dict(zip(names, section, strict=True))
+    if not isinstance(section, dict):
+        if section is not None:
+            yield prefix.removesuffix("."), section
+        return
+    for key, value in section.items():
+        yield from _leaves(value, f"{prefix}{key}.")
+
+
+def of_run(content: Mapping[str, Any], source: Path) -> Mapping[str, Any] | None:
+    """The configuration that a checkpoint was trained with, None where it is not known.
+
+    Checkpoints of earlier versions hold none: there it is what ``tools/train.py`` wrote above the
+    folder of its checkpoints, if that is there.
+    """
+    if isinstance(content.get("config"), Mapping):
+        return content["config"]
+    path = source.resolve().parent.parent / f"{content.get('config_tag')}.yaml"
+    return read(path) if path.is_file() else None
+
+
+def check_use(
+    content: Mapping[str, Any], source: Path, config: Mapping[str, Any], logger: logging.Logger
+) -> None:
+    """Compare what a trained network is used with.
+
+    Raises:
+        CheckpointError: naming what differs and changes the meaning of its weights.
+    """
+    before = of_run(content, source)
+    if before is None:
+        logger.info("%s holds no configuration: today's cannot be compared with it", source)
+        return
+    _refuse(
+        [change for change in changes(before, config) if change.of_meaning],
+        source,
+        "use the configuration of its own run (the YAML beside its folder ckpt)",
+    )
+
+
+def check_resume(
+    content: Mapping[str, Any],
+    source: Path,
+    config: Mapping[str, Any],
+    precision: str,
+    logger: logging.Logger,
+) -> None:
+    """Compare what a run goes on with, and log what has changed.
+
+    Raises:
+        CheckpointError: naming what must not change.
+    """
+    before = content.get("config")
+    if not isinstance(before, Mapping):
+        logger.info("%s holds no configuration: today's cannot be compared with it", source)
+        return
+    found = changes(before, config)
+    _refuse(
+        [one for one in found if one.of_meaning or one.key.startswith(_OPTIMISER)],
+        source,
+        "go on with the old value, or start a new run from its weights with --pretrained_model and "
+        "another --extra_tag",
+    )
+    old = content.get("precision", precision)
+    found += [Change("precision", old, precision)] if old != precision else []
+    for one in found:
+        logger.warning("changed since %s: %s", source.name, one)
+
+
+def _refuse(found: list[Change], source: Path, remedy: str) -> None:
+    if found:
+        shown = "; ".join(map(str, found[:SHOWN]))
+        more = f" and {len(found) - SHOWN} more" if len(found) > SHOWN else ""
+        raise CheckpointError(
+            f"{source} was trained with other settings ({shown}{more}), which its weights are not "
+            f"for; {remedy}"
+        )
