@@ -217,6 +217,7 @@ OPTIMIZATION = {
     "LR": need(NUMBER),
     "LR_SCALE": dict.fromkeys((*MODULES, *FOREIGN_SLOTS), NUMBER),
     "WEIGHT_DECAY": need(NUMBER),
+    "NO_DECAY": ListOf(str),
     "BETAS": PAIR,
     "MOMENTUM": NUMBER,
     "MOMS": PAIR,

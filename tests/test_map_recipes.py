@@ -3,9 +3,12 @@
 import logging
 from functools import cache
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
+from torch import nn
 
 import nsmae_plugin
 from nsmae_plugin import host
@@ -13,6 +16,7 @@ from nsmae_plugin.config import load_config
 from nsmae_plugin.data.loader import build_dataloader
 from nsmae_plugin.data.maps.grid import MapGrid
 from nsmae_plugin.detectors.branches import bev_columns
+from nsmae_plugin.training.optim import build_optimizer
 from nsmae_plugin.training.transfer import load_pretrained
 
 CONFIGS = Path(__file__).resolve().parents[1] / "cfgs"
@@ -62,6 +66,42 @@ def test_the_tiny_recipe_is_the_full_one_with_smaller_parts(name):
         assert not any(step.startswith("mask_") for step in steps[1:])  # nothing is hidden
         assert config.DATA_CONFIG.MAP_CONFIG.CLASSES == CLASSES
         assert MapGrid.from_config(config.DATA_CONFIG.MAP_CONFIG).shape == (200, 200)
+
+
+def full_grid(name):
+    """The grid of a full-size recipe; its voxels come from the configuration alone."""
+    config = load_config(CONFIGS / f"{name}.yaml")
+    (step,) = (one for one in config.DATA_CONFIG.DATA_PROCESSOR if "VOXEL_SIZE" in one)
+    low, high = np.split(np.array(config.DATA_CONFIG.POINT_CLOUD_RANGE), 2)
+    dataset = SimpleNamespace(
+        voxel_size=step.VOXEL_SIZE,
+        point_cloud_range=[*low, *high],
+        grid_size=np.round((high - low) / step.VOXEL_SIZE),
+    )
+    return bev_columns(config.MODEL, dataset)
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_the_full_recipe_is_on_the_grid_of_the_pretraining(name):
+    assert full_grid(name) == full_grid("nsmae_pretrain")
+    assert full_grid(name).cells == (180, 180)
+    published = full_grid("bevfusion_map_voxel01")
+    assert published.cells == (128, 128)
+    assert published.stride * published.voxel_size[0] == pytest.approx(0.8)
+
+
+@pytest.mark.parametrize("name", ["bevfusion_map", "camera_map"])
+def test_position_biases_of_the_full_recipe_do_not_decay(name):
+    config = load_config(CONFIGS / f"{name}.yaml")
+    section = config.MODEL.IMAGE_BACKBONE
+    backbone = host.lookup("image_backbone", section.NAME)(section)
+    model = nn.ModuleDict({"image_backbone": backbone})
+    decayed, free = build_optimizer(model, config.OPTIMIZATION).param_groups
+    names = {one: name for name, one in model.named_parameters()}
+    assert len(free["params"]) == sum(section.DEPTHS)  # one a block
+    assert all("relative_position_bias_table" in names[one] for one in free["params"])
+    assert len(decayed["params"]) + len(free["params"]) == len(names)
+    assert (decayed["weight_decay"], free["weight_decay"]) == (0.01, 0.0)
 
 
 @pytest.mark.parametrize("name", RECIPES)

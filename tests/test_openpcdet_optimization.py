@@ -79,6 +79,19 @@ def test_an_optimiser_with_lr_scale_is_saved_and_resumed(stock):
         assert torch.equal(one, other)
 
 
+def test_only_what_openpcdets_optimiser_leaves_out_can_be_spared_the_decay(stock):
+    model = Network()
+    model.backbone_3d.register_parameter("table", nn.Parameter(torch.ones(1)))
+    stock.build_optimizer(model, optimization(NO_DECAY=["table"])).step()
+    assert torch.equal(model.backbone_3d.table, torch.ones(1))
+    for part, message in (
+        ("head", "decays all that it trains, also 'head'"),
+        ("x", "no parameter"),
+    ):
+        with pytest.raises(ConfigError, match=f"NO_DECAY: .*{message}"):
+            stock.build_optimizer(model, optimization(NO_DECAY=[part]))
+
+
 def test_batchnorm_takes_the_momentum_of_the_configuration(stock):
     model = Network()
     stock.build_optimizer(model, optimization(BN_MOMENTUM=0.25))

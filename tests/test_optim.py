@@ -106,6 +106,20 @@ def test_all_sections_may_be_scaled():
     assert group["lr"] == pytest.approx(0.5e-3)
 
 
+def test_parameters_named_by_a_part_of_their_name_do_not_decay():
+    model = TwoSlots()
+    config = {**ONE_CYCLE, "NO_DECAY": ["head.b"], "LR_SCALE": {"IMAGE_BACKBONE": 0.25}}
+    decayed, free, backbone = build_optimizer(model, config).param_groups
+    assert decayed["params"] == [model.map_head.weight]
+    assert free["params"] == [model.map_head.bias]
+    assert (decayed["weight_decay"], free["weight_decay"]) == (0.01, 0.0)
+    assert free["lr"] == decayed["lr"]
+    assert len(backbone["params"]) == 2
+    assert (backbone["weight_decay"], backbone["lr"]) == (0.01, 0.25 * decayed["lr"])
+    with pytest.raises(ConfigError, match=r"NO_DECAY: the network trains no .* contains 'table'"):
+        build_optimizer(model, {**ONE_CYCLE, "NO_DECAY": ["bias", "table"]})
+
+
 def test_scales_that_cannot_be_are_named():
     with pytest.raises(ConfigError, match=r"LR_SCALE.NECK: the network trains nothing there"):
         build_optimizer(TwoSlots(), {**ONE_CYCLE, "LR_SCALE": {"NECK": 0.1}})

@@ -27,26 +27,33 @@ WARMUP_START_RATIO = 1 / 3
 
 
 def build_optimizer(model: nn.Module, config: Mapping[str, Any]) -> AdamW:
-    """AdamW over all trainable parameters, weight decay on all of them, as published.
+    """AdamW over all trainable parameters.
 
     Args:
-        config: OPTIMIZATION, of which OPTIMIZER, LR, LR_SCALE, WEIGHT_DECAY and BETAS are read.
-            BETAS default to OpenPCDet's (0.9, 0.99); MOMS of the schedule replaces the first.
-            LR_SCALE maps sections of MODEL to factors of the learning rate.
+        config: OPTIMIZATION, of which OPTIMIZER, LR, LR_SCALE, WEIGHT_DECAY, NO_DECAY and BETAS are
+            read. BETAS default to OpenPCDet's (0.9, 0.99); MOMS of the schedule replaces the first.
+            LR_SCALE maps sections of MODEL to factors of the learning rate. NO_DECAY lists parts of
+            names: parameters whose name contains one do not decay (mmcv's ``custom_keys`` with a
+            ``decay_mult`` of 0).
 
     Returns:
-        With one group of parameters for LR, the first, and one for every factor.
+        With one group of parameters for LR, the first, and one for every factor; each is two where
+        some of its parameters do not decay.
 
     Raises:
         ConfigError: for an unknown OPTIMIZER, a model without trainable parameters, a factor that
-            is not positive, or one for a section without trainable parameters.
+            is not positive, one for a section without trainable parameters, or a part of a name
+            that no trainable parameter has.
     """
     if config["OPTIMIZER"] not in OPTIMIZERS:
         known = ", ".join(OPTIMIZERS)
         raise ConfigError(f"unknown OPTIMIZATION.OPTIMIZER {config['OPTIMIZER']!r}; known: {known}")
+    no_decay = config.get("NO_DECAY") or ()
+    check_no_decay(model, no_decay)
     groups = [
-        {"params": parameters, "lr": config["LR"] * factor}
-        for factor, parameters in _by_factor(model, config.get("LR_SCALE") or {}).items()
+        {"params": parameters, "lr": config["LR"] * factor, **decay}
+        for factor, named in _by_factor(model, config.get("LR_SCALE") or {}).items()
+        for parameters, decay in _by_decay(named, no_decay)
         if parameters
     ]
     beta1, beta2 = config.get("BETAS", (0.9, 0.99))
@@ -60,12 +67,14 @@ def build_optimizer(model: nn.Module, config: Mapping[str, Any]) -> AdamW:
     )
 
 
-def _by_factor(model: nn.Module, scales: Mapping[str, float]) -> dict[float, list[nn.Parameter]]:
+def _by_factor(
+    model: nn.Module, scales: Mapping[str, float]
+) -> dict[float, list[tuple[str, nn.Parameter]]]:
     """The trainable parameters by the factor of their learning rate; 1 comes first."""
     factors = slot_factors(model, scales)
-    result: dict[float, list[nn.Parameter]] = {1.0: []}
-    for slot, parameter in _trained(model):
-        result.setdefault(factors.get(slot, 1.0), []).append(parameter)
+    result: dict[float, list[tuple[str, nn.Parameter]]] = {1.0: []}
+    for name, parameter in _trained(model):
+        result.setdefault(factors.get(_slot(name), 1.0), []).append((name, parameter))
     return result
 
 
@@ -76,7 +85,7 @@ def slot_factors(model: nn.Module, scales: Mapping[str, float]) -> dict[str, flo
         ConfigError: a model without trainable parameters, a factor that is not positive, or one for
             a section without trainable parameters.
     """
-    slots = {slot for slot, _ in _trained(model)}
+    slots = {_slot(name) for name, _ in _trained(model)}
     if not slots:
         raise ConfigError(f"{type(model).__name__} has no trainable parameter")
     for section, factor in scales.items():
@@ -89,8 +98,36 @@ def slot_factors(model: nn.Module, scales: Mapping[str, float]) -> dict[str, flo
 
 
 def _trained(model: nn.Module) -> list[tuple[str, nn.Parameter]]:
-    named = [(name.split(".")[0], one) for name, one in model.named_parameters()]
-    return [(slot, one) for slot, one in named if one.requires_grad]
+    return [(name, one) for name, one in model.named_parameters() if one.requires_grad]
+
+
+def _slot(name: str) -> str:
+    return name.split(".")[0]
+
+
+def _by_decay(
+    named: Sequence[tuple[str, nn.Parameter]], no_decay: Sequence[str]
+) -> list[tuple[list[nn.Parameter], dict[str, float]]]:
+    """Those that decay and those that do not, each with what its group says of it."""
+    free = [any(part in name for part in no_decay) for name, _ in named]
+    return [
+        ([one for (_, one), found in zip(named, free, strict=True) if found is wanted], decay)
+        for wanted, decay in ((False, {}), (True, {"weight_decay": 0.0}))
+    ]
+
+
+def check_no_decay(model: nn.Module, no_decay: Sequence[str]) -> None:
+    """NO_DECAY names parameters that there are.
+
+    Raises:
+        ConfigError: it holds a part of a name that no trainable parameter has.
+    """
+    for part in no_decay:
+        if not any(part in name for name, _ in _trained(model)):
+            raise ConfigError(
+                f"OPTIMIZATION.NO_DECAY: the network trains no parameter whose name contains "
+                f"{part!r}; remove it"
+            )
 
 
 def set_batchnorm_momentum(model: nn.Module, config: Mapping[str, Any]) -> None:

@@ -5,7 +5,7 @@ it knows. Here follows the rest: each key of ours is honoured, or refused in one
 """
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping, Sequence
 from types import ModuleType
 from typing import Any
 
@@ -37,15 +37,21 @@ def build_optimizer(original: Callable[..., Any], model: nn.Module, config: Any)
     BatchNorm gets its BN_MOMENTUM on the way, and the log says what OpenPCDet leaves out.
 
     Raises:
-        ConfigError: OPTIMIZATION asks for what this loop cannot do, or LR_SCALE does not fit.
+        ConfigError: OPTIMIZATION asks for what this loop cannot do, or LR_SCALE or NO_DECAY does
+            not fit the network.
     """
     _refuse(config)
     optim.set_batchnorm_momentum(model, config)
+    no_decay = config.get("NO_DECAY") or ()
+    optim.check_no_decay(model, no_decay)
     optimizer = original(model, config)
     factors = optim.slot_factors(model, config.get("LR_SCALE") or {})
     if factors:
         optimizer = _scaled(optimizer, model, factors)
-    _tell_what_is_left_out(model, optimizer)
+    trained = {id(one) for group in optimizer.param_groups for one in group["params"]}
+    names = {id(one): name for name, one in model.named_parameters()}
+    _refuse_to_spare([names[one] for one in trained], no_decay)
+    _tell_what_is_left_out(model, trained)
     return optimizer
 
 
@@ -123,8 +129,17 @@ def _leaves(module: nn.Module) -> list[nn.Module]:
     return [leaf for child in children for leaf in _leaves(child)] if children else [module]
 
 
-def _tell_what_is_left_out(model: nn.Module, optimizer: Any) -> None:
-    trained = {id(one) for group in optimizer.param_groups for one in group["params"]}
+def _refuse_to_spare(trained: Sequence[str], no_decay: Sequence[str]) -> None:
+    """What the optimiser leaves out, as Swin's position biases, does not decay; the rest does."""
+    for part in no_decay:
+        if any(part in name for name in trained):
+            raise ConfigError(
+                f"OPTIMIZATION.NO_DECAY: OpenPCDet's optimiser decays all that it trains, also "
+                f"{part!r}; remove it, or use the tools/train.py of nsmae_plugin"
+            )
+
+
+def _tell_what_is_left_out(model: nn.Module, trained: Container[int]) -> None:
     left_out = {
         name: one
         for name, one in model.named_parameters()
