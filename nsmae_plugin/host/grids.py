@@ -168,10 +168,10 @@ def _check_fuser(model_cfg: Any) -> None:
 def _check_output_range(model_cfg: Any, dataset: Any) -> None:
     """Warn where the head drops boxes that lie in the range of the points."""
     section = (model_cfg.get("DENSE_HEAD") or {}).get("POST_PROCESSING") or {}
-    points = [float(value) for value in dataset.point_cloud_range]
     for key in RANGE_KEYS:
         if key not in section:
             continue
+        points = [float(value) for value in dataset.point_cloud_range]
         limits = [float(value) for value in section[key]]
         within = all(
             limits[axis] <= points[axis] and points[axis + 3] <= limits[axis + 3]
