@@ -14,8 +14,9 @@ from nsmae_plugin.errors import ConfigError
 from nsmae_plugin.map_losses import map_loss
 from nsmae_plugin.models.compositing import at_least_float32
 
-#: Probability that an untrained head gives every class. Most cells belong to few classes: from 0.5
-#: the first steps would only learn that (arXiv 1708.02002, section 3.3; the published head does).
+#: Probability that an untrained head gives every class. Most cells belong to few classes: from 0.5,
+#: where the published head starts, the first steps would only learn that (arXiv 1708.02002, section
+#: 3.3).
 PRIOR = 0.1
 TOLERANCE = 1e-4  # metres; bounds are typed, ranges pass through float32
 
