@@ -1,4 +1,4 @@
-"""Measure the frustum path, training steps, prediction, loading, growth, and CPU-CUDA parity.
+"""Measure frustum path, training steps, prediction, loading, growth, gradients, CPU-CUDA parity.
 
 Formulations are measured in turn, each in a process of its own: only the ratios within one run
 mean anything on a machine that others use too.
@@ -18,6 +18,7 @@ import torch
 from nsmae_plugin import files
 from nsmae_plugin.benchmark import commands, frustum
 from nsmae_plugin.benchmark.measure import MEMORY, MeasurementError, describe_device
+from nsmae_plugin.command_line import positive
 from nsmae_plugin.errors import NSMAEError
 
 
@@ -31,6 +32,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     predict = _add_command(subcommands, "inference", commands.benchmark_inference)
     load = _add_command(subcommands, "loader", commands.benchmark_loader)
     grow = _add_command(subcommands, "growth", commands.benchmark_growth)
+    pull = _add_command(subcommands, "gradients", commands.benchmark_gradients)
     equal = _add_command(subcommands, "parity", commands.check_parity, device="cuda")
     for command in (path, whole, predict, load, grow):
         command.add_argument("--repeats", type=int, default=3, help="timed steps in each process")
@@ -51,6 +53,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         (whole, "nsmae_pretrain"),
         (predict, "bevfusion_det"),
         (load, "bevfusion_det"),
+        (pull, "nsmae_pretrain"),
         (equal, "nsmae_pretrain"),
     ):
         command.add_argument("--cfg_file", type=Path, default=Path(f"cfgs/{name}.yaml"))
@@ -60,6 +63,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
             "--only_factorised", action="store_true", help="do not compare, only measure"
         )
     whole.add_argument("--use_amp", action="store_true", help="in bfloat16, as training does")
+    pull.add_argument("--steps", type=positive, default=1, help="of the training, from its first")
     load.set_defaults(memory="small_pages")  # as loading processes have them
     load.add_argument("--sweeps", type=int, help="LiDAR files of a sample, for MAX_SWEEPS")
     load.add_argument(

@@ -15,7 +15,16 @@ from typing import Any
 
 import torch
 
-from nsmae_plugin.benchmark import frustum, growth, inference, loader, parity, report, step
+from nsmae_plugin.benchmark import (
+    frustum,
+    gradients,
+    growth,
+    inference,
+    loader,
+    parity,
+    report,
+    step,
+)
 from nsmae_plugin.benchmark.materialised import LIFTING
 from nsmae_plugin.benchmark.measure import MeasurementError, compare, interleave, run_isolated
 from nsmae_plugin.config import load_config
@@ -177,6 +186,15 @@ def benchmark_growth(args: argparse.Namespace, batch: int) -> Report:
         growth.save_plot(series, args.plot)
         print(f"saved {args.plot}")
     return series
+
+
+def benchmark_gradients(args: argparse.Namespace, batch: int) -> Report:
+    """Norms of the gradient by slot in the first steps of a training, and how much is below eps."""
+    config = load_config(args.cfg_file, args.overrides)
+    tables = gradients.measure_steps(config, batch, args.steps, torch.device(args.device))
+    for number, table in enumerate(tables, start=1):
+        gradients.print_table(number, table)
+    return {"steps": tables}
 
 
 def check_parity(args: argparse.Namespace, batch: int) -> Report:

@@ -38,6 +38,7 @@ class Options:
     """How to train; intervals are in the unit that their name says.
 
     Attributes:
+        clip_by_branch: camera encoder, LiDAR encoder and heads have ``grad_norm_clip`` each.
         amp_dtype: autocast to it, or None for float32. float16 scales the loss.
         max_steps: stop once this many steps are done, counted from the start of the run.
         save_epochs, save_seconds, save_steps: when to write a checkpoint; None is never. Epochs get
@@ -49,6 +50,7 @@ class Options:
     """
 
     grad_norm_clip: float
+    clip_by_branch: bool = False
     amp_dtype: torch.dtype | None = None
     max_steps: int | None = None
     log_steps: int = 50
@@ -213,6 +215,7 @@ def _update(session: Session, batches: list[Batch]) -> StepRecord:
         batches,
         session.world.device,
         clip=session.options.grad_norm_clip,
+        clip_by_branch=session.options.clip_by_branch,
         amp_dtype=session.options.amp_dtype,
         check=session.check_steps == 1,
     )
@@ -243,7 +246,12 @@ def train_step(
     weights change.
     """
     record = update_weights(
-        run, batches, device, clip=options.grad_norm_clip, amp_dtype=options.amp_dtype
+        run,
+        batches,
+        device,
+        clip=options.grad_norm_clip,
+        clip_by_branch=options.clip_by_branch,
+        amp_dtype=options.amp_dtype,
     )
     return read_records([record])[0]
 

@@ -205,6 +205,7 @@ def _amp_dtype(args: Namespace, config: Any) -> torch.dtype | None:
 def _make_options(args: Namespace, config: Any) -> engine.Options:
     return engine.Options(
         grad_norm_clip=config.OPTIMIZATION.GRAD_NORM_CLIP,
+        clip_by_branch=config.OPTIMIZATION.get("CLIP_BY_BRANCH", False),
         amp_dtype=_amp_dtype(args, config),
         max_steps=args.max_steps,
         log_steps=args.logger_iter_interval,

@@ -19,6 +19,7 @@ from torch import Tensor
 from nsmae_plugin import host
 from nsmae_plugin.errors import NonFiniteError
 from nsmae_plugin.training import distributed
+from nsmae_plugin.training.gradients import branch_norms, clip_gradients
 from nsmae_plugin.training.run_log import Meter
 from nsmae_plugin.training.run_state import Run
 
@@ -70,6 +71,7 @@ def update_weights(
     device: torch.device,
     *,
     clip: float,
+    clip_by_branch: bool = False,
     amp_dtype: torch.dtype | None = None,
     check: bool = True,
 ) -> StepRecord:
@@ -79,7 +81,8 @@ def update_weights(
     and masked means still see each batch for itself.
 
     Args:
-        clip: the largest norm of all gradients together.
+        clip: the largest norm of all gradients together, or with ``clip_by_branch`` of those of
+            each branch (:mod:`~nsmae_plugin.training.gradients`).
         amp_dtype: autocast to it, or None for float32.
         check: read the numbers before the weights change, which waits for the device. Without it a
             loss or gradient that is not finite is learnt, and noticed when the record is read.
@@ -96,7 +99,7 @@ def update_weights(
         # The processes exchange gradients once per step, with the last batch.
         with nullcontext() if last else distributed.no_sync(run.model):
             record.add(*_backward(run, batch, len(batches), device, amp_dtype), batch)
-    _update(run, record, clip, check or run.scaler.is_enabled())
+    _update(run, record, check or run.scaler.is_enabled(), clip, clip_by_branch)
     distributed.bare(run.model).update_global_step()
     run.progress.step += 1
     return record
@@ -112,7 +115,7 @@ def _backward(
     return loss, terms
 
 
-def _update(run: Run, record: StepRecord, clip: float, check: bool) -> None:
+def _update(run: Run, record: StepRecord, check: bool, clip: float, clip_by_branch: bool) -> None:
     """Clip the gradients and step optimiser and schedule."""
     run.scaler.unscale_(run.optimizer)
     gradients = {
@@ -121,14 +124,14 @@ def _update(run: Run, record: StepRecord, clip: float, check: bool) -> None:
         if parameter.grad is not None
     }
     record.names = list(gradients)
-    record.norms = torch.stack([torch.linalg.vector_norm(one) for one in gradients.values()])
+    norms = [torch.linalg.vector_norm(one) for one in gradients.values()]
+    record.norms = torch.stack(norms)
     # Overflows are how the float16 scaler finds its scale (it skips the step), down to a point.
     record.excused = run.scaler.is_enabled() and run.scaler.get_scale() > LEAST_LOSS_SCALE
     finite = not check or "grad_norm" in read_records([record])[0]
     # Not clip_grad_norm_, which would spread one bad gradient over all before it can be named.
     if finite:
-        norm = torch.linalg.vector_norm(record.norms)
-        torch._foreach_mul_(list(gradients.values()), (clip / norm).clamp(max=1.0))
+        clip_gradients(gradients, norms, clip, separately=clip_by_branch)
     run.scaler.step(run.optimizer)
     run.scaler.update()
     if finite and run.scheduler.last_epoch + 1 < run.scheduler.total_steps:
@@ -139,8 +142,9 @@ def read_records(records: Sequence[StepRecord]) -> list[dict[str, float]]:
     """Fetch and check the numbers of some steps; all processes must call together.
 
     Returns:
-        For each step ``loss`` and the terms of ``tb_dict``, averaged over the batches, ``lr``, and
-        ``grad_norm`` before clipping unless a float16 overflow made it infinite.
+        For each step ``loss`` and the terms of ``tb_dict``, averaged over the batches, ``lr``, and,
+        before clipping, ``grad_norm`` and ``grad_norm_<branch>`` unless a float16 overflow made
+        them infinite.
 
     Raises:
         NonFiniteError: in every process when a number of one is NaN or infinite; it names the
@@ -187,7 +191,9 @@ def _means(
         meter.add(one)
     values = {**meter.take(), "lr": record.learning_rate}
     norm = math.hypot(*norms)
-    return {**values, "grad_norm": norm} if math.isfinite(norm) else values
+    if not math.isfinite(norm):
+        return values
+    return {**values, "grad_norm": norm, **branch_norms(record.names, norms)}
 
 
 def _problem(
