@@ -69,3 +69,23 @@ def test_a_model_is_wrapped_without_a_device_and_may_have_parameters_at_rest(uti
         model(torch.ones(1, 1)).sum().backward()
     assert model.module.used.weight.grad == 2
     assert model.module.idle.weight.grad is None
+
+
+def test_processes_meet_before_they_look_for_the_checkpoints_to_evaluate(utils, monkeypatch):
+    """Rank 0 comes last: it has written the checkpoint of the last epoch before."""
+    from pcdet import datasets
+
+    from nsmae_plugin.host.openpcdet import processes
+
+    assert hasattr(datasets.build_dataloader, "__wrapped__")
+    utils.common_utils.init_dist_pytorch(18888, 0, backend="nccl")
+    done = []
+    monkeypatch.setattr(torch.distributed, "barrier", lambda: done.append("met"))
+
+    def build(training):
+        done.append("built")
+        return training
+
+    for training in (True, False):
+        assert processes._wait_for_the_checkpoint(build, training=training) is training
+    assert done == ["built", "built", "met"]

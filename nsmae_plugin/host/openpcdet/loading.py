@@ -53,7 +53,7 @@ def _repair() -> None:
     common, communication = (
         sys.modules[f"pcdet.utils.{name}"] for name in ("common_utils", "commu_utils")
     )
-    processes.install(common, communication)
+    processes.install(common, communication, sys.modules["pcdet.datasets"])
     models = sys.modules["pcdet.models"]
     compatibility.load_booleans_as_booleans(models)
     compatibility.check_grids_before_building(models)

@@ -20,8 +20,9 @@ from nsmae_plugin.host.openpcdet.patching import replace
 Join = Callable[..., tuple[int, int]]
 
 
-def install(common_utils: ModuleType, commu_utils: ModuleType) -> None:
+def install(common_utils: ModuleType, commu_utils: ModuleType, datasets: ModuleType) -> None:
     """Replace what OpenPCDet starts and wraps processes with; idempotent."""
+    replace(datasets, "build_dataloader", _wait_for_the_checkpoint)
     replace(common_utils, "init_dist_pytorch", _join)
     replace(common_utils, "init_dist_slurm", _join)
     _wrap_as_the_model_asks()
@@ -43,6 +44,18 @@ def _join(original: Join, tcp_port: int, local_rank: int, backend: str = "nccl")
         return original(tcp_port, local_rank, backend=backend)
     original(tcp_port, local_rank, backend="gloo")
     return dist.get_world_size(), dist.get_rank()
+
+
+def _wait_for_the_checkpoint(original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """Build a loader; one for evaluation when all processes have come to it.
+
+    After its training OpenPCDet evaluates what it finds in the folder of the checkpoints. The
+    others are there while rank 0 still writes the last one, and would find a part of it.
+    """
+    built = original(*args, **kwargs)
+    if dist.is_initialized() and not kwargs.get("training", True):
+        dist.barrier()
+    return built
 
 
 def _all_gather(_: Callable[..., Any], data: Any) -> list[Any]:
