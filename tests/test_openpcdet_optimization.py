@@ -98,6 +98,18 @@ def test_batchnorm_takes_the_momentum_of_the_configuration(stock):
     assert model.backbone_3d[1].momentum == 0.25
 
 
+def test_gradients_are_clipped_by_branch_and_not_together(stock):
+    """As the loop does it: clip to GRAD_NORM_CLIP, then step. Three ones in the LiDAR's branch."""
+    model, config = Network(), optimization(CLIP_BY_BRANCH=True, GRAD_NORM_CLIP=0.5)
+    optimizer = stock.build_optimizer(model, config)
+    model.map_head.weight.grad.fill_(0.25)
+    nn.utils.clip_grad_norm_(model.parameters(), config.GRAD_NORM_CLIP)
+    optimizer.step()
+    for parameter in model.backbone_3d.parameters():
+        assert float(parameter.grad) == pytest.approx(0.5 / 3**0.5)
+    assert float(model.map_head.weight.grad) == 0.25
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

@@ -5,15 +5,18 @@ it knows. Here follows the rest: each key of ours is honoured, or refused in one
 """
 
 import logging
+import math
 from collections.abc import Callable, Container, Mapping, Sequence
 from types import ModuleType
 from typing import Any
 
+import torch
 from torch import nn
 
 from nsmae_plugin.errors import ConfigError
 from nsmae_plugin.host.openpcdet.patching import after_import, replace
 from nsmae_plugin.training import optim
+from nsmae_plugin.training.gradients import clip_gradients
 
 MODULE = "train_utils.optimization"
 WRAPPED = ("adam_onecycle", "adam_cosineanneal")  # by OpenPCDet's OptimWrapper
@@ -32,7 +35,7 @@ def _install(module: ModuleType) -> None:
 
 
 def build_optimizer(original: Callable[..., Any], model: nn.Module, config: Any) -> Any:
-    """OpenPCDet's optimiser, with the learning rates of LR_SCALE.
+    """OpenPCDet's optimiser, with the learning rates of LR_SCALE, and CLIP_BY_BRANCH.
 
     BatchNorm gets its BN_MOMENTUM on the way, and the log says what OpenPCDet leaves out.
 
@@ -48,6 +51,8 @@ def build_optimizer(original: Callable[..., Any], model: nn.Module, config: Any)
     factors = optim.slot_factors(model, config.get("LR_SCALE") or {})
     if factors:
         optimizer = _scaled(optimizer, model, factors)
+    if config.get("CLIP_BY_BRANCH", False):
+        _clip_by_branch(optimizer, model, config)
     trained = {id(one) for group in optimizer.param_groups for one in group["params"]}
     names = {id(one): name for name, one in model.named_parameters()}
     _refuse_to_spare([names[one] for one in trained], no_decay)
@@ -121,6 +126,18 @@ def _scaling(wrapper: Any, factors: list[float]) -> Any:
         wrapper.lr.fset(self, scaled)
 
     return type(wrapper.__name__, (wrapper,), {"lr": property(wrapper.lr.fget, set_rate)})
+
+
+def _clip_by_branch(optimizer: Any, model: nn.Module, config: Any) -> None:
+    """Clip right before the weights change, and let the loop, which clips before, not do it."""
+    limit, config.GRAD_NORM_CLIP = config.GRAD_NORM_CLIP, math.inf
+
+    def clip(*_: Any) -> None:
+        gradients = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+        norms = [torch.linalg.vector_norm(one) for one in gradients.values()]
+        clip_gradients(gradients, norms, limit, separately=True)
+
+    optimizer.register_step_pre_hook(clip)
 
 
 def _leaves(module: nn.Module) -> list[nn.Module]:
