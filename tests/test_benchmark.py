@@ -187,9 +187,10 @@ def tiny_config(mode="nsmae_pretrain"):
     return config
 
 
-def test_the_materialised_model_trains_like_the_factorised_one():
+@pytest.mark.parametrize("mode", ["nsmae_pretrain", "nsmae_pretrain_camera"])
+def test_the_materialised_model_trains_like_the_factorised_one(mode):
     """float32 sums in another order: 1e-4 of each gradient's norm, and of nothing tiny."""
-    config = without_dropout(tiny_config())
+    config = without_dropout(tiny_config(mode))
     gradients = []
     for variant in step.VARIANTS:
         model = step.build_model(config, variant)

@@ -39,7 +39,7 @@ def test_a_step_of_detection_and_maps_is_measured_by_module():
     result = step.measure_variant(config, "factorised", 1, CPU, repeats=1)
     assert {"image_backbone", "vtransform", "map_head"} <= set(result["modules"])
     assert all(row["forward"] > 0 for row in result["modules"].values())
-    assert set(result["stages"]) == {"depth maps", "geometry"}
+    assert set(result["stages"]) == {"geometry"}
     assert result["first_step"]["loss_map"] > 0
 
 

@@ -126,8 +126,8 @@ def test_cameras_alone_feed_the_backbone():
     model = make("camera_det")
     slots = {name for name, module in model.named_children()}
     assert {"image_backbone", "neck", "vtransform", "backbone_2d", "dense_head"} <= slots
-    first = model.backbone_2d.blocks[0][1]
-    assert first.in_channels == config.VTRANSFORM.OUT_CHANNEL
+    first = model.backbone_2d.backbone[0][0]
+    assert first.conv1.in_channels == config.VTRANSFORM.OUT_CHANNEL
     batch = labelled_batch("camera_det")
     with torch.no_grad():
         before, _ = model.eval()(batch)

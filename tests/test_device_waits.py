@@ -82,8 +82,8 @@ def test_map_training_asks_for_nothing_once_images_are_queued(recipe, device):
 
 def test_the_watch_notices_what_a_view_transform_alone_asks_for():
     """Without the detector's preparation the geometry is made behind the backbone."""
-    model = build_map("camera_map").train()
-    batch = mapped_batch("camera_map")
+    model = build_map("bevfusion_map").train()
+    batch = mapped_batch("bevfusion_map")
 
     def forget(_, inputs):
         del inputs[0]["view_geometry"]

@@ -190,7 +190,7 @@ def build(name, root):
     ("name", "slots"),
     [
         ("nsmae_pretrain_lidar", {"backbone_3d"}),
-        ("nsmae_pretrain_camera", {"image_backbone", "neck", "vtransform"}),
+        ("nsmae_pretrain_camera_depth", {"image_backbone", "neck", "vtransform"}),
     ],
 )
 def test_one_branch_of_a_network_starts_from_the_export_of_both(

@@ -108,6 +108,9 @@ def test_evaluation_returns_renderings_targets_and_terms(mode):
         if "rgb" not in name:
             assert rendered[mask].any()
             assert not (rendered[mask.replace("mask", "hidden")] & ~rendered[mask]).any()
+    if mode == "camera":  # nothing of the LiDAR goes in
+        assert torch.equal(rendered["target_depth_hidden"], rendered["target_depth_mask"])
+        assert torch.equal(rendered["target_bev_hidden"], rendered["target_bev_mask"])
     assert list(rendered["loss_terms"])[: len(LOSSES[mode])] == [f"loss_{n}" for n in LOSSES[mode]]
 
 

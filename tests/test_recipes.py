@@ -10,7 +10,12 @@ from nsmae_plugin.config import load_config
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "RECIPES.md"
-NOT_OF_THE_PAPER = {"nsmae_pretrain_keyframe.yaml"}
+NOT_OF_THE_PAPER = {
+    "nsmae_pretrain_keyframe.yaml",
+    "nsmae_pretrain_camera_depth.yaml",
+    "camera_det_depth.yaml",
+    "camera_map_depth.yaml",
+}
 NOTHING = "–"  # in the column of values: the recipe has no such key
 SAME = "="
 

@@ -9,7 +9,8 @@ import torch
 import nsmae_plugin
 from nsmae_plugin import host
 from nsmae_plugin.config import load_config
-from nsmae_plugin.training import weights
+from nsmae_plugin.errors import CheckpointError
+from nsmae_plugin.training import checkpoint, weights
 from nsmae_plugin.training.export import export
 from nsmae_plugin.training.transfer import load_pretrained
 
@@ -23,27 +24,37 @@ DATA = {
     # One needs a database of objects, the other cameras; neither matters to a network.
     "DATA_AUGMENTOR.DISABLE_AUG_LIST": ["gt_sampling", "imgaug"],
 }
+# Slot -> tensors of the tiny network. Backbone: 14 in each of 5 blocks, 4 of the patches, 3 x 3
+# between stages, 3 x 2 of the norms behind them. Neck: 4 convolutions, each with the 5 tensors of a
+# BatchNorm. View transform: the 2 of depthnet, and 3 convolutions with BatchNorm.
+CAMERA_TENSORS = {"image_backbone": 89, "neck": 24, "vtransform": 20}
 RECIPES = {
     "nsmae_pretrain": [
         "bevfusion_det",
         "transfusion_lidar",
         "centerpoint_lidar",
         "bevfusion_map",
+        "bevfusion_map_voxel01",
         "bevfusion_multitask",
+        "camera_det_depth",
+        "camera_map_depth",
     ],
     "nsmae_pretrain_128x352": ["bevfusion_det_128x352"],
     "nsmae_pretrain_camera": ["camera_det", "camera_map"],
+    "nsmae_pretrain_camera_depth": ["camera_det_depth", "camera_map_depth"],
     "nsmae_pretrain_lidar": ["transfusion_lidar", "centerpoint_lidar", "lidar_map"],
     "tiny/nsmae_pretrain": [
         "tiny/bevfusion_det",
         "tiny/transfusion_lidar",
         "tiny/centerpoint_lidar",
-        "tiny/camera_det",
+        "tiny/camera_det_depth",
+        "tiny/camera_map_depth",
         "tiny/bevfusion_map",
         "tiny/bevfusion_map_coarse",
         "tiny/bevfusion_multitask",
     ],
     "tiny/nsmae_pretrain_camera": ["tiny/camera_det", "tiny/camera_map"],
+    "tiny/nsmae_pretrain_camera_depth": ["tiny/camera_det_depth", "tiny/camera_map_depth"],
     "tiny/nsmae_pretrain_lidar": [
         "tiny/transfusion_lidar",
         "tiny/centerpoint_lidar",
@@ -98,3 +109,35 @@ def test_detectors_start_from_all_encoders_of_their_pretraining(
             assert bool(one.zeroed) is biased, (detector, slot)
             assert not any(state[name].any() for name in one.zeroed)
             assert all(torch.equal(state[name], exported[name]) for name in one.loaded)
+
+
+@pytest.mark.parametrize(
+    ("pretraining", "detector", "name"),
+    [
+        ("tiny/nsmae_pretrain", "tiny/camera_det", "FactorizedDepthLSSTransform"),
+        ("tiny/nsmae_pretrain_camera", "tiny/camera_map_depth", "FactorizedLSSTransform"),
+    ],
+)
+def test_the_other_view_transform_is_named(pretraining, detector, name, synthetic_root, tmp_path):
+    source = build(pretraining, synthetic_root).state_dict()
+    torch.save({"model_state": source}, tmp_path / "w.pth")
+    model = build(detector, synthetic_root)
+    remedy = rf"Set MODEL\.VTRANSFORM\.NAME to {name}, as where the weights come from"
+    with pytest.raises(CheckpointError, match=remedy):
+        load_pretrained(model, tmp_path / "w.pth", LOGGER)
+    with pytest.raises(CheckpointError, match=remedy):
+        checkpoint.load_model_state(model, source, tmp_path / "w.pth")
+
+
+@pytest.mark.parametrize("detector", ["tiny/camera_map", "tiny/camera_det"])
+def test_cameras_alone_take_over_every_tensor_of_their_branch(detector, synthetic_root, tmp_path):
+    torch.manual_seed(0)
+    source = build("tiny/nsmae_pretrain_camera", synthetic_root).state_dict()
+    torch.save({"model_state": source}, tmp_path / "w.pth")
+    model = build(detector, synthetic_root)
+    load_pretrained(model, tmp_path / "w.pth", LOGGER)
+    state = model.state_dict()
+    taken = {slot: [n for n in state if n.startswith(f"{slot}.")] for slot in CAMERA_TENSORS}
+    assert {slot: len(names) for slot, names in taken.items()} == CAMERA_TENSORS
+    for name in (name for names in taken.values() for name in names):
+        assert torch.equal(state[name], source[name]), name

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import torch
@@ -97,6 +97,23 @@ class FactorizedDepthLSSTransform(LiftSplatTransform):
             keep=None if hidden is None else ~hidden,
         )
         return depth.flatten(0, 1).unsqueeze(1)
+
+
+def remedy(own: Collection[str], theirs: Collection[str]) -> str:
+    """What to set where only one of two networks reads LiDAR depth; else nothing.
+
+    Args:
+        own: names of the parameters of the network that loads. theirs: of the weights.
+    """
+    kinds = [
+        any(name.startswith("vtransform.dtransform.") for name in names)
+        for names in (own, theirs)
+        if any(name.startswith("vtransform.depthnet.") for name in names)
+    ]
+    if kinds in ([True, False], [False, True]):
+        kind = FactorizedDepthLSSTransform if kinds[1] else FactorizedLSSTransform
+        return f". Set MODEL.VTRANSFORM.NAME to {kind.__name__}, as where the weights come from"
+    return ""
 
 
 class OneChannelConv2d(nn.Conv2d):

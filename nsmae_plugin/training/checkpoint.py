@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from nsmae_plugin import files, torch_files
 from nsmae_plugin.errors import CheckpointError
+from nsmae_plugin.models.view_transform import remedy
 from nsmae_plugin.training import layouts
 
 SHOWN = 3  # differing keys that an error message spells out
@@ -158,5 +159,6 @@ def load_model_state(model: nn.Module, state: Mapping[str, Tensor], source: Path
         raise CheckpointError(
             f"{source} belongs to another architecture than {type(model).__name__}: "
             f"{len(differences)} differences, first: {'; '.join(differences[:SHOWN])}"
+            f"{remedy(own, state)}"
         )
     model.load_state_dict(state)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from nsmae_plugin.errors import CheckpointError
+from nsmae_plugin.models.view_transform import remedy
 from nsmae_plugin.training import checkpoint, layouts, settings, weights
 from nsmae_plugin.training.weights import ENCODERS, GRID, slot_of, slots_of
 
@@ -97,7 +98,8 @@ def load_pretrained(
     _log(model, content, slots, source, logger)
     _compare(model, content, slots, source, logger)
     for slot, found in slots.items():
-        _check(slot, found, source, partial)
+        advice = remedy(model.state_dict(), state) if slot == "vtransform" else ""
+        _check(slot, found, source, partial, advice)
     chosen = {name: state[name] for found in slots.values() for name in found.loaded}
     own = model.state_dict()
     zeroed = [name for found in slots.values() for name in found.zeroed]
@@ -142,18 +144,18 @@ def _place(
         found.missing.append(name)
 
 
-def _check(slot: str, found: SlotMatch, source: Path, partial: bool) -> None:
+def _check(slot: str, found: SlotMatch, source: Path, partial: bool, advice: str) -> None:
     matched = f"{found.loaded_parameters:,} of {found.parameters:,} parameters match"
     if not found.fits:
         raise CheckpointError(
             f"{source}: slot {slot} belongs to another architecture, {matched}; "
-            f"first differences: {found.differences()}"
+            f"first differences: {found.differences()}{advice}"
         )
     if slot in ENCODERS and not (found.complete or partial):
         raise CheckpointError(
             f"{source}: the encoder {slot} does not match completely, {matched}; first "
-            f"differences: {found.differences()}. Give both the same MODEL section and point "
-            "features, or load what fits with --partial_weights"
+            f"differences: {found.differences()}{advice}. Give both the same MODEL section and "
+            "point features, or load what fits with --partial_weights"
         )
 
 
