@@ -16,7 +16,7 @@ from nsmae_plugin import files, host
 from nsmae_plugin.bev_map import BEVMap
 from nsmae_plugin.boxes import Boxes, lidar_to_global, make_boxes, to_global
 from nsmae_plugin.data.images import camera_matrices, load_image
-from nsmae_plugin.data.points import read_points, remove_ego_points
+from nsmae_plugin.data.points import NUSCENES, read_points, remove_ego_points
 from nsmae_plugin.errors import ConfigError, DataError
 from nsmae_plugin.evaluation.prepare import Trial
 from nsmae_plugin.prediction import Prediction, read_prediction
@@ -185,9 +185,9 @@ class Inference:
         """
         info, root = self.info(index), Path(self.trial.dataset.root_path)
         lidar = root / info["lidar_path"]
-        points = None
+        points, layout = None, getattr(self.trial.dataset, "lidar_files", NUSCENES)
         if lidar.is_file():
-            points = remove_ego_points(read_points(lidar, info["token"]))
+            points = remove_ego_points(read_points(lidar, info["token"], layout))
         x_min, y_min, _, x_max, y_max, _ = map(float, self.config.DATA_CONFIG.POINT_CLOUD_RANGE)
         return Scenery(
             photographs=tuple(

@@ -11,6 +11,7 @@ from typing import Any, BinaryIO
 from nsmae_plugin.errors import DataError, brief
 
 GIB = 1 << 30
+MOST_LETTERS = 250  # of a path in a message
 _KINDS = (
     (stat.S_ISDIR, "a folder"),
     (stat.S_ISFIFO, "a named pipe"),
@@ -20,33 +21,35 @@ _KINDS = (
 )
 
 
-def open_regular(path: Path | str, what: str, remedy: str, most: int) -> BinaryIO:
+def open_regular(path: Path | str, what: str, remedy: str, most: int, owner: str = "") -> BinaryIO:
     """Open a regular file of at most ``most`` bytes.
 
     Opening never waits, as it would for a named pipe without a writer, and nothing of a file that
     is too large is read.
 
     Args:
-        what: words for the file in messages, before its path: "the LiDAR file of sample 3".
+        what, owner: words for the file in messages, before and after its path: "the LiDAR file",
+            " of sample 3".
         remedy: end of the messages.
 
     Raises:
         DataError: the file cannot be opened, is no regular file, or is larger.
     """
+    name = f"{what} {brief(path, MOST_LETTERS)}{owner}"
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:
         reason = _kind(path) or error.strerror
-        raise DataError(f"cannot read {what} {brief(path)}: {reason}; {remedy}") from error
+        raise DataError(f"cannot read {name}: {reason}; {remedy}") from error
     except ValueError as error:  # names that the system cannot have
-        raise DataError(f"cannot read {what} {brief(path)}: {brief(error)}; {remedy}") from error
+        raise DataError(f"cannot read {name}: {brief(error)}; {remedy}") from error
     try:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
-            raise DataError(f"{what} {path} is {_words(status.st_mode)}, no file; {remedy}")
+            raise DataError(f"{name} is {_words(status.st_mode)}, no file; {remedy}")
         if status.st_size > most:
             raise DataError(
-                f"{what} {path} has {status.st_size} bytes, more than the {most} that such a file "
+                f"{name} has {status.st_size} bytes, more than the {most} that such a file "
                 f"may have; {remedy}"
             )
         return os.fdopen(descriptor, "rb")

@@ -155,6 +155,7 @@ DATA_CONFIG = {
     "FILTER_MIN_POINTS_IN_GT": (int, bool),
     "USE_LABELS": bool,
     "USE_LIDAR": bool,
+    "LIDAR_FILES": {"COLUMNS": ListOf(str), "DTYPE": str},
     "DATA_SPLIT": need({"train": str, "test": str}),
     "INFO_PATH": need({"train": ListOf(str), "test": ListOf(str)}),
     "POINT_CLOUD_RANGE": need(ListOf(NUMBER, 6)),
@@ -198,6 +199,7 @@ OWN_DATA_KEYS = {
     "LABEL_FRACTION_BY": "frames",
     "LABEL_FRACTION_SEED": 0,
     "MAP_CONFIG": None,
+    "LIDAR_FILES": None,
 }
 
 HOOK = (

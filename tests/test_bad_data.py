@@ -1,5 +1,6 @@
 """Damaged and missing files end in a DataError that names the file, the sample and the remedy."""
 
+import os
 import pickle
 
 import numpy as np
@@ -38,7 +39,7 @@ def set_to(value):
 
 
 def out_of_range(cloud):
-    cloud[:, 0] += 1000
+    cloud[:, 0] += 500
 
 
 @pytest.mark.parametrize(
@@ -76,11 +77,31 @@ def test_a_truncated_jpeg_is_named(frame):
     ("damage", "message"),
     [
         (lambda path: path.unlink(), "No such file.*check DATA_PATH"),
-        (lambda path: rewrite(path, path.read_bytes()[:-7]), "no multiple of 5 float32"),
-        (lambda path: rewrite(path, path.read_bytes()[:-4]), "no multiple of 5 float32"),
+        (
+            lambda path: rewrite(path, path.read_bytes()[:-7]),
+            "no whole number of points in 5 c",
+        ),
+        (
+            lambda path: rewrite(path, path.read_bytes()[:-4]),
+            "no whole number of points in 5 c",
+        ),
         (lambda path: rewrite(path, b""), "is empty"),
-        (lambda path: change_cloud(path, set_to(np.nan)), "2 points with NaN or infinity"),
-        (lambda path: change_cloud(path, set_to(-np.inf)), "2 points with NaN or infinity"),
+        (lambda path: path.unlink() or os.mkfifo(path), "is a named pipe, no file"),
+        (lambda path: path.unlink() or path.symlink_to("/dev/zero"), "is a device, no file"),
+        (lambda path: path.unlink() or path.mkdir(), "is a folder, no file"),
+        (lambda path: os.truncate(path, 200 << 30), "214748364800 bytes, more than the 200000000"),
+        (
+            lambda path: change_cloud(path, set_to(1e30)),
+            "2 points with NaN, infinite",
+        ),
+        (
+            lambda path: change_cloud(path, set_to(np.nan)),
+            "2 points with NaN, infinite",
+        ),
+        (
+            lambda path: change_cloud(path, set_to(-np.inf)),
+            "2 points with NaN, infinite",
+        ),
     ],
 )
 def test_a_bad_point_cloud_is_named(frame, sweep, damage, message):

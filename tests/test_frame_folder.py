@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from tiny_frames import VERSION, camera, configuration
+from tiny_frames import MASKS, VERSION, camera, configuration, random_points
 
 from nsmae_plugin.data.frame_folder import NAME, FrameFolderDataset, read_folder
 from nsmae_plugin.data.images import camera_matrices
@@ -91,9 +91,14 @@ MIRROR = np.diag([1.0, -1, 1, 1]).tolist()
         ([], "must hold a list 'frames'"),
         ({"frames": []}, "at least one frame"),
         ({"frames": ["a"]}, "frame 0 must be an object"),
-        (change("frames.0.name", "../a"), "may not be a path"),
-        (change("frames.0.name", ""), "may not be a path"),
-        (change("frames.0.name", ".."), "may not be a path"),
+        (change("frames.0.name", "../a"), "name of frame 0, '../a', .* another folder"),
+        (change("frames.0.name", ""), "name of frame 0, '', .* another folder"),
+        (change("frames.0.name", ".."), "name of frame 0, '..', .* another folder"),
+        (change("frames.0.name", 3), "name of frame 0, 3, .* no string"),
+        (change("frames.0.name", "a" * 10_000), "longer than 200 bytes"),
+        (change("frames.0.cameras", "x" * 10_000), "'cameras' must be an object, not xxx"),
+        (change("lidar_files", ["x"]), "'lidar_files' must be an object"),
+        (change("lidar_files", {"columns": ["x", "y"]}), "lidar_files.COLUMNS must name x, y, z"),
         (change("frames.0.lidar", 3), "'lidar' must be the path"),
         (change("frames.0.cameras", ["front"]), "'cameras' must be an object"),
         (change("frames.0.cameras.front", {}), "camera 'front': 'image' must be the path"),
@@ -107,11 +112,26 @@ MIRROR = np.diag([1.0, -1, 1, 1]).tolist()
         (change("frames.0.sweeps", {"lidar": "b.bin"}), "'sweeps' must be a list"),
         (change("frames.0.sweeps", [{"lidar": "b.bin", "to_frame": IDENTITY}]), "'time_lag'"),
         (change("frames.0.sweeps", [{"lidar": "b.bin", "time_lag": 0.1}]), "'to_frame' must be 4"),
+        (change("frames.0.sweeps", [{"lidar": "b.bin", "time_lag": float("nan")}]), "'time_lag'"),
+        (change("cameras.front.intrinsics", [["1", "0", "1"]] * 3), "'intrinsics' must be 3 rows"),
+        (change("cameras.front.intrinsics", [[10**400, 0, 1]] * 3), "'intrinsics' must be 3 rows"),
     ],
 )
 def test_a_bad_description_is_an_error_that_names_the_entry(content, message, tmp_path):
-    with pytest.raises(DataError, match=message):
-        read_folder(write(tmp_path, content))
+    with pytest.raises(DataError, match=message) as caught:
+        load(write(tmp_path, content))
+    assert len(str(caught.value)) < 500
+
+
+def test_a_folder_may_name_the_layout_of_its_lidar_files(tmp_path):
+    content = change("lidar_files", {"columns": ["x", "y", "z", "intensity"], "dtype": "float64"})
+    folder = write(tmp_path, content)
+    cloud = random_points(np.random.default_rng(0), 0)[:, :4].astype(np.float64)
+    cloud.tofile(folder / "a.bin")
+    Image.new("RGB", (160, 96), "red").save(folder / "a.png")
+    points = load(folder, MAX_SWEEPS=1, without=MASKS)[0]["points"]
+    seen = np.abs(cloud[:, :2]).max(axis=1) < 30
+    np.testing.assert_array_equal(np.sort(points[:, 3]), np.sort(cloud[seen, 3]))
 
 
 def test_a_missing_or_damaged_description_is_an_error(tmp_path):

@@ -9,6 +9,7 @@ nuscenes_dbinfos_{max_sweeps}sweeps_withvelo.pkl of the training split.
 import argparse
 import logging
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from tqdm import tqdm
@@ -16,6 +17,7 @@ from tqdm import tqdm
 from nsmae_plugin.data.gt_database import write_gt_database
 from nsmae_plugin.data.info_builder import LIDAR, InfoBuilder, parallel
 from nsmae_plugin.data.infos import write_infos
+from nsmae_plugin.data.points import DTYPES, NUSCENES, LidarFiles, read_points
 from nsmae_plugin.data.splits import scene_names
 from nsmae_plugin.data.tables import NuScenesTables
 from nsmae_plugin.errors import ConfigError, NSMAEError
@@ -37,6 +39,16 @@ def parse_arguments() -> argparse.Namespace:
         "--with_gt_database", action="store_true", help="cut out the points of all training boxes"
     )
     parser.add_argument("--workers", type=int, default=0, help="additional processes")
+    parser.add_argument(
+        "--lidar_columns",
+        nargs="+",
+        metavar="NAME",
+        default=list(NUSCENES.columns),
+        help="what LiDAR files hold, as DATA_CONFIG.LIDAR_FILES.COLUMNS (default: nuScenes' five)",
+    )
+    parser.add_argument(
+        "--lidar_dtype", default=NUSCENES.dtype, choices=DTYPES, help="as LIDAR_FILES.DTYPE"
+    )
     arguments = parser.parse_args()
     if arguments.max_sweeps < 1:
         parser.error("--max_sweeps must be at least 1")
@@ -71,8 +83,11 @@ def create_infos(
     with_cam: bool,
     with_gt_database: bool = False,
     workers: int = 0,
+    lidar_columns: Sequence[str] = NUSCENES.columns,
+    lidar_dtype: str = NUSCENES.dtype,
 ) -> list[Path]:
     """Write the info files of all splits of ``version``; returns their paths."""
+    layout = LidarFiles.from_config({"COLUMNS": lidar_columns, "DTYPE": lidar_dtype})
     root = data_path / version
     names = scene_names(root, version)
     labels = "test" not in names
@@ -87,11 +102,13 @@ def create_infos(
             logger.warning("no sample belongs to %s; %s holds an empty list", split, path)
         built = parallel(builder.build, samples, workers)
         infos = list(tqdm(built, total=len(samples), desc=split))
+        for info in infos[:1]:  # files of another layout are found here, and not while training
+            read_points(root / info["lidar_path"], info["token"], layout)
         write_infos(path, infos)
         logger.info("%s: %d samples", path, len(samples))
         paths.append(path)
         if with_gt_database and split == "train":
-            logger.info("%s", write_gt_database(root, infos, max_sweeps, workers))
+            logger.info("%s", write_gt_database(root, infos, max_sweeps, workers, layout))
     return paths
 
 

@@ -12,11 +12,13 @@
 What is the same in all frames may stand once in the outer ``cameras``; ``sweeps`` (most recent
 first) and ``lidar_to_global`` are optional, and so are ``lidar`` for networks without LiDAR and
 ``cameras`` for networks without cameras. Paths are relative to the folder. LiDAR files are
-nuScenes' (float32 x, y, z, intensity, ring); a camera looks along its z, with x to the right and
-y down. Without LiDAR, the LiDAR frame is the one that ``camera_to_lidar`` leads to.
+nuScenes' (float32 x, y, z, intensity, ring) unless ``"lidar_files": {"columns": [...], "dtype":
+...}`` says otherwise; a camera looks along its z, with x to the right and y down. Without LiDAR,
+the LiDAR frame is the one that ``camera_to_lidar`` leads to.
 """
 
-import json
+import math
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -25,9 +27,13 @@ import numpy as np
 from scipy.spatial.transform import Rotation
 
 from nsmae_plugin.data.nuscenes_dataset import MultiModalNuScenesDataset
-from nsmae_plugin.errors import DataError
+from nsmae_plugin.data.points import LidarFiles
+from nsmae_plugin.errors import ConfigError, DataError, brief
+from nsmae_plugin.names import file_name
+from nsmae_plugin.reading import read_json
 
 NAME = "calibration.json"
+HELP = "docs/INFERENCE.md describes the layout"
 ROUNDING = 1e-3  # of a rotation that was typed or written with few digits
 
 
@@ -43,6 +49,7 @@ class FrameFolderDataset(MultiModalNuScenesDataset):
     def _read_infos(self) -> list[dict[str, Any]]:
         folder = Path(self.dataset_cfg.DATA_PATH)
         frames = read_folder(folder)
+        self.lidar_files = read_layout(folder) or self.lidar_files
         for info in frames:
             self._complete(info, folder)
         self.logger.info("%s: %d frames from %s", type(self).__name__, len(frames), folder)
@@ -82,32 +89,46 @@ def read_folder(folder: Path) -> list[dict[str, Any]]:
         DataError: ``calibration.json`` is missing or no JSON, or an entry is missing or has
             another form; names the frame, the entry and the form.
     """
-    path = Path(folder).resolve() / NAME
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise DataError(
-            f"cannot read {path}: {error.strerror}; docs/INFERENCE.md describes the layout"
-        ) from error
-    except ValueError as error:
-        raise DataError(f"{path} is no valid JSON: {error}") from error
-    frames = content.get("frames") if isinstance(content, dict) else None
+    path, content = _content(folder)
+    frames = content.get("frames")
     if not isinstance(frames, list) or not frames:
         raise DataError(f"{path} must hold a list 'frames' with at least one frame")
     infos = [_frame(one, content, position, path) for position, one in enumerate(frames)]
-    names = [info["token"] for info in infos]
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        raise DataError(f"{path}: the frame name {twice[0]!r} occurs more than once")
+    name, times = Counter(info["token"] for info in infos).most_common(1)[0]
+    if times > 1:
+        raise DataError(f"{path}: the frame name {name!r} occurs more than once")
     return infos
+
+
+def read_layout(folder: Path) -> LidarFiles | None:
+    """The layout of the LiDAR files of a folder, None where ``calibration.json`` does not say.
+
+    Raises:
+        DataError: see :func:`read_folder`; or it has no such columns.
+    """
+    path, content = _content(folder)
+    if "lidar_files" not in content:
+        return None
+    section = _object(content["lidar_files"], f"{path}: 'lidar_files'")
+    try:
+        named = {key.upper(): value for key, value in section.items()}
+        return LidarFiles.from_config(named, f"{path}: lidar_files")
+    except ConfigError as error:
+        raise DataError(str(error)) from error
+
+
+def _content(folder: Path) -> tuple[Path, dict[str, Any]]:
+    path = Path(folder).resolve() / NAME
+    content = read_json(path, "the description of the frames,", HELP)
+    if not isinstance(content, dict):
+        raise DataError(f"{path} must hold a list 'frames' with at least one frame; {HELP}")
+    return path, content
 
 
 def _frame(frame: Any, content: Mapping[str, Any], position: int, path: Path) -> dict[str, Any]:
     frame = _object(frame, f"{path}: frame {position}")
-    name = str(frame.get("name", f"{position:03d}"))
-    where = f"{path}: frame {name!r}"
-    if name in ("", "..") or Path(name).name != name:
-        raise DataError(f"{where}: a frame's name becomes a folder's, it may not be a path")
+    name = file_name(frame.get("name", f"{position:03d}"), f"{path}: the name of frame {position}")
+    where = f"{path}: frame {brief(name, 80)!r}"
     sweeps = frame.get("sweeps", [])
     if not isinstance(sweeps, list):
         raise DataError(f"{where}: 'sweeps' must be a list, the most recent one first")
@@ -135,7 +156,7 @@ def _cameras(
     shared = _object(content.get("cameras", {}), f"{folder / NAME}: 'cameras'")
     result = {}
     for camera, entry in own.items():
-        name = f"{where}: camera {camera!r}"
+        name = f"{where}: camera {brief(camera, 80)!r}"
         both = {**_object(shared.get(camera, {}), name), **_object(entry, name)}
         pose = _rigid(both, "camera_to_lidar", name)
         x, y, z, w = Rotation.from_matrix(pose[:3, :3]).as_quat(canonical=True)
@@ -155,7 +176,7 @@ def _cameras(
 def _sweep(sweep: Any, where: str, folder: Path) -> dict[str, Any]:
     sweep = _object(sweep, where)
     lag = sweep.get("time_lag")
-    if not isinstance(lag, (int, float)):
+    if type(lag) not in (int, float) or not abs(lag) < math.inf:
         raise DataError(f"{where}: 'time_lag' must be the seconds between the sweep and its frame")
     return {
         "lidar_path": _file(sweep, "lidar", where, folder),
@@ -166,24 +187,25 @@ def _sweep(sweep: Any, where: str, folder: Path) -> dict[str, Any]:
 
 def _object(value: Any, where: str) -> dict[str, Any]:
     if not isinstance(value, dict):
-        raise DataError(f"{where} must be an object, not {value!r}")
+        raise DataError(f"{where} must be an object, not {brief(value, 80)}")
     return value
 
 
 def _file(entry: Mapping[str, Any], key: str, where: str, folder: Path) -> str:
-    if not isinstance(entry.get(key), str):
+    if not isinstance(entry.get(key), str) or not entry[key].isprintable():
         raise DataError(f"{where}: {key!r} must be the path of a file, relative to {folder}")
     return str(folder / entry[key])
 
 
 def _matrix(entry: Mapping[str, Any], key: str, size: int, where: str) -> np.ndarray:
     try:
-        matrix = np.array(entry.get(key), dtype=np.float64)
-    except (TypeError, ValueError):
+        matrix = np.array(entry.get(key))
+    except ValueError:  # rows of different lengths
         matrix = np.empty(0)
-    if matrix.shape != (size, size) or not np.isfinite(matrix).all():
+    numbers = matrix.dtype.kind in "iuf" and np.isfinite(matrix).all()
+    if matrix.shape != (size, size) or not numbers:
         raise DataError(f"{where}: {key!r} must be {size} rows of {size} numbers")
-    return matrix
+    return matrix.astype(np.float64)
 
 
 def _rigid(entry: Mapping[str, Any], key: str, where: str) -> np.ndarray:

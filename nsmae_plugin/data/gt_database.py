@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from nsmae_plugin.data.info_builder import DETECTION_NAMES, parallel
 from nsmae_plugin.data.infos import write_infos
-from nsmae_plugin.data.points import read_frame
+from nsmae_plugin.data.points import NUSCENES, LidarFiles, read_frame
 from nsmae_plugin.data.safe_pickle import load_plain
 from nsmae_plugin.errors import DataError
 from nsmae_plugin.names import file_name
@@ -32,7 +32,11 @@ _ENTRY_KEYS = {"name", "path", "image_idx", "gt_idx", "box3d_lidar", "num_points
 
 
 def write_gt_database(
-    root: Path, infos: Sequence[dict[str, Any]], max_sweeps: int, workers: int = 0
+    root: Path,
+    infos: Sequence[dict[str, Any]],
+    max_sweeps: int,
+    workers: int = 0,
+    layout: LidarFiles = NUSCENES,
 ) -> Path:
     """Write the database of labelled frames; returns the path of its list.
 
@@ -45,11 +49,15 @@ def write_gt_database(
             known to the database by its position here.
         max_sweeps: the keyframe included.
         workers: additional processes.
+        layout: of the LiDAR files.
+
+    Raises:
+        DataError: a LiDAR file is missing or damaged, or a class cannot name a file.
     """
     name = f"{max_sweeps}sweeps_withvelo"
     folder = root / f"gt_database_{name}"
     folder.mkdir(parents=True, exist_ok=True)
-    cut = partial(_cut_frame, root, folder.name, max_sweeps)
+    cut = partial(_cut_frame, root, folder.name, max_sweeps, layout)
     classes: dict[str, list[Entry]] = {}
     frames = parallel(cut, list(enumerate(infos)), workers)
     for entries in tqdm(frames, total=len(infos), desc="gt database"):
@@ -63,11 +71,15 @@ def write_gt_database(
 
 
 def _cut_frame(
-    root: Path, folder: str, max_sweeps: int, numbered: tuple[int, dict[str, Any]]
+    root: Path,
+    folder: str,
+    max_sweeps: int,
+    layout: LidarFiles,
+    numbered: tuple[int, dict[str, Any]],
 ) -> list[Entry]:
     """Write the points in each box of one frame; returns the entries of the boxes."""
     frame, info = numbered
-    points = read_frame(root, info, range(max_sweeps - 1))
+    points = read_frame(root, info, range(max_sweeps - 1), layout)
     boxes, names = info["gt_boxes"], info["gt_names"]
     owner = box_of_points(points, boxes)
     entries = []

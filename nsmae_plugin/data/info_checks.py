@@ -10,8 +10,8 @@ import numpy as np
 
 from nsmae_plugin.data.infos import CREATE
 from nsmae_plugin.errors import ConfigError, DataError, brief
+from nsmae_plugin.reading import MOST_LETTERS
 
-MOST_LETTERS = 1000  # of a token or a path
 _FRAME_KEYS = ("token", "lidar_path", "sweeps", "timestamp")
 _CAMERA_SHAPES = {
     "camera_intrinsics": (3, 3),

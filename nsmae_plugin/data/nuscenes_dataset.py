@@ -39,6 +39,8 @@ class MultiModalNuScenesDataset(NuScenesEvaluation, host.DatasetTemplate):
       ``LABEL_FRACTION_BY: scenes``, whole scenes; ``LABEL_FRACTION_SEED`` (0) chooses which. The
       part is taken before ``BALANCED_RESAMPLING``;
     - ``USE_LIDAR`` (True): without it no point leaves the data set;
+    - ``LIDAR_FILES`` (nuScenes'): ``COLUMNS`` and ``DTYPE`` of LiDAR files, see
+      :class:`nsmae_plugin.data.points.LidarFiles`;
     - ``CAMERA_CONFIG.USE_CAMERA``: without it no image is read.
 
     While training, sweeps, crops, augmentations and masks are drawn from NumPy's global state, that
@@ -77,6 +79,7 @@ class MultiModalNuScenesDataset(NuScenesEvaluation, host.DatasetTemplate):
         self.evaluation_seed = 0
         self.use_labels = dataset_cfg.get("USE_LABELS", False)
         self.use_lidar = dataset_cfg.get("USE_LIDAR", True)
+        self.lidar_files = points.LidarFiles.from_config(dataset_cfg.get("LIDAR_FILES"))
         self.camera_config = dataset_cfg.get("CAMERA_CONFIG")
         self.use_camera = bool(self.camera_config) and self.camera_config.get("USE_CAMERA", True)
         label_fraction.settings(dataset_cfg)  # refuses what cannot be meant before anything is read
@@ -173,13 +176,13 @@ class MultiModalNuScenesDataset(NuScenesEvaluation, host.DatasetTemplate):
     def _points(self, info: dict[str, Any]) -> np.ndarray:
         """(P, 5) x, y, z [m, LiDAR frame], intensity, time lag [s]."""
         if not self.use_lidar:
-            return np.zeros((0, points.FIELDS), dtype=np.float32)
+            return np.zeros((0, 5), dtype=np.float32)
         wanted = self.dataset_cfg.MAX_SWEEPS - 1
         chosen: Sequence[int] = range(wanted)
         if self.training:
             count = len(info["sweeps"])
             chosen = np.random.choice(count, wanted, replace=False)  # noqa: NPY002 (loader seeds)
-        cloud = points.read_frame(self.root_path, info, chosen)
+        cloud = points.read_frame(self.root_path, info, chosen, self.lidar_files)
         # OpenPCDet's voxels, and what detectors make of its points, need contiguous rows.
         return np.ascontiguousarray(cloud) if host.NAME == "openpcdet" else cloud
 

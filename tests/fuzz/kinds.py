@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from fuzz import pickles
+from fuzz import calibration, clouds, pickles
 from fuzz.harness import Draw
 
 KINDS: dict[str, Callable[[Path], Draw]] = {
     "info pickles": pickles.info_pickles,
     "infos": pickles.infos,
+    "clouds": clouds.clouds,
+    "calibration": calibration.calibration,
 }
