@@ -139,7 +139,7 @@ def test_a_network_that_predicts_no_boxes_is_an_error(synthetic_root, tmp_path, 
     [
         (["--index", "99"], "no sample 99"),
         (["--index", "-1"], "no sample -1"),
-        (["--folder", "/nowhere"], "cannot read /nowhere/calibration.json"),
+        (["--folder", "/nowhere"], "/nowhere/calibration.json: No such file"),
     ],
 )
 def test_frames_that_do_not_exist_are_an_error(arguments, message, settings, tmp_path, capsys):
