@@ -5,7 +5,13 @@ import reprlib
 
 
 class NSMAEError(Exception):
-    """Base class of all errors raised on purpose by nsmae_plugin."""
+    """Base class of all errors raised on purpose by nsmae_plugin.
+
+    Attributes:
+        told_elsewhere: another process of the same run reports it.
+    """
+
+    told_elsewhere = False
 
 
 class ConfigError(NSMAEError):

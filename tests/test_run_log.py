@@ -27,7 +27,7 @@ def test_the_output_folder_follows_the_place_below_cfgs(file, folder):
     assert run_log.run_folder(Path("out"), Path(file), "a") == Path(folder)
 
 
-def test_only_the_first_process_writes_a_log_and_the_others_pass_warnings_on(tmp_path, capsys):
+def test_the_first_process_writes_the_log_and_the_others_add_errors(tmp_path, capsys):
     file = tmp_path / "run.log"
     run_log.create_logger(file, rank=0).info("first")
     logger = run_log.create_logger(file, rank=1)
@@ -37,7 +37,10 @@ def test_only_the_first_process_writes_a_log_and_the_others_pass_warnings_on(tmp
     printed = capsys.readouterr().out
     assert "loud" in printed
     assert "quiet" not in printed
-    assert len(logger.handlers) == 1
+    assert len(logger.handlers) == 2
+    logger.error("broken")
+    assert file.read_text(encoding="utf-8").endswith("INFO  first\n") is False
+    assert "loud" not in file.read_text(encoding="utf-8")
     assert isinstance(logger, logging.Logger)
 
 

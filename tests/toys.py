@@ -1,8 +1,9 @@
 """A detector and a data set that train in milliseconds, through the tools as users start them.
 
 ``python tests/toys.py <arguments of tools/train.py>`` trains them. The environment sets traps:
-``TOY_KILL_AT`` kills the process with SIGKILL in the forward pass of that step, ``TOY_NAN_AT``
-makes the loss term ``loss_fit`` NaN there.
+``TOY_KILL_AT`` kills the process with SIGKILL in the forward pass of that step, ``TOY_SIGNAL_AT``
+``STEP:SIGNAL`` sends that signal to rank 0, ``TOY_NAN_AT`` makes the loss term ``loss_fit`` NaN
+there. ``TOY_BROKEN_FRAME`` is an index of the data set that cannot be read.
 """
 
 import contextlib
@@ -23,6 +24,7 @@ from easydict import EasyDict
 from torch import nn
 
 from nsmae_plugin import host
+from nsmae_plugin.errors import DataError
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 FEATURES = 4
@@ -56,6 +58,8 @@ class ToyDataset(host.DatasetTemplate):
         return self.dataset_cfg["LENGTH"]
 
     def __getitem__(self, index):
+        if str(index) == os.environ.get("TOY_BROKEN_FRAME"):
+            raise DataError(f"frame{index} is broken")
         clean = np.linspace(-1, 1, FEATURES, dtype=np.float32) * (index + 1)
         noise = np.random.normal(size=FEATURES).astype(np.float32)  # noqa: NPY002
         return {
@@ -92,6 +96,9 @@ class ToyDetector(nn.Module):
         step = int(self.global_step)
         if str(step) == os.environ.get("TOY_KILL_AT"):
             os.kill(os.getpid(), signal.SIGKILL)
+        at, _, signum = os.environ.get("TOY_SIGNAL_AT", ":").partition(":")
+        if str(step) == at and os.environ.get("RANK", "0") == "0":
+            os.kill(os.getpid(), int(signum))
         prediction = self.head(self.body(batch["x"] + self.token)).float()
         loss = (prediction - batch["y"]).square().mean()
         if str(step) == os.environ.get("TOY_NAN_AT"):

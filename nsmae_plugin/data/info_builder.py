@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 
+from nsmae_plugin import stopping
 from nsmae_plugin.data.images import rotation_matrix
 from nsmae_plugin.data.tables import NuScenesTables, Record, inverse, matrix
 from nsmae_plugin.errors import DataError
@@ -201,6 +202,7 @@ _work: Callable[[Any], Any] | None = None
 def _start_worker(work: Callable[[Any], Any]) -> None:
     global _work
     _work = work
+    stopping.leave_to_parent()
     torch.set_num_threads(1)  # a forked process must not wait for its parent's threads
 
 

@@ -9,10 +9,11 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from nsmae_plugin.command_line import RUN_LOGGER
 from nsmae_plugin.errors import CheckpointError
-from nsmae_plugin.training import checkpoint, run_log, settings, weights
+from nsmae_plugin.training import checkpoint, settings, weights
 
-logger = logging.getLogger(run_log.LOGGER)
+logger = logging.getLogger(RUN_LOGGER)
 
 # Prefix of a head's weights -> what its shapes follow from, in words for a message.
 HEADS = {

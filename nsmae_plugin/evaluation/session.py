@@ -120,9 +120,8 @@ def _check(args: Namespace, config: Any) -> None:
 
 
 def _start_log(args: Namespace, world: World, folder: Path) -> logging.Logger:
-    if world.is_main:
-        files.make_folder(folder)
-    file = folder / f"log_eval_{datetime.now():%Y%m%d-%H%M%S}.txt"
+    distributed.on_main(lambda: files.make_folder(folder))
+    file = folder / distributed.from_main(f"log_eval_{datetime.now():%Y%m%d-%H%M%S}.txt")
     logger = run_log.create_logger(file, world.rank)
     logger.info("command: %s", " ".join(sys.argv))
     logger.info("host %s, %d x %s", host.NAME, world.size, world.device)

@@ -26,6 +26,7 @@ from nsmae_plugin.memory import keep_freed_memory
 T = TypeVar("T")
 LAUNCHERS = ("none", "pytorch", "slurm")
 TIMEOUT = timedelta(minutes=30)  # rank 0 may evaluate or save while the others wait
+_host_group: dist.ProcessGroup | None = None  # of all processes, with CPU tensors
 LAST_EXCHANGE = 0.1  # seconds for the threads of the last exchange to end
 
 
@@ -69,7 +70,9 @@ def start(
     os.environ.update(environment)
     chosen = _device(device, int(environment["LOCAL_RANK"]))
     _prepare(chosen, int(environment["LOCAL_WORLD_SIZE"]))
+    global _host_group
     dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo", timeout=TIMEOUT)
+    _host_group = dist.new_group(backend="gloo", timeout=TIMEOUT) if chosen.type == "cuda" else None
     return World(dist.get_rank(), dist.get_world_size(), chosen)
 
 
@@ -205,12 +208,14 @@ def share_buffers(model: nn.Module) -> None:
 
 
 def any_process(*flags: bool) -> tuple[bool, ...]:
-    """For each flag, whether it is set in any process; all processes must call together."""
+    """For each flag, whether it is set in any process; all processes must call together.
+
+    The flags travel between the hosts: what is queued on a GPU is not waited for.
+    """
     if not dist.is_initialized():
         return flags
-    device = "cuda" if dist.get_backend() == "nccl" else "cpu"
-    values = torch.tensor(flags, dtype=torch.int32, device=device)
-    dist.all_reduce(values, op=dist.ReduceOp.MAX)
+    values = torch.tensor(flags, dtype=torch.int32)
+    dist.all_reduce(values, op=dist.ReduceOp.MAX, group=_host_group)
     return tuple(bool(value) for value in values.tolist())
 
 
@@ -267,5 +272,11 @@ def _outcome(action: Callable[[], T]) -> T | NSMAEError:
 
 def _result(outcome: T | NSMAEError) -> T:
     if isinstance(outcome, NSMAEError):
-        raise outcome
+        raise of_all(outcome)
     return outcome
+
+
+def of_all(error: NSMAEError) -> NSMAEError:
+    """An error that every process raises, to be reported by rank 0 alone."""
+    error.told_elsewhere = dist.is_initialized() and dist.get_rank() != 0
+    return error

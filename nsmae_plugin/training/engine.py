@@ -21,7 +21,8 @@ from torch import nn
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from nsmae_plugin.errors import NonFiniteError
+from nsmae_plugin import stopping
+from nsmae_plugin.errors import NonFiniteError, NSMAEError
 from nsmae_plugin.training import distributed, random_state, run_state
 from nsmae_plugin.training.distributed import World
 from nsmae_plugin.training.keeper import Keeper
@@ -68,6 +69,7 @@ class Session:
     Attributes:
         facts: what checkpoints tell of the run, see ``run_state.capture``.
         evaluate: metrics of the model on held-out data; says itself what they were.
+        command: what goes on with the run, for the message when it is stopped.
         on_epoch: called with the number of completed epochs before every epoch.
     """
 
@@ -81,6 +83,7 @@ class Session:
     facts: Mapping[str, Any]
     evaluate: Evaluate | None = None
     on_epoch: Callable[[int], None] | None = None
+    command: str = "start it again"
     saved_at: float = field(default_factory=time.monotonic)
 
     @property
@@ -107,6 +110,21 @@ class Session:
         if self.world.is_main:
             self.logger.info("saved %s (step %d)", write(content), self.run.progress.step)
         self.saved_at = time.monotonic()
+
+    def leave_if_asked(self) -> None:
+        """End a run whose state is saved, if any process was asked to stop; for all together.
+
+        Raises:
+            Stopped: saying where the state is, and how to go on.
+        """
+        if not distributed.any_process(stopping.received() is not None)[0]:
+            return
+        signum = next(one for one in distributed.gather(stopping.received()) if one is not None)
+        message = f"stopped by {stopping.name_of(signum)} at step {self.run.progress.step}"
+        if self.keeper.newest:
+            message += f", saved {self.keeper.newest}"
+        message += f"; to go on: {self.command}"
+        raise stopping.Stopped(signum, message, told_elsewhere=not self.world.is_main)
 
     def save_is_due(self) -> bool:
         """Whether a checkpoint between epochs is due; all processes must call together."""
@@ -139,7 +157,8 @@ def train(session: Session, loader: Iterable[Batch], sampler: Any) -> None:
     if progress.epoch >= plan.epochs or session.stopped:
         session.logger.info("nothing left to train: step %d is the last", progress.step)
     distributed.bare(session.run.model).steps_per_epoch = steps_per_epoch(plan)
-    with logging_redirect_tqdm([session.logger]):
+    launched = session.world.size > 1
+    with logging_redirect_tqdm([session.logger]), stopping.deferred(launched):
         while progress.epoch < plan.epochs and not session.stopped:
             if session.on_epoch:
                 session.on_epoch(progress.epoch)
@@ -147,11 +166,13 @@ def train(session: Session, loader: Iterable[Batch], sampler: Any) -> None:
             try:
                 train_one_epoch(session, loader)
             except NonFiniteError as error:
-                raise NonFiniteError(f"{error}; {_last_good(session.keeper)}") from error
+                message = f"{error}; {_last_good(session.keeper)}"
+                raise distributed.of_all(NonFiniteError(message)) from error
             if progress.batch_in_epoch == plan.batches_per_epoch:
                 _finish_epoch(session)
             else:
                 session.save(session.keeper.save_latest)
+            session.leave_if_asked()
 
 
 def _last_good(keeper: Keeper) -> str:
@@ -165,10 +186,11 @@ def _finish_epoch(session: Session) -> None:
     last = progress.epoch == plan.epochs or session.stopped
     if last or progress.epoch % options.save_epochs == 0:
         session.save(session.keeper.save_epoch)
+    session.leave_if_asked()
     if session.evaluate and (last or progress.epoch % options.eval_epochs == 0):
         distributed.share_buffers(session.run.model)
         # A run resumed from the checkpoint above skips this evaluation: it must leave no trace.
-        with random_state.preserved_random_state():
+        with random_state.preserved_random_state(), stopping.at_once():
             values = session.evaluate(distributed.bare(session.run.model))
         session.curves.scalars("test", values, progress.step)
         session.curves.record("test", progress.epoch, progress.step, values)
@@ -190,7 +212,8 @@ def train_one_epoch(session: Session, loader: Iterable[Batch]) -> None:
     )
     left = plan.batches_per_epoch - run.progress.batch_in_epoch
     with bar:
-        for group in _groups(pace.waiting(loader), plan.accumulate_steps, left):
+        groups = _groups(pace.waiting(loader), plan.accumulate_steps, left)
+        for group in _until_asked_to_stop(groups):
             pending.append(_update(session, group))
             run.progress.batch_in_epoch += len(group)
             pace.step()
@@ -235,6 +258,30 @@ def _groups(loader: Iterable[Batch], size: int, left: int) -> Iterator[list[Batc
     batches = islice(loader, left)
     for first in batches:
         yield [first, *islice(batches, size - 1)]
+
+
+def _until_asked_to_stop(groups: Iterator[list[Batch]]) -> Iterator[list[Batch]]:
+    """The same groups, until any process is asked to stop; all processes must iterate together.
+
+    Raises:
+        NSMAEError: what one of the processes met instead of a group, in every process: the others
+            would wait for its gradients.
+    """
+    while True:
+        group, problem = None, None
+        try:
+            group = next(groups, None)
+        except NSMAEError as error:
+            problem = error
+        failed, asked = distributed.any_process(
+            problem is not None, stopping.received() is not None
+        )
+        if failed:
+            problems = [one for one in distributed.gather(problem) if one is not None]
+            raise distributed.of_all(problems[0])
+        if group is None or asked:
+            return
+        yield group
 
 
 def train_step(

@@ -16,10 +16,10 @@ import yaml
 from tensorboardX import SummaryWriter
 
 from nsmae_plugin import files
+from nsmae_plugin.command_line import RUN_LOGGER
 from nsmae_plugin.config import plain
 
 T = TypeVar("T")
-LOGGER = "nsmae_plugin.run"
 FORMAT = "%(asctime)s  %(levelname)5s  %(message)s"
 
 
@@ -37,16 +37,22 @@ def run_folder(root: Path, config_file: Path, extra_tag: str) -> Path:
     return root.joinpath(*group, config_file.stem, extra_tag)
 
 
-def create_logger(file: Path | None = None, rank: int = 0, name: str = LOGGER) -> logging.Logger:
-    """Logger to the console and, in rank 0, to ``file``; other ranks only pass warnings on."""
+def create_logger(
+    file: Path | None = None, rank: int = 0, name: str = RUN_LOGGER
+) -> logging.Logger:
+    """Logger to the console and to ``file``; other ranks than 0 only pass warnings on.
+
+    Of those, the file gets the errors alone, see :func:`nsmae_plugin.command_line.report`.
+    """
     logger = logging.getLogger(name)
     logger.handlers.clear()
     logger.propagate = False
     logger.setLevel(logging.INFO if rank == 0 else logging.WARNING)
     handlers: list[logging.Handler] = [logging.StreamHandler(sys.stdout)]
-    if file is not None and rank == 0:
+    if file is not None:
         with files.output_errors(file):
-            handlers.append(logging.FileHandler(file, encoding="utf-8"))
+            handlers.append(logging.FileHandler(file, encoding="utf-8", delay=rank > 0))
+        handlers[-1].setLevel(logging.INFO if rank == 0 else logging.ERROR)
     for handler in handlers:
         handler.setFormatter(logging.Formatter(FORMAT))
         logger.addHandler(handler)

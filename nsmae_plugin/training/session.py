@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
+import os
 import secrets
+import shlex
 import sys
-from argparse import Namespace
+from argparse import ArgumentParser, Namespace
 from collections.abc import Callable
 from datetime import datetime
 from functools import partial
@@ -106,10 +108,26 @@ def build(
         curves=run_log.Curves(folder if world.is_main else None, run.progress.step),
         logger=logger,
         facts=facts,
+        command=how_to_go_on(args.launcher, sys.argv),
         evaluate=_make_evaluation(args, config, world, model, load, logger, folder),
         on_epoch=hooks.build_hook(config.get("HOOK"), dataset, loader, plan.epochs, logger),
     )
     return session, loader, sampler
+
+
+def how_to_go_on(launcher: str, words: list[str]) -> str:
+    """The command line that goes on with a run: the one that started it, from its checkpoints.
+
+    Args:
+        words: ``sys.argv``.
+    """
+    parser = ArgumentParser(add_help=False, allow_abbrev=False)
+    for flag in ("--ckpt", "--pretrained_model"):
+        parser.add_argument(flag)
+    rest = parser.parse_known_args(words)[1]
+    local = os.environ.get("LOCAL_WORLD_SIZE", "1")
+    starts = {"pytorch": f"torchrun --nproc_per_node {local}", "slurm": "srun python"}
+    return f"{starts.get(launcher, 'python')} {shlex.join(rest)}"
 
 
 def _choose_seed(args: Namespace, content: dict[str, Any]) -> int:
@@ -123,7 +141,7 @@ def _choose_seed(args: Namespace, content: dict[str, Any]) -> int:
 
 
 def _start_log(world: World, folder: Path, seed: int) -> logging.Logger:
-    name = f"train_{datetime.now():%Y%m%d-%H%M%S}.log"
+    name = distributed.from_main(f"train_{datetime.now():%Y%m%d-%H%M%S}.log")
     logger = run_log.create_logger(folder / name, world.rank)
     logger.info("command: %s", " ".join(sys.argv))
     logger.info("host %s, %d x %s, seed %d", host.NAME, world.size, world.device, seed)

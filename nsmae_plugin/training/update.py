@@ -223,4 +223,4 @@ def _raise_together(problem: Problem | None) -> None:
     problems = [one for one in distributed.gather(problem) if one is not None]
     # The gradients are everybody's: where one process has a bad loss, all have bad gradients.
     causes = [one for one in problems if one.in_loss] or problems
-    raise NonFiniteError("; ".join(one.words for one in causes))
+    raise distributed.of_all(NonFiniteError("; ".join(one.words for one in causes)))

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from nsmae_plugin import stopping
 from nsmae_plugin.cores import usable_cores
 from nsmae_plugin.data.synthetic import tables
 from nsmae_plugin.data.synthetic.layout import Layout
@@ -142,7 +143,8 @@ def _record_scenes(
         yield from bar(map(record, places))
         return
     # Spawned, not forked: the caller may have threads.
-    with multiprocessing.get_context("spawn").Pool(min(workers, len(places))) as pool:
+    context, count = multiprocessing.get_context("spawn"), min(workers, len(places))
+    with context.Pool(count, stopping.leave_to_parent) as pool:
         yield from bar(pool.imap(record, places))
 
 
