@@ -28,7 +28,8 @@ from nsmae_plugin.data.maps.grid import ROUNDING, MapGrid
 from nsmae_plugin.data.maps.vector_map import layer_shapes, read_map
 from nsmae_plugin.errors import ConfigError
 
-SCALE_DECIMALS = 12  # the norm of a rotation's column is 1 only up to rounding
+MARGIN = 1e-3  # metres; shapes so far inside a patch are not cut, whatever is rounded
+SCALE_DECIMALS = 15  # the length of a turned unit vector is 1 only up to rounding
 
 
 @dataclass(frozen=True)
@@ -95,63 +96,58 @@ def flips_of(augmentation: np.ndarray) -> tuple[bool, bool]:
 
 
 @dataclass(frozen=True)
-class Layer:
-    """One layer of a location.
+class MapLayers:
+    """The layers of several classes at one location, and their shapes.
 
     Args:
-        channel: number of the class that the layer belongs to.
-        lines: the shapes are lines, not polygons.
-        shapes: (P,) Shapely geometries in the global frame, in the order in which they are drawn.
+        channels: (L,) number of the class that each layer belongs to.
+        lines: (L,) bool, layers of lines, not of polygons.
+        layer: (P,) the layer of each shape.
+        shapes: (P,) Shapely polygons and lines in the global frame, in the devkit's order.
         bounds: (P, 4) least x and y, greatest x and y of each.
+        plain: (P,) bool, shapes that do not meet themselves.
     """
 
-    channel: int
-    lines: bool
+    channels: np.ndarray
+    lines: np.ndarray
+    layer: np.ndarray
     shapes: np.ndarray
     bounds: np.ndarray
-
-    def draw(self, patch: Patch, shape: tuple[int, int], thickness: int) -> np.ndarray:
-        """(rows, columns) uint8, 1 where the layer is; row 0 has the least y of the patch."""
-        mask = np.zeros(shape, np.uint8)
-        for one in self._in_cells(patch, shape):
-            if self.lines:
-                # Cut off, not rounded: the devkit draws lines half a cell lower than polygons.
-                lines = [np.asarray(line.coords).astype(np.int32) for line in _parts(one, "Line")]
-                cv2.polylines(mask, lines, False, (1,), thickness)
-            else:
-                areas = _parts(one, "Polygon")
-                holes = [ring for area in areas for ring in area.interiors]
-                cv2.fillPoly(mask, _rounded([area.exterior for area in areas]), (1,))
-                cv2.fillPoly(mask, _rounded(holes), (0,))  # also what lies there of earlier ones
-        return mask
-
-    def _in_cells(self, patch: Patch, shape: tuple[int, int]) -> np.ndarray:
-        """(Q,) what of the shapes lies in the patch, in cells from its corner of least x and y."""
-        outline, (x, y), (height, width) = patch.outline, patch.centre, patch.size
-        low, high = np.split(shapely.bounds(outline), 2)
-        meets = (self.bounds[:, :2] <= high).all(axis=1) & (self.bounds[:, 2:] >= low).all(axis=1)
-        seen = _cut(self.shapes[meets], outline)
-        seen = affinity.translate(affinity.rotate(seen, -patch.angle, origin=(x, y)), -x, -y)
-        # The devkit cuts twice, and every cut may add corners.
-        seen = _cut(_as_multipolygons(shapely.get_parts(seen)), patch.rectangle)
-        seen = affinity.translate(seen, width / 2, height / 2)
-        seen = affinity.scale(seen, shape[1] / width, shape[0] / height, origin=(0, 0))
-        return shapely.get_parts(seen)
-
-
-@dataclass(frozen=True)
-class MapLayers:
-    """The layers of several classes at one location."""
-
-    layers: tuple[Layer, ...]
+    plain: np.ndarray
 
     def draw(self, patch: Patch, shape: tuple[int, int], classes: int, width: int) -> np.ndarray:
-        """(classes, rows, columns) bool; lines are ``width`` cells wide, an odd number."""
-        masks = np.zeros((classes, *shape), bool)
-        for layer in self.layers:
-            # OpenCV's lines of thickness 2 cover 3 cells, those of 4 cover 5.
-            masks[layer.channel] |= layer.draw(patch, shape, max(width - 1, 1)).astype(bool)
-        return masks
+        """(classes, rows, columns) bool; lines are ``width`` cells wide, an odd number.
+
+        Row 0 has the least y of the patch, column 0 the least x.
+        """
+        masks = np.zeros((len(self.channels), *shape), np.uint8)
+        for layer, cells in zip(*self._in_cells(patch, shape), strict=True):
+            if self.lines[layer]:
+                _draw_lines(masks[layer], cells, width)
+            else:
+                _draw_polygons(masks[layer], cells)
+        result = np.zeros((classes, *shape), bool)
+        for channel, mask in zip(self.channels, masks, strict=True):
+            result[channel] |= mask.astype(bool)
+        return result
+
+    def _in_cells(self, patch: Patch, shape: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+        """Layers (Q,) of what lies in the patch, and that (Q,) in cells from its lower corner."""
+        outline, (x, y), (height, width) = patch.outline, patch.centre, patch.size
+        low, high = np.split(shapely.bounds(outline), 2)
+        near = (self.bounds[:, :2] <= high).all(axis=1) & (self.bounds[:, 2:] >= low).all(axis=1)
+        layer, shapes = self.layer[near], self.shapes[near]
+        inner = outline.buffer(-MARGIN)
+        shapely.prepare(inner)
+        whole = self.plain[near] & shapely.contains_properly(inner, shapes)
+        seen, some = _cut(shapes, outline, whole)
+        layer, whole = layer[some], whole[some]
+        seen = affinity.translate(affinity.rotate(seen, -patch.angle, origin=(x, y)), -x, -y)
+        # The devkit cuts twice, and every cut may add corners.
+        seen, some = _cut(shapely.get_parts(seen), patch.rectangle, whole)
+        seen = affinity.translate(seen, width / 2, height / 2)
+        seen = affinity.scale(seen, shape[1] / width, shape[0] / height, origin=(0, 0))
+        return layer[some], shapely.get_parts(seen)
 
 
 def load_layers(root: Path, location: str, classes: Sequence[str]) -> MapLayers:
@@ -189,33 +185,56 @@ def line_cells(line_width: float, grid: MapGrid) -> int:
 
 
 def _layers(nuscenes_map: Any, classes: Sequence[str]) -> MapLayers:
-    layers = []
-    for channel, name in enumerate(classes):
-        for layer in LAYERS_OF_CLASS[name]:
-            shapes = list(layer_shapes(nuscenes_map, layer))
-            if layer != "drivable_area":
-                shapes = [shape for shape in shapes if shape.is_valid]
-            array = np.array(shapes, dtype=object)
-            bounds = shapely.bounds(array).reshape(-1, 4)
-            layers.append(Layer(channel, layer in LINE_LAYERS, array, bounds))
-    return MapLayers(tuple(layers))
-
-
-def _cut(shapes: np.ndarray, area: Polygon) -> GeometryCollection:
-    """The parts of the shapes in the area, without those of which there is none."""
-    try:
-        parts = shapely.intersection(shapes, area)
-    except shapely.errors.GEOSException:  # crosses itself; the devkit fails
-        parts = shapely.intersection(shapely.make_valid(shapes), area)
-    return GeometryCollection(list(parts[~shapely.is_empty(parts)]))
-
-
-def _as_multipolygons(shapes: np.ndarray) -> np.ndarray:
-    """As the devkit hands polygons on, lest their second cut begin at another corner."""
-    return np.array(
-        [shapely.MultiPolygon([one]) if one.geom_type == "Polygon" else one for one in shapes],
-        dtype=object,
+    names = [
+        (channel, layer) for channel, name in enumerate(classes) for layer in LAYERS_OF_CLASS[name]
+    ]
+    found = [
+        (number, shape, bool(shape.is_simple if name in LINE_LAYERS else shape.is_valid))
+        for number, (_, name) in enumerate(names)
+        for shape in layer_shapes(nuscenes_map, name)
+    ]
+    kept = ("drivable_area", *LINE_LAYERS)
+    found = [one for one in found if one[2] or names[one[0]][1] in kept]
+    shapes = np.array([shape for _, shape, _ in found], dtype=object)
+    return MapLayers(
+        channels=np.array([channel for channel, _ in names]),
+        lines=np.array([name in LINE_LAYERS for _, name in names]),
+        layer=np.array([number for number, _, _ in found], np.intp),
+        shapes=shapes,
+        bounds=shapely.bounds(shapes).reshape(-1, 4),
+        plain=np.array([plain for _, _, plain in found], bool),
     )
+
+
+def _cut(
+    shapes: np.ndarray, area: Polygon, whole: np.ndarray
+) -> tuple[GeometryCollection, np.ndarray]:
+    """The parts of the shapes in the area, and (P,) bool which have one.
+
+    Args:
+        whole: (P,) bool, plain shapes that lie well inside: cutting them would change nothing.
+    """
+    cut, parts = shapes[~whole], shapes.copy()
+    try:
+        parts[~whole] = shapely.intersection(cut, area)
+    except shapely.errors.GEOSException:  # crosses itself; the devkit fails
+        parts[~whole] = shapely.intersection(shapely.make_valid(cut), area)
+    some = ~shapely.is_empty(parts)
+    return GeometryCollection(list(parts[some])), some
+
+
+def _draw_lines(mask: np.ndarray, shape: Any, width: int) -> None:
+    # Cut off, not rounded: the devkit draws lines half a cell lower than polygons.
+    lines = [shapely.get_coordinates(line).astype(np.int32) for line in _parts(shape, "Line")]
+    # OpenCV's lines of thickness 2 cover 3 cells, those of 4 cover 5.
+    cv2.polylines(mask, lines, False, (1,), max(width - 1, 1))
+
+
+def _draw_polygons(mask: np.ndarray, shape: Any) -> None:
+    areas = _parts(shape, "Polygon")
+    holes = [ring for area in areas for ring in area.interiors]
+    cv2.fillPoly(mask, _rounded([area.exterior for area in areas]), (1,))
+    cv2.fillPoly(mask, _rounded(holes), (0,))  # also what an earlier polygon drew there
 
 
 def _parts(shape: Any, kind: str) -> list[Any]:
@@ -226,4 +245,4 @@ def _parts(shape: Any, kind: str) -> list[Any]:
 
 
 def _rounded(rings: Sequence[Any]) -> list[np.ndarray]:
-    return [np.asarray(ring.coords).round().astype(np.int32) for ring in rings]
+    return [shapely.get_coordinates(ring).round().astype(np.int32) for ring in rings]
