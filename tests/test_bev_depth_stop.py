@@ -68,14 +68,16 @@ def test_after_it_neither_gradients_nor_decay_move_what_the_view_from_above_trai
     assert all("loss_rgb" in terms and "loss_bev_depth" not in terms for terms in second)
 
 
-def test_after_it_the_lidar_encoder_and_the_head_do_not_run_in_training():
+def test_after_it_the_lidar_encoder_the_pooling_and_the_head_do_not_run_in_training():
     run = new_run("both")
+    slots = ["backbone_3d", "map_to_bev_module", "vtransform.downsample", "perspective_head"]
+    slots += ["bev_head"]
     calls = []
-    for slot in ("backbone_3d", "map_to_bev_module", "bev_head", "perspective_head"):
-        module = getattr(run.model, slot)
+    for slot in slots:
+        module = run.model.get_submodule(slot)
         module.register_forward_hook(lambda *_, slot=slot: calls.append(slot))
     train(run, STOP)
-    assert len(calls) == 4 * STOP
+    assert calls == slots * STOP
     calls.clear()
     train(run, 1)
     assert calls == ["perspective_head"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -89,8 +90,8 @@ class NSMAE(host.Detector3DTemplate):
         if self.training and self.steps_per_epoch is None:
             self.steps_per_epoch = batches_per_epoch(self.dataset, batch_dict["batch_size"])
         batch_dict = self.prepare(batch_dict)
-        for module in self.modules_to_run():
-            batch_dict = module(batch_dict)
+        for stage in self.stages():
+            batch_dict = stage(batch_dict)
         if self.training:
             loss, tb_dict, disp_dict = self.get_training_loss(batch_dict)
             return {"loss": loss}, tb_dict, disp_dict
@@ -108,7 +109,7 @@ class NSMAE(host.Detector3DTemplate):
         prepare_geometry(batch_dict, self)
         return batch_dict
 
-    def modules_to_run(self) -> list[nn.Module]:
+    def stages(self) -> list[Callable[[dict[str, Any]], dict[str, Any]]]:
         """All modules; once the view from above has stopped in training, those for the cameras.
 
         What only that view trains is frozen then: its gradients are None, so that neither AdamW nor
@@ -120,7 +121,8 @@ class NSMAE(host.Detector3DTemplate):
         for module in (*idle, self.vtransform.downsample):
             if module is not None:
                 module.requires_grad_(False)
-        return [module for module in self.module_list if module not in idle]
+        running = [module for module in self.module_list if module not in idle]
+        return [one.lift if one is self.vtransform else one for one in running]
 
     def _bev_has_stopped(self) -> bool:
         stop = self.model_cfg.LOSS_CONFIG.get("BEV_DEPTH_STOP_EPOCH")

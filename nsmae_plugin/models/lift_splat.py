@@ -94,6 +94,20 @@ class LiftSplatTransform(nn.Module, ABC):
 
     def forward(self, batch_dict: dict[str, Any]) -> dict[str, Any]:
         """Lift, pool and downsample; keys in the class's docstring."""
+        plan = self._lift(batch_dict)
+        x_cells, y_cells, z_cells = self.grid.size
+        rows = self.pool(batch_dict, plan)
+        # Rows are channels-last maps already; they are (x, y) until the convolutions are through.
+        bev = rows.view(-1, x_cells, y_cells, z_cells * self.out_channels).permute(0, 3, 1, 2)
+        batch_dict["spatial_features_img"] = self.downsample(bev).permute(0, 1, 3, 2)
+        return batch_dict
+
+    def lift(self, batch_dict: dict[str, Any]) -> dict[str, Any]:
+        """As :meth:`forward` without ``spatial_features_img``, for where nothing reads it."""
+        self._lift(batch_dict)
+        return batch_dict
+
+    def _lift(self, batch_dict: dict[str, Any]) -> PoolingPlan:
         features = batch_dict["image_fpn"][0]
         self._check_features(features, batch_dict)
         geometry = batch_dict.pop(GEOMETRY, None) or self.prepare(batch_dict)
@@ -102,12 +116,7 @@ class LiftSplatTransform(nn.Module, ABC):
         mixed = mixed.to(torch.promote_types(mixed.dtype, torch.float32))
         logits, context = mixed.split((self.num_bins, self.out_channels), dim=1)
         batch_dict["depth_logits"], batch_dict["depth_context"] = logits, context
-        x_cells, y_cells, z_cells = self.grid.size
-        rows = self.pool(batch_dict, geometry.plan)
-        # Rows are channels-last maps already; they are (x, y) until the convolutions are through.
-        bev = rows.view(-1, x_cells, y_cells, z_cells * self.out_channels).permute(0, 3, 1, 2)
-        batch_dict["spatial_features_img"] = self.downsample(bev).permute(0, 1, 3, 2)
-        return batch_dict
+        return geometry.plan
 
     def prepare(self, batch_dict: Mapping[str, Any]) -> ViewGeometry:
         """What needs no features.
