@@ -93,7 +93,11 @@ def test_precision_is_logged_and_nothing_else(content, caplog):
 
 @pytest.mark.parametrize(
     ("key", "value"),
-    [("OPTIMIZATION.OPTIMIZER", "adam_cosineanneal"), ("OPTIMIZATION.LR_SCALE", "{'NECK': 0.1}")],
+    [
+        ("OPTIMIZATION.OPTIMIZER", "adam_cosineanneal"),
+        ("OPTIMIZATION.LR_SCALE", "{'NECK': 0.1}"),
+        ("OPTIMIZATION.NO_DECAY", "['bias']"),
+    ],
 )
 def test_another_optimiser_is_refused_at_a_resume_only(content, key, value):
     changed = load(key, value)

@@ -93,8 +93,15 @@ def make_step(
 
     def step() -> StepRecord:
         turned = turn(batch, run.progress.step)
-        clip = settings.GRAD_NORM_CLIP
-        return update_weights(run, [turned], device, clip=clip, amp_dtype=amp_dtype, check=False)
+        return update_weights(
+            run,
+            [turned],
+            device,
+            clip=settings.GRAD_NORM_CLIP,
+            clip_by_branch=settings.get("CLIP_BY_BRANCH", False),
+            amp_dtype=amp_dtype,
+            check=False,
+        )
 
     return step
 
