@@ -15,7 +15,7 @@ import torch
 from nsmae_plugin import files, host
 from nsmae_plugin.bev_map import BEVMap
 from nsmae_plugin.boxes import Boxes, lidar_to_global, make_boxes, to_global
-from nsmae_plugin.data.images import camera_matrices, load_image
+from nsmae_plugin.data.images import camera_matrices, check_view, load_image
 from nsmae_plugin.data.points import NUSCENES, read_points, remove_ego_points
 from nsmae_plugin.errors import ConfigError, DataError
 from nsmae_plugin.evaluation.prepare import Trial
@@ -191,11 +191,7 @@ class Inference:
         x_min, y_min, _, x_max, y_max, _ = map(float, self.config.DATA_CONFIG.POINT_CLOUD_RANGE)
         return Scenery(
             photographs=tuple(
-                Photograph(
-                    name,
-                    load_image(root / camera["data_path"], info["token"]),
-                    camera_matrices(camera)["lidar2image"],
-                )
+                _photograph(name, root / camera["data_path"], info["token"], camera)
                 for name, camera in info.get("cams", {}).items()
                 if (root / camera["data_path"]).is_file()
             ),
@@ -204,6 +200,12 @@ class Inference:
             truth=self.truth(index) if detects else None,
             extent=(x_min, x_max, y_min, y_max),
         )
+
+
+def _photograph(name: str, path: Path, token: str, camera: Mapping[str, Any]) -> Photograph:
+    image = load_image(path, token)
+    check_view(path, token, camera, image.size)
+    return Photograph(name, image, camera_matrices(camera)["lidar2image"])
 
 
 def _tell(token: str, everything: Boxes, predicted: Boxes, threshold: float) -> None:

@@ -5,6 +5,7 @@ import pickle
 
 import numpy as np
 import pytest
+from PIL import Image
 from tiny_frames import CLASSES, configuration, dataset, write_frames
 
 from nsmae_plugin import host
@@ -45,7 +46,14 @@ def out_of_range(cloud):
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (lambda path: path.unlink(), "is missing; check DATA_PATH"),
+        (lambda path: path.unlink(), ": No such file.*; check DATA_PATH"),
+        (lambda path: path.unlink() or os.mkfifo(path), "is a named pipe, no file"),
+        (lambda path: path.unlink() or path.symlink_to("/dev/zero"), "is a device, no file"),
+        (lambda path: os.truncate(path, 2 << 30), "2147483648 bytes, more than"),
+        (
+            lambda path: Image.new("RGB", (80, 48)).save(path),
+            "80 x 48 pixels, and the optical",
+        ),
         (lambda path: rewrite(path, path.read_bytes()[:200]), "truncated or no image"),
         (lambda path: rewrite(path, b""), "truncated or no image"),
         (lambda path: rewrite(path, b"<html>404</html>" * 50), "truncated or no image"),
@@ -55,13 +63,22 @@ def test_a_bad_image_is_named(frame, damage, message):
     root, folder, info = frame
     path = folder / info["cams"]["CAM_1"]["data_path"]
     damage(path)
-    with pytest.raises(DataError, match=f"{path} of sample token-0 .*{message}"):
+    with pytest.raises(DataError, match=f"{path} of sample token-0.*{message}"):
+        dataset(root)[0]
+
+
+def test_an_image_of_another_size_than_the_tables_say_is_named(frame):
+    root, folder, info = frame
+    info["cams"]["CAM_1"] |= {"width": 160, "height": 96}
+    write_infos(folder / "infos.pkl", [info])
+    dataset(root)[0]
+    path = folder / info["cams"]["CAM_1"]["data_path"]
+    Image.new("RGB", (150, 90)).save(path)
+    with pytest.raises(DataError, match=f"{path} .* has 150 x 90 pixels, and its info 160 x 96"):
         dataset(root)[0]
 
 
 def test_a_truncated_jpeg_is_named(frame):
-    from PIL import Image
-
     root, folder, info = frame
     pixels = np.random.default_rng(0).integers(0, 255, (96, 160, 3), np.uint8)
     path = folder / info["cams"]["CAM_0"]["data_path"]

@@ -54,6 +54,8 @@ def pcdet_root(openpcdet_root, synthetic_root, tmp_path_factory):
 def test_info_files_are_those_of_openpcdet(synthetic_root, pcdet_root):
     ours, theirs = all_infos(synthetic_root), all_infos(pcdet_root)
     assert len(ours) == 9
+    for camera in (camera for info in ours for camera in info["cams"].values()):
+        assert (camera.pop("width"), camera.pop("height")) == (160, 96)  # ours alone
     assert_identical(ours, theirs)
 
 

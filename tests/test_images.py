@@ -14,6 +14,7 @@ from nsmae_plugin.data.images import (
     scale_and_crop,
 )
 from nsmae_plugin.data.loader import seeded
+from nsmae_plugin.errors import DataError
 
 
 @pytest.fixture
@@ -134,3 +135,73 @@ def test_other_formats_are_decoded_whole(tmp_path, image):
     image.save(tmp_path / "a.png")
     ours, _, _ = load_crop(tmp_path / "a.png", "t", lambda size: (0.25, (0, 0, 40, 22)))
     assert np.array_equal(np.asarray(ours), np.asarray(scale_and_crop(image, 0.25, (0, 0, 40, 22))))
+
+
+EPS = b"""%!PS-Adobe-3.0 EPSF-3.0
+%%BoundingBox: 0 0 16 16
+%%EndComments
+(ran) print
+%%EOF
+"""
+
+
+@pytest.fixture(params=["whole", "crop"])
+def load(request):
+    """Both ways to read an image."""
+    if request.param == "whole":
+        return load_image
+    return lambda path, token: load_crop(path, token, lambda _: (1, (0, 0, 8, 8)))[0]
+
+
+def refuse(load, path, message):
+    with pytest.raises(DataError, match=f"the image {path} of sample t .*{message}") as caught:
+        load(path, "t")
+    assert len(str(caught.value)) < 500
+
+
+def test_no_other_reader_is_asked(load, tmp_path, monkeypatch):
+    """Pillow hands an EPS to Ghostscript, a program."""
+    path = tmp_path / "a.jpg"
+    path.write_bytes(EPS)
+    assert Image.open(path).format == "EPS"
+    monkeypatch.setattr("subprocess.Popen", None)
+    refuse(load, path, "no image in JPEG or PNG")
+
+
+@pytest.mark.parametrize("kind", ["GIF", "BMP", "TIFF", "WEBP", "PPM", "ICO"])
+def test_other_formats_are_refused(load, tmp_path, image, kind):
+    image.save(tmp_path / "a.jpg", format=kind)
+    refuse(load, tmp_path / "a.jpg", "no image in JPEG or PNG")
+
+
+@pytest.mark.parametrize("ending", ["jpg", "png"])
+@pytest.mark.parametrize("orientation", [1, 3, 6])
+def test_images_that_are_stored_turned_are_refused(load, tmp_path, image, ending, orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    path = tmp_path / f"a.{ending}"
+    image.save(path, exif=exif)
+    if orientation == 1:
+        load(path, "t")
+    else:
+        refuse(load, path, f"stored turned .EXIF orientation {orientation}.; store it")
+
+
+def test_images_of_more_than_8_bits_are_refused(load, tmp_path):
+    path = tmp_path / "a.png"
+    Image.fromarray(np.full((16, 16), 40_000, np.uint16)).save(path)
+    refuse(load, path, "more than 8 bits")
+
+
+def test_images_of_hundreds_of_megapixels_are_refused(load, tmp_path):
+    """One of 20000 x 20000 pixels takes 49 kB in a file, and 1.2 GB decoded."""
+    path = tmp_path / "a.png"
+    Image.new("1", (20_000, 20_000)).save(path)
+    refuse(load, path, "more than 179 megapixels")
+
+
+@pytest.mark.parametrize("mode", ["L", "RGBA", "P", "CMYK", "1"])
+def test_other_modes_become_rgb(load, tmp_path, image, mode):
+    path = tmp_path / ("a.jpg" if mode == "CMYK" else "a.png")
+    image.convert(mode).save(path)
+    assert load(path, "t").mode == "RGB"

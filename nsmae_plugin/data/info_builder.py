@@ -107,7 +107,9 @@ class InfoBuilder:
     def _camera(self, channel: str, data: Record, ref_from_global: np.ndarray) -> dict[str, Any]:
         calibration, pose = self.tables.calibration(data), self.tables.pose(data)
         lidar_from_camera = ref_from_global @ matrix(pose) @ matrix(calibration)
+        size = {key: data[key] for key in ("width", "height") if data.get(key)}
         return {
+            **size,  # (not in OpenPCDet's: compared with the file when it is read)
             "data_path": data["filename"],
             "type": channel,
             "sample_data_token": data["token"],

@@ -112,6 +112,8 @@ def _check_cameras(info: Mapping[str, Any], path: Path) -> None:
             for key, shape in _CAMERA_SHAPES.items()
             if not _are_numbers(camera.get(key), shape)
         ]
+        if not all(_are_numbers(camera.get(key, 1), ()) for key in ("width", "height")):
+            wrong.append("width and height that are numbers")
         if not _is_name(camera.get("data_path")):
             wrong.insert(0, "data_path")
         if wrong:

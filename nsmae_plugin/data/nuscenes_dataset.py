@@ -193,13 +193,12 @@ class MultiModalNuScenesDataset(NuScenesEvaluation, host.DatasetTemplate):
             choose, limits = images.random_crop, settings.RESIZE_LIM_TRAIN
         place = partial(choose, final=settings.FINAL_DIM, limits=limits)
         cameras = list(info["cams"].values())
-        crops, placements, sizes = zip(
-            *(
-                images.load_crop(self.root_path / camera["data_path"], info["token"], place)
-                for camera in cameras
-            ),
-            strict=True,
-        )
+        views = []
+        for camera in cameras:
+            path = self.root_path / camera["data_path"]
+            views.append(images.load_crop(path, info["token"], place))
+            images.check_view(path, info["token"], camera, views[-1][2])
+        crops, placements, sizes = zip(*views, strict=True)
         calibrations = [images.camera_matrices(camera) for camera in cameras]
         return {
             "image_paths": [camera["data_path"] for camera in cameras],

@@ -250,7 +250,7 @@ def film_frame(pictures: Sequence[Path], width: int = FILM_WIDTH) -> Image.Image
     """The pictures of one sample side by side, equally high, together at most ``width`` wide."""
     images = []
     for path in pictures:
-        with Image.open(path) as picture:
+        with Image.open(path, formats=("PNG",)) as picture:
             images.append(picture.convert("RGB"))
     height = min(width / sum(one.width / one.height for one in images), images[0].height)
     sizes = [(round(height * one.width / one.height), round(height)) for one in images]

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from fuzz import calibration, clouds, pickles
+from fuzz import calibration, clouds, images, pickles
 from fuzz.harness import Draw
 
 KINDS: dict[str, Callable[[Path], Draw]] = {
     "info pickles": pickles.info_pickles,
     "infos": pickles.infos,
     "clouds": clouds.clouds,
+    "images": images.images,
     "calibration": calibration.calibration,
 }
