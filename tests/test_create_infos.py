@@ -180,10 +180,10 @@ def test_a_split_without_scenes_becomes_an_empty_list_and_a_warning(tool, databa
 def test_scenes_whose_files_are_not_there_are_left_out(tool, synthetic_root, tmp_path, caplog):
     root = link_database(synthetic_root, tmp_path)
     (root / VERSION / "samples").unlink()
-    with caplog.at_level(logging.WARNING):
-        paths = tool.create_infos(root, VERSION, 1, with_cam=False)
-    assert [read_infos(path) for path in paths] == [[], []]
+    with caplog.at_level(logging.WARNING), pytest.raises(DataError, match="nothing was written"):
+        tool.create_infos(root, VERSION, 1, with_cam=False)
     assert caplog.text.count("its LiDAR files are not there") == 3
+    assert not list((root / VERSION).glob("*.pkl"))
 
 
 def test_splits_of_ones_own_come_from_splits_json(tool, database, nusc):

@@ -88,7 +88,7 @@ def test_ten_sweeps_are_loaded_as_by_openpcdet(
     root = link_database(synthetic_root, tmp_path)
     tables = NuScenesTables(root / VERSION, VERSION)
     builder = InfoBuilder(tables, max_sweeps=10, with_cam=False, labels=True)
-    infos = [builder.build(token) for token in tables.all("sample")]
+    infos = [builder.build(token).info for token in tables.all("sample")]
     write_infos(root / VERSION / "ten.pkl", infos)
     without = ("mask_image_patches", "mask_voxels", "mask_depth_hints", "image_calibrate")
     config = configuration(

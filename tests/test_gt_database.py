@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from tiny_frames import VERSION, add_gt_database, link_database, write_frames
 
+from nsmae_plugin.data.annotations import DETECTION_NAMES
 from nsmae_plugin.data.gt_database import box_of_points, read_gt_database, write_gt_database
-from nsmae_plugin.data.info_builder import DETECTION_NAMES
 from nsmae_plugin.data.infos import read_infos
 from nsmae_plugin.data.points import read_frame
 from nsmae_plugin.errors import DataError

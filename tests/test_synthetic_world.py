@@ -15,7 +15,7 @@ from nsmae_plugin.data.synthetic import WorldOptions, write_world
 from nsmae_plugin.data.synthetic.options import LOCATIONS
 from nsmae_plugin.data.synthetic.scene import SceneRecorder
 from nsmae_plugin.data.synthetic.world import MARKER, plan
-from nsmae_plugin.errors import ConfigError, DataError
+from nsmae_plugin.errors import ConfigError, DataError, OutputError
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 SMALLEST = WorldOptions(
@@ -150,5 +150,5 @@ def test_the_marker_records_the_options(smallest):
 
 def test_a_place_that_cannot_be_written_to_is_named(tmp_path):
     (tmp_path / "file").write_bytes(b"")
-    with pytest.raises(DataError, match=r"cannot write under .*file"):
+    with pytest.raises(OutputError, match=r"cannot write .*file"):
         write_world(tmp_path / "file", SMALLEST)

@@ -3,7 +3,8 @@
 DATA_PATH/VERSION holds samples/, sweeps/ and, in a folder VERSION again, the JSON tables.
 Writes DATA_PATH/VERSION/nuscenes_infos_{max_sweeps}sweeps_{train,val}.pkl (v1.0-test: _test.pkl),
 and with --with_gt_database, for gt_sampling, gt_database_{max_sweeps}sweeps_withvelo/ and
-nuscenes_dbinfos_{max_sweeps}sweeps_withvelo.pkl of the training split.
+nuscenes_dbinfos_{max_sweeps}sweeps_withvelo.pkl of the training split. Tables, calibrations, times
+and files are checked first; nothing is written unless all of them can be meant.
 """
 
 import argparse
@@ -11,16 +12,23 @@ import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm
 
+from nsmae_plugin.command_line import errors_in_one_line
+from nsmae_plugin.data.annotations import describe, join
 from nsmae_plugin.data.gt_database import write_gt_database
 from nsmae_plugin.data.info_builder import LIDAR, InfoBuilder, parallel
-from nsmae_plugin.data.infos import write_infos
+from nsmae_plugin.data.info_numbers import cameras_problem, check_numbers, files_of
+from nsmae_plugin.data.infos import read_infos, write_infos
+from nsmae_plugin.data.missing_files import check_files
 from nsmae_plugin.data.points import DTYPES, NUSCENES, LidarFiles, read_points
-from nsmae_plugin.data.splits import scene_names
+from nsmae_plugin.data.splits import check_scenes, custom_splits, scene_names, split_file
+from nsmae_plugin.data.table_checks import check_calibration, check_times
 from nsmae_plugin.data.tables import NuScenesTables
-from nsmae_plugin.errors import ConfigError, NSMAEError
+from nsmae_plugin.errors import ConfigError, DataError
+from nsmae_plugin.files import make_folder
 
 logger = logging.getLogger("create_infos")
 
@@ -39,6 +47,11 @@ def parse_arguments() -> argparse.Namespace:
         "--with_gt_database", action="store_true", help="cut out the points of all training boxes"
     )
     parser.add_argument("--workers", type=int, default=0, help="additional processes")
+    parser.add_argument(
+        "--out_dir",
+        type=Path,
+        help="folder to write to, for read-only data; default: that of the data",
+    )
     parser.add_argument(
         "--lidar_columns",
         nargs="+",
@@ -60,8 +73,15 @@ def split_samples(tables: NuScenesTables, names: dict[str, set[str]]) -> dict[st
     split_of = {}
     for token, scene in tables.all("scene").items():
         first = tables.keyframes[scene["first_sample_token"]].get(LIDAR)
-        if first is None or not (tables.root / first["filename"]).exists():
-            logger.warning("%s left out: its LiDAR files are not there", scene["name"])
+        if first is None:
+            logger.warning("%s left out: its first sample has no %s", scene["name"], LIDAR)
+            continue
+        if not (tables.root / first["filename"]).exists():
+            logger.warning(
+                "%s left out: its LiDAR files are not there, first: %s",
+                scene["name"],
+                tables.root / first["filename"],
+            )
             continue
         split_of[token] = next((key for key in names if scene["name"] in names[key]), None)
         if split_of[token] is None:
@@ -76,6 +96,61 @@ def split_samples(tables: NuScenesTables, names: dict[str, set[str]]) -> dict[st
     }
 
 
+def check_database(tables: NuScenesTables, samples: list[str], with_cam: bool) -> None:
+    """Refuse units and calibrations that cannot be meant."""
+    check_calibration(tables, samples, with_cam)
+    scenes: dict[str, list[str]] = {}
+    for token in samples:
+        scenes.setdefault(tables.all("sample")[token]["scene_token"], []).append(token)
+    for members in scenes.values():
+        check_times(tables, members, LIDAR, with_cam)
+
+
+def check_output(samples: dict[str, list[str]], paths: dict[str, Path], root: Path) -> None:
+    """Refuse to write nothing, or nothing in the place of something.
+
+    Raises:
+        DataError: no split has a sample; or one has none and its info file holds some.
+    """
+    if not any(samples.values()):
+        raise DataError(
+            f"no sample of {root} belongs to {' or '.join(samples)}, nothing was written; check "
+            f"the LiDAR files ({LIDAR}) of the scenes, --data_path and --version, and the scenes "
+            "in splits.json"
+        )
+    for split, path in paths.items():
+        if not samples[split] and path.exists() and read_infos(path):
+            raise DataError(
+                f"no sample belongs to {split}, but {path} holds some, and nothing was written; "
+                "remove the file if it is out of date"
+            )
+
+
+def build_split(
+    builder: InfoBuilder, split: str, samples: list[str], workers: int
+) -> list[dict[str, Any]]:
+    """The infos of a split, checked; says what boxes it has."""
+    built = parallel(builder.build, samples, workers)
+    frames = list(tqdm(built, total=len(samples), desc=split))
+    infos = [frame.info for frame in frames]
+    check_numbers(infos, split, lidar=True, cameras=builder.with_cam, labels=builder.labels)
+    check_files(builder.tables.root, files_of(infos, lidar=True, cameras=builder.with_cam))
+    for info in infos[:1]:  # files of another layout are found here, and not while training
+        read_points(builder.tables.root / info["lidar_path"], info["token"], builder.layout)
+    missing = cameras_problem(infos) if builder.with_cam else None
+    if missing:
+        logger.warning(
+            "%s: %s; batches of more than one sample need the same in all", split, missing
+        )
+    if builder.labels and infos:
+        news, warnings = describe(infos, join(frame.remarks for frame in frames))
+        for line in news:
+            logger.info("%s: %s", split, line)
+        for line in warnings:
+            logger.warning("%s: %s", split, line)
+    return infos
+
+
 def create_infos(
     data_path: Path,
     version: str,
@@ -85,41 +160,53 @@ def create_infos(
     workers: int = 0,
     lidar_columns: Sequence[str] = NUSCENES.columns,
     lidar_dtype: str = NUSCENES.dtype,
+    out_dir: Path | None = None,
 ) -> list[Path]:
-    """Write the info files of all splits of ``version``; returns their paths."""
+    """Write the info files of all splits of ``version``; returns their paths.
+
+    Nothing is written before all of them are complete.
+    """
     layout = LidarFiles.from_config({"COLUMNS": lidar_columns, "DTYPE": lidar_dtype})
     root = data_path / version
+    folder = out_dir or root
     names = scene_names(root, version)
     labels = "test" not in names
     if with_gt_database and not labels:
         raise ConfigError(f"{version} has no boxes; leave out --with_gt_database")
     tables = NuScenesTables(root, version, labels)
-    builder = InfoBuilder(tables, max_sweeps, with_cam, labels)
-    paths = []
-    for split, samples in split_samples(tables, names).items():
-        path = root / f"nuscenes_infos_{max_sweeps}sweeps_{split}.pkl"
-        if not samples:
+    custom = custom_splits(root, version)
+    present = {scene["name"] for scene in tables.all("scene").values()}
+    for split in names.keys() & custom.keys():
+        check_scenes(custom[split], present, split_file(root, version))
+    samples = split_samples(tables, names)
+    paths = {split: folder / f"nuscenes_infos_{max_sweeps}sweeps_{split}.pkl" for split in names}
+    check_output(samples, paths, root)
+    check_database(tables, [token for tokens in samples.values() for token in tokens], with_cam)
+    builder = InfoBuilder(tables, max_sweeps, with_cam, labels, layout)
+    infos = {split: build_split(builder, split, samples[split], workers) for split in names}
+    make_folder(folder)
+    for split, path in paths.items():
+        write_infos(path, infos[split])
+        logger.info("%s: %d samples", path, len(infos[split]))
+        if not infos[split]:
             logger.warning("no sample belongs to %s; %s holds an empty list", split, path)
-        built = parallel(builder.build, samples, workers)
-        infos = list(tqdm(built, total=len(samples), desc=split))
-        for info in infos[:1]:  # files of another layout are found here, and not while training
-            read_points(root / info["lidar_path"], info["token"], layout)
-        write_infos(path, infos)
-        logger.info("%s: %d samples", path, len(samples))
-        paths.append(path)
-        if with_gt_database and split == "train":
-            logger.info("%s", write_gt_database(root, infos, max_sweeps, workers, layout))
-    return paths
+    if with_gt_database:
+        database = write_gt_database(root, infos["train"], max_sweeps, workers, layout, out_dir)
+        logger.info("%s", database)
+    if out_dir is not None:
+        logger.info(
+            "to use them, write absolute paths into DATA_CONFIG.INFO_PATH: %s",
+            ", ".join(str(path.resolve()) for path in paths.values()),
+        )
+    return list(paths.values())
 
 
-def main() -> None:
+@errors_in_one_line
+def main() -> int:
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
-    arguments = parse_arguments()
-    try:
-        create_infos(**vars(arguments))
-    except NSMAEError as error:
-        sys.exit(f"error: {error}")
+    create_infos(**vars(parse_arguments()))
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -14,11 +14,14 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from nsmae_plugin.data.info_builder import DETECTION_NAMES, parallel
+from nsmae_plugin.data.annotations import DETECTION_NAMES
+from nsmae_plugin.data.info_builder import parallel
 from nsmae_plugin.data.infos import write_infos
 from nsmae_plugin.data.points import NUSCENES, LidarFiles, read_frame
 from nsmae_plugin.data.safe_pickle import load_plain
 from nsmae_plugin.errors import DataError
+from nsmae_plugin.files import output_errors
+from nsmae_plugin.folders import replacing_folder
 from nsmae_plugin.names import file_name
 from nsmae_plugin.ops.roiaware_pool3d_cuda import points_in_boxes_gpu
 
@@ -37,47 +40,59 @@ def write_gt_database(
     max_sweeps: int,
     workers: int = 0,
     layout: LidarFiles = NUSCENES,
+    out_dir: Path | None = None,
 ) -> Path:
     """Write the database of labelled frames; returns the path of its list.
 
     As OpenPCDet's, boxes of ignored objects included; a detection class that no frame shows gets an
-    empty list, where OpenPCDet's has no entry and its sampler fails.
+    empty list, where OpenPCDet's has no entry and its sampler fails. The list is written last: with
+    it, all points are there.
 
     Args:
-        root: folder of ``samples/`` and ``sweeps/``; the database is written there.
+        root: folder of ``samples/`` and ``sweeps/``.
         infos: of the training split, with boxes and at least ``max_sweeps - 1`` sweeps. A frame is
             known to the database by its position here.
         max_sweeps: the keyframe included.
         workers: additional processes.
         layout: of the LiDAR files.
+        out_dir: folder of the database; None takes ``root``. The list then names absolute paths.
 
     Raises:
         DataError: a LiDAR file is missing or damaged, or a class cannot name a file.
+        OutputError: the database cannot be written.
     """
     name = f"{max_sweeps}sweeps_withvelo"
-    folder = root / f"gt_database_{name}"
-    folder.mkdir(parents=True, exist_ok=True)
-    cut = partial(_cut_frame, root, folder.name, max_sweeps, layout)
+    place = root if out_dir is None else out_dir.resolve()
+    folder, path = place / f"gt_database_{name}", place / f"nuscenes_dbinfos_{name}.pkl"
+    named = folder.name if out_dir is None else str(folder)
     classes: dict[str, list[Entry]] = {}
-    frames = parallel(cut, list(enumerate(infos)), workers)
-    for entries in tqdm(frames, total=len(infos), desc="gt database"):
-        for entry in entries:
-            classes.setdefault(str(entry["name"]), []).append(entry)
+    with replacing_folder(folder) as partial_folder:
+        cut = partial(_cut_frame, root, partial_folder, named, max_sweeps, layout)
+        frames = parallel(cut, list(enumerate(infos)), workers)
+        for entries in tqdm(frames, total=len(infos), desc="gt database"):
+            for entry in entries:
+                classes.setdefault(str(entry["name"]), []).append(entry)
+        with output_errors(path):
+            path.unlink(missing_ok=True)  # it names points of the folder that now goes
     for missing in sorted(set(DETECTION_NAMES.values()) - set(classes)):
         classes[missing] = []
-    path = root / f"nuscenes_dbinfos_{name}.pkl"
     write_infos(path, classes)
     return path
 
 
 def _cut_frame(
     root: Path,
-    folder: str,
+    folder: Path,
+    named: str,
     max_sweeps: int,
     layout: LidarFiles,
     numbered: tuple[int, dict[str, Any]],
 ) -> list[Entry]:
-    """Write the points in each box of one frame; returns the entries of the boxes."""
+    """Write the points in each box of one frame into ``folder``; returns the entries of the boxes.
+
+    Args:
+        named: the folder in the list, where it will be.
+    """
     frame, info = numbered
     points = read_frame(root, info, range(max_sweeps - 1), layout)
     boxes, names = info["gt_boxes"], info["gt_names"]
@@ -86,12 +101,13 @@ def _cut_frame(
     for box, name in enumerate(names):
         inside = points[owner == box]
         inside[:, :3] -= boxes[box, :3]
-        path = f"{folder}/{frame}_{file_name(str(name), 'the class of a box')}_{box}.bin"
-        inside.tofile(root / path)
+        file = f"{frame}_{file_name(str(name), 'the class of a box')}_{box}.bin"
+        with output_errors(folder / file):
+            inside.tofile(folder / file)
         entries.append(
             {
                 "name": name,
-                "path": path,
+                "path": f"{named}/{file}",
                 "image_idx": frame,
                 "gt_idx": box,
                 "box3d_lidar": boxes[box],

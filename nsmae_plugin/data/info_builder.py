@@ -1,19 +1,17 @@
 """From a nuScenes database to the entries of an info file, in OpenPCDet's layout."""
 
-import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from multiprocessing import get_context
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
 
 from nsmae_plugin import stopping
-from nsmae_plugin.data.images import rotation_matrix
+from nsmae_plugin.data.annotations import AnnotationReader, Remarks
+from nsmae_plugin.data.points import NUSCENES, LidarFiles
 from nsmae_plugin.data.tables import NuScenesTables, Record, inverse, matrix
 from nsmae_plugin.errors import DataError
-
-logger = logging.getLogger(__name__)
 
 LIDAR = "LIDAR_TOP"
 # OpenPCDet's order; other cameras follow by name.
@@ -25,24 +23,13 @@ CAMERAS = (
     "CAM_BACK_LEFT",
     "CAM_BACK_RIGHT",
 )
-# nuScenes' ten detection classes; what is not listed here is ignored by the benchmark.
-DETECTION_NAMES = {
-    "human.pedestrian.adult": "pedestrian",
-    "human.pedestrian.child": "pedestrian",
-    "human.pedestrian.construction_worker": "pedestrian",
-    "human.pedestrian.police_officer": "pedestrian",
-    "movable_object.barrier": "barrier",
-    "movable_object.trafficcone": "traffic_cone",
-    "vehicle.bicycle": "bicycle",
-    "vehicle.bus.bendy": "bus",
-    "vehicle.bus.rigid": "bus",
-    "vehicle.car": "car",
-    "vehicle.construction": "construction_vehicle",
-    "vehicle.motorcycle": "motorcycle",
-    "vehicle.trailer": "trailer",
-    "vehicle.truck": "truck",
-}
-MAX_VELOCITY_GAP = 1.5  # seconds; the devkit trusts no velocity over longer gaps
+
+
+class Frame(NamedTuple):
+    """An info, and what became of annotations: reason → their tokens."""
+
+    info: dict[str, Any]
+    remarks: Remarks
 
 
 class InfoBuilder:
@@ -53,17 +40,27 @@ class InfoBuilder:
             repeated where a scene starts.
         with_cam: whether to add ``cams``.
         labels: whether to add boxes.
+        layout: of the LiDAR files, for annotations whose points nobody has counted.
     """
 
-    def __init__(self, tables: NuScenesTables, max_sweeps: int, with_cam: bool, labels: bool):
+    def __init__(
+        self,
+        tables: NuScenesTables,
+        max_sweeps: int,
+        with_cam: bool,
+        labels: bool,
+        layout: LidarFiles = NUSCENES,
+    ):
         self.tables, self.max_sweeps = tables, max_sweeps
-        self.with_cam, self.labels = with_cam, labels
+        self.with_cam, self.labels, self.layout = with_cam, labels, layout
+        self.annotations = AnnotationReader(tables, layout) if labels else None
 
-    def build(self, sample_token: str) -> dict[str, Any]:
+    def build(self, sample_token: str) -> Frame:
         """The info of one sample; matrices are (4, 4) float64, boxes lie in its LiDAR frame.
 
         Raises:
-            DataError: the sample has no LiDAR keyframe, or no camera although ``with_cam``.
+            DataError: the sample has no LiDAR keyframe, or no camera although ``with_cam``; or a
+                record names another that is not there, or one of another time.
         """
         sensors = self.tables.keyframes[sample_token]
         if LIDAR not in sensors:
@@ -92,9 +89,10 @@ class InfoBuilder:
                 channel: self._camera(channel, sensors[channel], ref_from_global)
                 for channel in cameras
             }
-        if self.labels:
-            info |= self._boxes(self.tables.annotations[sample_token], ref_from_global)
-        return info
+        if self.annotations is None:
+            return Frame(info, {})
+        boxes, remarks = self.annotations.read(reference, ref_from_global)
+        return Frame(info | boxes, remarks)
 
     def _cameras(self, sensors: Mapping[str, Record]) -> list[str]:
         found = [channel for channel in sensors if self.tables.modality[channel] == "camera"]
@@ -102,7 +100,7 @@ class InfoBuilder:
         return sorted(found, key=lambda channel: (rank.get(channel, len(rank)), channel))
 
     def _intrinsics(self, sample_data: Record) -> np.ndarray:
-        return np.array(self.tables.calibration(sample_data)["camera_intrinsic"])
+        return np.array(self.tables.calibration(sample_data)["camera_intrinsic"], np.float64)
 
     def _camera(self, channel: str, data: Record, ref_from_global: np.ndarray) -> dict[str, Any]:
         calibration, pose = self.tables.calibration(data), self.tables.pose(data)
@@ -128,7 +126,7 @@ class InfoBuilder:
         sweeps: list[dict[str, Any]] = []
         current = reference
         while len(sweeps) < wanted and current["prev"]:
-            current = self.tables.get("sample_data", current["prev"])
+            current = self._before(current)
             global_from_car = matrix(self.tables.pose(current))
             car_from_current = matrix(self.tables.calibration(current))
             sweeps.append(
@@ -151,48 +149,15 @@ class InfoBuilder:
             sweeps.append(stand_in)
         return sweeps + sweeps[-1:] * (wanted - len(sweeps))
 
-    def _boxes(self, annotations: list[Record], ref_from_global: np.ndarray) -> dict[str, Any]:
-        lidar_points = np.array([one["num_lidar_pts"] for one in annotations])
-        radar_points = np.array([one["num_radar_pts"] for one in annotations])
-        seen = lidar_points + radar_points > 0
-        turn = ref_from_global[:3, :3]
-        velocity = np.array([turn @ self._velocity(one) for one in annotations]).reshape(-1, 3)
-        rows = [self._box(one, ref_from_global) for one in annotations]
-        boxes = np.concatenate([np.array(rows).reshape(-1, 7), velocity[:, :2]], axis=1)
-        return {
-            "gt_boxes": boxes[seen],
-            "gt_boxes_velocity": velocity[seen],
-            "gt_names": np.array([self._name(one) for one in annotations])[seen],
-            "gt_boxes_token": np.array([one["token"] for one in annotations])[seen],
-            "num_lidar_pts": lidar_points[seen],
-            "num_radar_pts": radar_points[seen],
-        }
-
-    def _box(self, annotation: Record, ref_from_global: np.ndarray) -> list[float]:
-        """[x, y, z, length, width, height, heading] in the LiDAR frame."""
-        centre = ref_from_global[:3, :3] @ annotation["translation"] + ref_from_global[:3, 3]
-        ahead = ref_from_global[:3, :3] @ rotation_matrix(annotation["rotation"])[:, 0]
-        width, length, height = annotation["size"]
-        return [*centre, length, width, height, np.arctan2(ahead[1], ahead[0])]
-
-    def _name(self, annotation: Record) -> str:
-        instance = self.tables.get("instance", annotation["instance_token"])
-        category = self.tables.get("category", instance["category_token"])["name"]
-        return DETECTION_NAMES.get(category, "ignore")
-
-    def _velocity(self, annotation: Record) -> np.ndarray:
-        """(3,) m/s in the global frame from the neighbouring annotations; NaN without any."""
-        before, after = annotation["prev"], annotation["next"]
-        ends = [
-            self.tables.get("sample_annotation", token) if token else annotation
-            for token in (before, after)
-        ]
-        times = [1e-6 * self.tables.get("sample", one["sample_token"])["timestamp"] for one in ends]
-        limit = MAX_VELOCITY_GAP * (2 if before and after else 1)
-        elapsed = times[1] - times[0]
-        if not (before or after) or elapsed > limit:
-            return np.full(3, np.nan)
-        return (np.array(ends[1]["translation"]) - np.array(ends[0]["translation"])) / elapsed
+    def _before(self, data: Record) -> Record:
+        """The record that ``prev`` names."""
+        before = self.tables.get("sample_data", data["prev"])
+        where = f"{self.tables.name('sample_data', data)}: prev names {before['token']}"
+        if before["timestamp"] >= data["timestamp"]:
+            raise DataError(f"{where}, which was not taken before it")
+        if self.tables.channel(before) != LIDAR:
+            raise DataError(f"{where}, which is of {self.tables.channel(before)}, not of {LIDAR}")
+        return before
 
 
 Item = TypeVar("Item")

@@ -11,12 +11,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from nsmae_plugin.data.plausibility import QUATERNION_TOLERANCE
 from nsmae_plugin.errors import DataError, brief
 from nsmae_plugin.reading import GIB, read_json
 
 Record = dict[str, Any]
 
-QUATERNION_TOLERANCE = 0.01  # of the length, for numbers that were typed with few digits
 MODALITIES = ("lidar", "camera", "radar")
 _MISSING = object()
 _NUMBERS = {int, float}

@@ -2,8 +2,6 @@
 
 import json
 import multiprocessing
-import shutil
-import tempfile
 from collections.abc import Iterable
 from dataclasses import asdict
 from functools import partial
@@ -24,6 +22,8 @@ from nsmae_plugin.data.synthetic.scene import Place, SceneRecorder, build_layout
 from nsmae_plugin.data.synthetic.stage import MAXIMUM_SPEED
 from nsmae_plugin.data.synthetic.tables import Tables, make_token
 from nsmae_plugin.errors import ConfigError, DataError
+from nsmae_plugin.files import output_errors
+from nsmae_plugin.folders import replacing_folder, restore
 
 # Marks a folder as written by this generator, and says with which options.
 MARKER = "synthetic_world.json"
@@ -39,33 +39,16 @@ def write_world(
 
     Raises:
         ConfigError: when the options cannot be met.
-        DataError: when ``out/<version>`` holds data that this generator did not write, or ``out``
-            cannot be written to.
+        DataError: when ``out/<version>`` holds data that this generator did not write.
+        OutputError: when ``out`` cannot be written to.
     """
     target = Path(out) / options.version
+    restore(target)
     _check_target(target)
     places = plan(options)
-    partial_folder = _make_partial_folder(target)
-    try:
-        world = partial_folder / "world"
+    with replacing_folder(target) as world, output_errors(target):
         _write_files(world, options, places, workers, show_progress)
-        if target.exists():
-            target.rename(partial_folder / "previous")
-        world.rename(target)
-    finally:
-        shutil.rmtree(partial_folder, ignore_errors=True)
     return target
-
-
-def _make_partial_folder(target: Path) -> Path:
-    """A fresh folder beside the target, so that the finished world can be renamed into place."""
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        return Path(tempfile.mkdtemp(prefix=f".{target.name}.partial-", dir=target.parent))
-    except OSError as error:
-        raise DataError(
-            f"cannot write under {target.parent} ({error.strerror}): choose another --out"
-        ) from error
 
 
 def _check_target(target: Path) -> None:
