@@ -195,6 +195,14 @@ def test_one_key_chooses_the_kernels_of_pooling_and_of_rendering():
     assert model.vtransform.kernels == model.perspective_head.kernels == "torch"
 
 
+def test_a_view_transform_without_factors_is_refused():
+    if host.NAME == "builtin":
+        pytest.skip("there OpenPCDet's view transform is ours")
+    message = "cannot render .* DepthLSSTransform: set it to FactorizedLSSTransform or Fac"
+    with pytest.raises(ConfigError, match=message):
+        build("camera", ["MODEL.VTRANSFORM.NAME", "DepthLSSTransform"])
+
+
 def test_a_checkpoint_holds_no_geometry():
     state = build("both").state_dict()
     names = {name for name in state if not name.startswith(("backbone_3d", "image_backbone"))}
