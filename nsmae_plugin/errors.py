@@ -13,6 +13,13 @@ class NSMAEError(Exception):
 
     told_elsewhere = False
 
+    def __str__(self) -> str:
+        """The message; without the traceback that torch puts around it in a loading process."""
+        message = super().__str__()
+        if message.startswith("Caught ") and " in DataLoader worker process " in message:
+            return message.rpartition(f"{type(self).__name__}: ")[2].rstrip()
+        return message
+
 
 class ConfigError(NSMAEError):
     """A YAML key or value, or a combination of them, that cannot work."""

@@ -4,8 +4,10 @@ import nsmae_plugin  # noqa: F401  (sets the OpenMP policy before torch loads)
 
 # isort: split
 import os
+import re
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -13,6 +15,8 @@ import torch
 from stock_scripts import copy_openpcdet
 
 REPOSITORY = Path(__file__).resolve().parents[1]
+# In the reasons of tests that are skipped for want of a host.
+ANOTHER_HOST = re.compile("OPENPCDET_ROOT is not set|needs NSMAE_HOST=[a-z]+")
 
 # Without a GPU Triton's kernels run in its interpreter. It must be chosen before they are defined,
 # Triton's own among them, and other packages may import those at any time: so here, for all tests.
@@ -78,6 +82,29 @@ def openpcdet_root() -> Path:
 
 
 @pytest.fixture(scope="session")
+def openpcdet_host(openpcdet_root) -> Path:
+    """Root of the OpenPCDet that the tests run on, or skip."""
+    from nsmae_plugin import host
+
+    if host.NAME != "openpcdet":
+        pytest.skip("needs NSMAE_HOST=openpcdet")
+    return openpcdet_root
+
+
+@pytest.fixture(scope="session")
 def openpcdet_copy(openpcdet_root, tmp_path_factory) -> Path:
     """Root of a copy of OpenPCDet, without any build, that its scripts may write into."""
     return copy_openpcdet(openpcdet_root, tmp_path_factory.mktemp("OpenPCDet").resolve())
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_terminal_summary(terminalreporter) -> None:
+    """Say which host the tests ran on, and which of the other's were skipped."""
+    from nsmae_plugin import host
+
+    reports = terminalreporter.stats.get("skipped", [])
+    reasons = [report.longrepr[2] for report in reports if isinstance(report.longrepr, tuple)]
+    counts = Counter(found[0] for found in map(ANOTHER_HOST.search, reasons) if found is not None)
+    terminalreporter.write_line(f"host: {host.NAME}")
+    for reason, count in sorted(counts.items()):
+        terminalreporter.write_line(f"skipped: {count} tests of another host ({reason})")

@@ -68,7 +68,9 @@ def test_the_lidar_matrix_leads_back_to_the_raw_points_for_any_order_of_augmento
     assert moved > 0.1
 
 
-@pytest.mark.skipif(host.NAME != "builtin", reason="OpenPCDet keeps only the last draw")
+@pytest.mark.skipif(
+    host.NAME != "builtin", reason="needs NSMAE_HOST=builtin: OpenPCDet keeps only the last draw"
+)
 def test_repeated_world_augmentors_are_gathered_in_the_lidar_matrix(root):
     config = configuration(root, augmentors=("rotation", "translation", "rotation", "flip"))
     data = MultiModalNuScenesDataset(config, CLASSES)
@@ -80,7 +82,9 @@ def test_repeated_world_augmentors_are_gathered_in_the_lidar_matrix(root):
     np.testing.assert_allclose(there[:, :3], sample["points"][:, :3], atol=3e-5)
 
 
-@pytest.mark.skipif(host.NAME != "openpcdet", reason="the built-in host can do it")
+@pytest.mark.skipif(
+    host.NAME != "openpcdet", reason="needs NSMAE_HOST=openpcdet: the built-in host can do it"
+)
 def test_openpcdet_refuses_repeated_world_augmentors(root):
     config = configuration(root, augmentors=("rotation", "flip", "rotation"))
     with pytest.raises(ConfigError, match="random_world_rotation occurs more than once"):

@@ -178,7 +178,7 @@ def test_training_evaluates_a_detector(workspace, capsys, monkeypatch):
 
 
 @pytest.mark.openpcdet
-@pytest.mark.skipif(host.NAME != "openpcdet", reason="the data set is OpenPCDet's")
+@pytest.mark.skipif(host.NAME != "openpcdet", reason="needs NSMAE_HOST=openpcdet: its data set")
 def test_openpcdets_own_data_set_is_evaluated(workspace, capsys):
     save(workspace)
     own = ("--set", "DATA_CONFIG.DATASET", "NuScenesDataset")

@@ -19,12 +19,8 @@ TINY = CFGS / "tiny" / "nsmae_pretrain.yaml"
 
 
 @pytest.fixture
-def reading(openpcdet_root):
-    """``pcdet.config`` with what the host puts in place; skips on the built-in host."""
-    from nsmae_plugin import host
-
-    if host.NAME != "openpcdet":
-        pytest.skip("the built-in host leaves pcdet alone")
+def reading(openpcdet_host):
+    """``pcdet.config`` with what the host puts in place."""
     nsmae_plugin.register()
     from pcdet import config
 

@@ -20,15 +20,8 @@ pytestmark = [
 
 
 @pytest.fixture
-def utils(openpcdet_root, monkeypatch):
-    """``pcdet.utils`` in a process that torchrun might have started; the group is left at the end.
-
-    Skips on the built-in host.
-    """
-    from nsmae_plugin import host
-
-    if host.NAME != "openpcdet":
-        pytest.skip("the built-in host leaves pcdet alone")
+def utils(openpcdet_host, monkeypatch):
+    """``pcdet.utils`` in a process that torchrun might have started; it leaves the group."""
     environment = {"RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1"}
     for name, value in {**environment, "MASTER_PORT": str(free_port())}.items():
         monkeypatch.setenv(name, value)

@@ -1,11 +1,15 @@
 """How a script of OpenPCDet is found and started, and what its relative paths mean."""
 
+import errno
+import os
 import re
+import subprocess
+import sys
 
 import pytest
-from stock_scripts import REPOSITORY, start
+from stock_scripts import REPOSITORY, copy_openpcdet, start
 
-from nsmae_plugin.errors import HostError
+from nsmae_plugin.errors import HostError, OutputError
 
 pytestmark = pytest.mark.openpcdet
 
@@ -73,6 +77,58 @@ def test_a_script_finds_its_folder_its_arguments_and_the_plugin(openpcdet_copy, 
     assert outcome.returncode == 0, outcome.stderr
     arguments = [str(tools / "probe.py"), "--flag", "x"]
     assert outcome.stdout.splitlines()[-1] == f"__main__ {tools} {arguments} True"
+
+
+def test_a_misspelt_key_ends_in_one_line(openpcdet_copy):
+    command = ["tools/train.py", "--cfg_file", "cfgs/tiny/nsmae_pretrain_lidar.yaml"]
+    outcome = start([*command, "--set", "OPTIMIZATION.LRR", "1"], openpcdet_copy)
+    assert outcome.returncode == 1
+    assert "Traceback" not in outcome.stderr
+    expected = "error: unknown key OPTIMIZATION.LRR (did you mean LR?)"
+    assert outcome.stderr.splitlines()[-1] == expected
+
+
+def test_a_checkout_that_cannot_be_written_is_named(run_module, openpcdet_root, monkeypatch):
+    root = openpcdet_root.resolve()
+
+    def script(*_, **__):
+        raise OSError(errno.EROFS, "Read-only file system", str(root / "output" / "tiny"))
+
+    monkeypatch.setattr(run_module.runpy, "run_path", script)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.setattr(sys, "argv", [])
+    monkeypatch.chdir(REPOSITORY)
+    with pytest.raises(OutputError, match=r"write below .*output/tiny .*Read-only.* a copy of the"):
+        run_module.main(["tools/train.py"])
+
+
+SCRIPT = """
+from pcdet.config import cfg, cfg_from_list, cfg_from_yaml_file
+import nsmae_plugin; nsmae_plugin.register()
+import sys
+from pcdet.models.detectors import __all__ as detectors
+cfg_from_yaml_file(sys.argv[1], cfg)
+cfg_from_list(["DATA_CONFIG.DATA_PROCESSOR.mask_voxels.RATIO", "0.5"], cfg)
+print(cfg.MODEL.NAME in detectors, cfg.OPTIMIZATION.DECAY_STEP_LIST, cfg.DATA_CONFIG.VERSION)
+"""
+
+
+def test_a_script_of_ones_own_takes_one_line_after_what_it_imports(openpcdet_root, tmp_path):
+    """As beside an installed pcdet, which can be imported before the plugin."""
+    root = copy_openpcdet(openpcdet_root, tmp_path / "OpenPCDet")
+    (root / "pcdet" / "version.py").write_text("__version__ = '0.6.0'\n")
+    path = REPOSITORY / "cfgs" / "tiny" / "nsmae_pretrain.yaml"
+    environment = {k: v for k, v in os.environ.items() if k not in ("OPENPCDET_ROOT", "NSMAE_HOST")}
+    outcome = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", SCRIPT, str(path)],
+        env={**environment, "PYTHONPATH": f"{REPOSITORY}{os.pathsep}{root}"},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert outcome.returncode == 0, outcome.stderr
+    assert outcome.stdout.splitlines()[-1] == "True [] v1.0-mini"
 
 
 def test_a_script_is_looked_up_in_openpcdet_first_and_then_here(

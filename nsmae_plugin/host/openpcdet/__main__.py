@@ -2,14 +2,19 @@
 
 import sys
 
-from nsmae_plugin.errors import NSMAEError
-from nsmae_plugin.host.openpcdet.run import main
+from nsmae_plugin.command_line import errors_in_one_line
+from nsmae_plugin.host.openpcdet import run
 from nsmae_plugin.training import distributed
 
-if __name__ == "__main__":
+
+@errors_in_one_line
+def main() -> int:
     try:
-        main(sys.argv[1:])
-    except NSMAEError as error:
-        sys.exit(f"error: {error}")
+        run.main(sys.argv[1:])
     finally:
         distributed.stop()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

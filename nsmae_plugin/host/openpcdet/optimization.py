@@ -165,8 +165,8 @@ def _tell_what_is_left_out(model: nn.Module, trained: Container[int]) -> None:
     if left_out:
         logger.warning(
             "OpenPCDet's optimiser leaves out %d parameters (%d values) of modules that have "
-            "children, such as %s: they stay as initialised or loaded",
+            "children (%s): they stay as initialised or loaded",
             len(left_out),
             sum(one.numel() for one in left_out.values()),
-            next(iter(left_out)),
+            ", ".join(sorted({name.rpartition(".")[2] for name in left_out})),
         )

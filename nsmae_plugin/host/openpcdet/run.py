@@ -16,7 +16,7 @@ from pathlib import Path
 
 import nsmae_plugin
 from nsmae_plugin import host
-from nsmae_plugin.errors import HostError
+from nsmae_plugin.errors import HostError, OutputError
 from nsmae_plugin.host.openpcdet import REPORT
 from nsmae_plugin.host.openpcdet.command import USAGE
 
@@ -31,17 +31,27 @@ def main(arguments: Sequence[str]) -> None:
     Raises:
         HostError: there is no such script, or it belongs to another copy of OpenPCDet; or a
             configuration or a checkpoint is found neither here nor in the script's folder.
+        OutputError: the script cannot write to ``output/`` in OpenPCDet's checkout.
     """
     if not arguments:
         raise HostError(f"no script was named; {USAGE.splitlines()[0]}")
-    script = find_script(arguments[0], Path(REPORT.location).resolve().parent)
+    root = Path(REPORT.location).resolve().parent
+    script = find_script(arguments[0], root)
     if host.NAME == "openpcdet":
         nsmae_plugin.register()
     folder = working_directory(script.parent, arguments[1:])
     sys.argv = [str(script), *locate_inputs(script.parent, arguments[1:])]
     os.chdir(folder)
     sys.path.insert(0, str(script.parent))
-    runpy.run_path(str(script), run_name="__main__")
+    try:
+        runpy.run_path(str(script), run_name="__main__")
+    except OSError as error:
+        if not str(error.filename).startswith(str(root / "output")):
+            raise
+        raise OutputError(
+            f"OpenPCDet's scripts write below {root / 'output'}, but {error.filename} cannot be "
+            f"written ({error.strerror}): set OPENPCDET_ROOT to a copy of the checkout that can"
+        ) from error
 
 
 def find_script(name: str, root: Path) -> Path:
