@@ -119,6 +119,13 @@ def test_what_the_loop_cannot_do_is_refused(stock, changes, message):
         stock.build_optimizer(Network(), optimization(**changes))
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a CUDA device can do it")
+def test_batchnorm_is_not_synchronised_without_a_device(stock):
+    model = nn.SyncBatchNorm.convert_sync_batchnorm(Network())
+    with pytest.raises(ConfigError, match=r"--sync_bn: .* on CUDA only; drop the flag"):
+        stock.build_optimizer(model, optimization())
+
+
 def test_a_schedule_too_short_to_rise_is_refused(stock):
     optimizer = stock.build_optimizer(Network(), optimization())
     with pytest.raises(ConfigError, match=r"2 optimiser steps are too few .* the first 40%"):

@@ -43,7 +43,7 @@ def build_optimizer(original: Callable[..., Any], model: nn.Module, config: Any)
         ConfigError: OPTIMIZATION asks for what this loop cannot do, or LR_SCALE or NO_DECAY does
             not fit the network.
     """
-    _refuse(config)
+    _refuse(model, config)
     optim.set_batchnorm_momentum(model, config)
     no_decay = config.get("NO_DECAY") or ()
     optim.check_no_decay(model, no_decay)
@@ -83,7 +83,10 @@ def build_scheduler(
     return original(optimizer, total_iters_each_epoch, total_epochs, last_epoch, optim_cfg)
 
 
-def _refuse(config: Mapping[str, Any]) -> None:
+def _refuse(model: nn.Module, config: Mapping[str, Any]) -> None:
+    synchronised = any(isinstance(module, nn.SyncBatchNorm) for module in model.modules())
+    if synchronised and not torch.cuda.is_available():
+        raise ConfigError("--sync_bn: torch synchronises BatchNorm on CUDA only; drop the flag")
     if config.get("ACCUMULATE_STEPS", 1) != 1:
         raise ConfigError(
             f"OPTIMIZATION.ACCUMULATE_STEPS {config['ACCUMULATE_STEPS']}: OpenPCDet's training "

@@ -29,16 +29,20 @@ def main(arguments: Sequence[str]) -> None:
     The process is the script's from then on: working directory, ``sys.path`` and ``sys.argv``.
 
     Raises:
-        HostError: there is no such script, or it belongs to another copy of OpenPCDet; or a
-            configuration or a checkpoint is found neither here nor in the script's folder.
+        HostError: there is no such script, or it belongs to another copy of OpenPCDet; NSMAE_HOST
+            names another host; or a configuration or a checkpoint is found neither here nor in the
+            script's folder.
         OutputError: the script cannot write to ``output/`` in OpenPCDet's checkout.
     """
     if not arguments:
         raise HostError(f"no script was named; {USAGE.splitlines()[0]}")
     root = Path(REPORT.location).resolve().parent
     script = find_script(arguments[0], root)
-    if host.NAME == "openpcdet":
-        nsmae_plugin.register()
+    if host.NAME != "openpcdet":
+        raise HostError(
+            f"NSMAE_HOST={host.NAME}, but OpenPCDet's scripts run on OpenPCDet: unset NSMAE_HOST"
+        )
+    nsmae_plugin.register()
     folder = working_directory(script.parent, arguments[1:])
     sys.argv = [str(script), *locate_inputs(script.parent, arguments[1:])]
     os.chdir(folder)
