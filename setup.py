@@ -27,6 +27,7 @@ setup(
         "numpy<2",  # nuscenes-devkit 1.2
         "numba",
         "easydict",
+        "filelock",
         "pyyaml",
         "pillow",
         "opencv-python-headless",  # what the devkit draws maps with, and requires itself

@@ -8,6 +8,7 @@ file, so that one without a lock was left by a process that was killed, and can 
 from __future__ import annotations
 
 import fcntl
+import logging
 import os
 import re
 import secrets
@@ -17,7 +18,11 @@ from functools import cache
 from pathlib import Path
 from typing import BinaryIO
 
+from filelock import FileLock, Timeout
+
 from nsmae_plugin.errors import NSMAEError, OutputError
+
+logger = logging.getLogger(__name__)
 
 _TEMPORARY = re.compile(r"\..+\.[0-9a-f]{16}\.tmp")
 
@@ -74,6 +79,31 @@ def make_folder(path: Path | str) -> None:
     """
     with output_errors(path):
         Path(path).mkdir(parents=True, exist_ok=True)
+
+
+@contextmanager
+def held(path: Path | str, message: str, patience: float = 0) -> Iterator[None]:
+    """Hold a lock that no other process holds; it ends with the process at the latest.
+
+    Args:
+        message: of the error when another process holds it.
+        patience: seconds to wait for its end.
+
+    Raises:
+        OutputError: another process holds it, or the file cannot be written.
+    """
+    lock = FileLock(path)
+    with output_errors(path):
+        try:
+            lock.acquire(timeout=patience)
+        except Timeout:
+            raise OutputError(message) from None
+        except NotImplementedError:
+            logger.warning("%s is on a file system without locks: start nothing twice", path)
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 @contextmanager

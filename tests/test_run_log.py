@@ -78,6 +78,20 @@ def test_a_resumed_run_replaces_what_was_written_after_its_checkpoint(tmp_path):
     assert json.loads(last) == {"epoch": 1, "step": 3, "split": "test", "loss": 2.0}
 
 
+def test_a_damaged_file_of_records_is_put_aside_and_does_not_block(tmp_path, caplog):
+    good = '{"epoch": 1, "step": 5, "split": "test", "error": 1.0}\n'
+    lines = [good.encode(), b"\xff\xfe\x00\n", b"[1]\n", b"{}\n", good.encode(), b'{"st']
+    (tmp_path / "metrics.jsonl").write_bytes(b"".join(lines))
+    curves = Curves(tmp_path, step=5)
+    curves.close()
+    assert curves.evaluated
+    assert (tmp_path / "metrics.jsonl").read_text(encoding="utf-8") == 2 * good
+    assert (tmp_path / "metrics.jsonl.damaged").read_bytes() == b"".join(lines)
+    (message,) = [one.getMessage() for one in caplog.records]
+    assert message.startswith("3 lines of ")
+    assert Curves(tmp_path, step=4).evaluated is False
+
+
 def test_other_processes_write_no_curves(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     curves = Curves(None)

@@ -11,6 +11,8 @@ import pytest
 import torch
 import toys
 
+from nsmae_plugin import files
+from nsmae_plugin.errors import DataError
 from nsmae_plugin.training import checkpoint
 
 OPENPCDET_FLAGS = (
@@ -278,3 +280,62 @@ def test_another_precision_is_logged_at_a_resume(workspace, capsys):
     assert "precision float16 -> float32" in capsys.readouterr().out
     assert train("a", "--use_amp", "--amp_dtype", "float16") == 0
     assert "precision float32 -> float16" in capsys.readouterr().out
+
+
+def test_an_evaluation_that_was_killed_is_repeated_and_one_that_was_not_is_not(
+    workspace, monkeypatch, capsys
+):
+    monkeypatch.setenv("TOY_EVALUATE", "1")
+    assert train("whole", "--seed", "1") == 0
+
+    original = toys.evaluate
+
+    def evaluate(model):
+        if int(model.global_step) == 10:
+            raise DataError("killed")
+        return original(model)
+
+    monkeypatch.setattr(toys, "evaluate", evaluate)
+    assert train("killed", "--seed", "1") == 1
+    assert [one["step"] for one in records(workspace, "killed") if one["split"] == "test"] == [5]
+    monkeypatch.setattr(toys, "evaluate", original)
+    capsys.readouterr()
+    assert train("killed") == 0
+    assert "evaluating epoch 2: no evaluation is recorded" in capsys.readouterr().out
+    assert records(workspace, "killed") == records(workspace, "whole")
+    assert_same(last_content(workspace, "killed"), last_content(workspace, "whole"))
+    assert train("killed") == 0
+    assert "no evaluation is recorded" not in capsys.readouterr().out
+    assert records(workspace, "killed") == records(workspace, "whole")
+
+
+def test_trainings_killed_at_random_moments_end_as_if_never_killed(tmp_path):
+    """The short form: ``python tests/kill_runs.py 100`` kills a hundred."""
+    command = [sys.executable, str(toys.REPOSITORY / "tests/kill_runs.py"), "8"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    found = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert found.returncode == 0, found.stdout + found.stderr
+    assert "0 ended differently" in found.stdout
+
+
+def test_a_second_run_in_the_same_folder_is_refused(workspace, capsys):
+    with files.held(make(folder(workspace, "a")) / ".lock", "unused"):
+        assert train("a", "--seed", "1") == 1
+        message = capsys.readouterr().err
+        assert message.startswith("error: another process is training in output/group/toy/a, ")
+        assert "--extra_tag" in message
+        assert train("b", "--seed", "1", "--max_steps", "1") == 0
+    assert train("a", "--seed", "1", "--max_steps", "1") == 0
+    assert train("a", "--seed", "1", "--max_steps", "2") == 0
+
+
+def make(path):
+    path.mkdir(parents=True)
+    return path
+
+
+def test_the_lock_of_a_killed_run_is_free_at_once_although_its_loader_process_lives_on(workspace):
+    script = str(toys.REPOSITORY / "tests/toys.py")
+    words = ["--cfg_file", "cfgs/group/toy.yaml", "--workers", "1", "--extra_tag", "a"]
+    assert start_process(workspace, script, *words, TOY_KILL_AT="1") == -signal.SIGKILL
+    assert train("a", "--seed", "1", "--max_steps", "1") == 0

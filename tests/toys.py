@@ -3,7 +3,8 @@
 ``python tests/toys.py <arguments of tools/train.py>`` trains them. The environment sets traps:
 ``TOY_KILL_AT`` kills the process with SIGKILL in the forward pass of that step, ``TOY_SIGNAL_AT``
 ``STEP:SIGNAL`` sends that signal to rank 0, ``TOY_NAN_AT`` makes the loss term ``loss_fit`` NaN
-there. ``TOY_BROKEN_FRAME`` is an index of the data set that cannot be read.
+there. ``TOY_BROKEN_FRAME`` is an index of the data set that cannot be read, and with
+``TOY_EVALUATE`` there is an evaluation after every epoch.
 """
 
 import contextlib
@@ -12,6 +13,7 @@ import random
 import signal
 import socket
 import sys
+import time
 from pathlib import Path
 
 import nsmae_plugin
@@ -25,6 +27,7 @@ from torch import nn
 
 from nsmae_plugin import host
 from nsmae_plugin.errors import DataError
+from nsmae_plugin.training import session
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 FEATURES = 4
@@ -148,8 +151,22 @@ def free_port():
             return port
 
 
+def evaluate(model):
+    """The error of some samples, after a while; draws numbers as augmentations might."""
+    model.eval()
+    with torch.no_grad():
+        result = model(host.to_device(batch(1, 2, 3), "cpu"))[0]
+    model.train()
+    np.random.normal(size=3)  # noqa: NPY002
+    torch.rand(2)
+    time.sleep(0.01)
+    return {"error": result["loss"].item()}
+
+
 def train(*arguments, register_toys=True):
     """Run tools/train.py; returns its exit status."""
+    if os.environ.get("TOY_EVALUATE"):
+        session._make_evaluation = lambda *_: evaluate
     sys.path.insert(0, str(REPOSITORY / "tools"))
     try:
         import train as tool

@@ -17,7 +17,7 @@ from nsmae_plugin.config import load_config
 from nsmae_plugin.data.loader import default_workers
 from nsmae_plugin.training import distributed, engine
 from nsmae_plugin.training.random_state import FIXED_SEED
-from nsmae_plugin.training.session import AMP_DTYPES, build
+from nsmae_plugin.training.session import AMP_DTYPES, build, run_of_its_own
 
 
 def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -84,11 +84,12 @@ def run(args: argparse.Namespace) -> None:
     config = load_config(args.cfg_file, args.overrides)
     world = distributed.start(args.launcher, args.device, args.tcp_port, args.local_rank)
     nsmae_plugin.register()
-    session, loader, sampler = build(args, config, world)
-    try:
-        engine.train(session, loader, sampler)
-    finally:
-        session.curves.close()
+    with run_of_its_own(args):
+        session, loader, sampler = build(args, config, world)
+        try:
+            engine.train(session, loader, sampler)
+        finally:
+            session.curves.close()
 
 
 if __name__ == "__main__":

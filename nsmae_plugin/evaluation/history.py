@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from tensorboardX import SummaryWriter
 
 from nsmae_plugin import files
+from nsmae_plugin.training import metrics_file
 
 
 class History:
@@ -38,11 +37,9 @@ class History:
             for metric, value in metrics.items():
                 board.add_scalar(f"eval/{metric}", value, step)
         key = {"epoch": epoch, "step": step, **self._key}
-        self._replace(key, {**key, **metrics})
-
-    def _replace(self, key: Mapping[str, Any], record: Mapping[str, Any]) -> None:
-        assert self._folder is not None
         path = self._folder / "metrics.jsonl"
-        lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-        others = [line for line in lines if not key.items() <= json.loads(line).items()]
-        files.write_text(path, "\n".join([*others, json.dumps(record), ""]))
+        # Evaluations of one run may go on side by side.
+        with files.held(path.with_name(".metrics.lock"), f"{path} is locked", patience=60):
+            metrics_file.rewrite(
+                path, lambda one: not key.items() <= one.items(), [{**key, **metrics}]
+            )

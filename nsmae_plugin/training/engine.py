@@ -10,9 +10,8 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +21,8 @@ from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from nsmae_plugin import stopping
-from nsmae_plugin.errors import NonFiniteError, NSMAEError
-from nsmae_plugin.training import distributed, random_state, run_state
+from nsmae_plugin.errors import NonFiniteError
+from nsmae_plugin.training import distributed, feeding, random_state, run_state
 from nsmae_plugin.training.distributed import World
 from nsmae_plugin.training.keeper import Keeper
 from nsmae_plugin.training.run_log import Curves, Meter, Pace
@@ -97,6 +96,14 @@ class Session:
         on_cpu = self.world.device.type == "cpu"
         return self.options.check_steps or (1 if on_cpu else self.options.log_steps)
 
+    def evaluation_is_due(self) -> bool:
+        """Whether the last thing of the present step is an evaluation, at the end of an epoch."""
+        progress = self.run.progress
+        if self.evaluate is None or progress.epoch == 0 or progress.batch_in_epoch:
+            return False
+        last = progress.epoch == self.plan.epochs or self.stopped
+        return last or progress.epoch % self.options.eval_epochs == 0
+
     def look_is_due(self) -> bool:
         """Whether the losses up to the current step should be read now."""
         step, options = self.run.progress.step, self.options
@@ -159,6 +166,9 @@ def train(session: Session, loader: Iterable[Batch], sampler: Any) -> None:
     distributed.bare(session.run.model).steps_per_epoch = steps_per_epoch(plan)
     launched = session.world.size > 1
     with logging_redirect_tqdm([session.logger]), stopping.deferred(launched):
+        if session.evaluation_is_due() and not distributed.from_main(session.curves.evaluated):
+            session.logger.info("evaluating epoch %d: no evaluation is recorded", progress.epoch)
+            _evaluate(session)
         while progress.epoch < plan.epochs and not session.stopped:
             if session.on_epoch:
                 session.on_epoch(progress.epoch)
@@ -187,13 +197,19 @@ def _finish_epoch(session: Session) -> None:
     if last or progress.epoch % options.save_epochs == 0:
         session.save(session.keeper.save_epoch)
     session.leave_if_asked()
-    if session.evaluate and (last or progress.epoch % options.eval_epochs == 0):
-        distributed.share_buffers(session.run.model)
-        # A run resumed from the checkpoint above skips this evaluation: it must leave no trace.
-        with random_state.preserved_random_state(), stopping.at_once():
-            values = session.evaluate(distributed.bare(session.run.model))
-        session.curves.scalars("test", values, progress.step)
-        session.curves.record("test", progress.epoch, progress.step, values)
+    if session.evaluation_is_due():
+        _evaluate(session)
+
+
+def _evaluate(session: Session) -> None:
+    assert session.evaluate is not None
+    progress = session.run.progress
+    distributed.share_buffers(session.run.model)
+    # A run that is resumed from the checkpoint before it may have had it: it must leave no trace.
+    with random_state.preserved_random_state(), stopping.at_once():
+        values = session.evaluate(distributed.bare(session.run.model))
+    session.curves.scalars("test", values, progress.step)
+    session.curves.record("test", progress.epoch, progress.step, values)
 
 
 def train_one_epoch(session: Session, loader: Iterable[Batch]) -> None:
@@ -212,8 +228,8 @@ def train_one_epoch(session: Session, loader: Iterable[Batch]) -> None:
     )
     left = plan.batches_per_epoch - run.progress.batch_in_epoch
     with bar:
-        groups = _groups(pace.waiting(loader), plan.accumulate_steps, left)
-        for group in _until_asked_to_stop(groups):
+        groups = feeding.groups_of(pace.waiting(loader), plan.accumulate_steps, left)
+        for group in feeding.until_asked_to_stop(groups):
             pending.append(_update(session, group))
             run.progress.batch_in_epoch += len(group)
             pace.step()
@@ -251,37 +267,6 @@ def _read(session: Session, pending: list[StepRecord], meter: Meter, bar: tqdm) 
         session.curves.scalars("train", terms, record.step)
         bar.set_postfix({name: f"{value:.4g}" for name, value in terms.items()}, refresh=False)
     pending.clear()
-
-
-def _groups(loader: Iterable[Batch], size: int, left: int) -> Iterator[list[Batch]]:
-    """The epoch's batches in lists of ``size``; the last list may be shorter."""
-    batches = islice(loader, left)
-    for first in batches:
-        yield [first, *islice(batches, size - 1)]
-
-
-def _until_asked_to_stop(groups: Iterator[list[Batch]]) -> Iterator[list[Batch]]:
-    """The same groups, until any process is asked to stop; all processes must iterate together.
-
-    Raises:
-        NSMAEError: what one of the processes met instead of a group, in every process: the others
-            would wait for its gradients.
-    """
-    while True:
-        group, problem = None, None
-        try:
-            group = next(groups, None)
-        except NSMAEError as error:
-            problem = error
-        failed, asked = distributed.any_process(
-            problem is not None, stopping.received() is not None
-        )
-        if failed:
-            problems = [one for one in distributed.gather(problem) if one is not None]
-            raise distributed.of_all(problems[0])
-        if group is None or asked:
-            return
-        yield group
 
 
 def train_step(

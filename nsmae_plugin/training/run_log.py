@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import sys
 import time
@@ -18,6 +17,7 @@ from tensorboardX import SummaryWriter
 from nsmae_plugin import files
 from nsmae_plugin.command_line import RUN_LOGGER
 from nsmae_plugin.config import plain
+from nsmae_plugin.training import metrics_file
 
 T = TypeVar("T")
 FORMAT = "%(asctime)s  %(levelname)5s  %(message)s"
@@ -75,17 +75,22 @@ class Curves:
         folder: the run's directory; None writes nothing, for the ranks that do not log.
         step: steps done so far. What a killed run wrote after its last checkpoint is taken out, as
             the resumed run writes it again.
+
+    Attributes:
+        evaluated: there is a record of the test split for ``step``.
     """
 
     def __init__(self, folder: Path | None, step: int = 0) -> None:
         self._board: SummaryWriter | None = None
+        self.evaluated = False
         if folder is None:
             return
         self._board = SummaryWriter(
             logdir=str(folder / "tensorboard"), purge_step=step + 1 if step else None
         )
         self._file = folder / "metrics.jsonl"
-        _drop_records_after(self._file, step)
+        records = metrics_file.rewrite(self._file, lambda one: one["step"] <= step)
+        self.evaluated = any((one["step"], one.get("split")) == (step, "test") for one in records)
 
     def scalars(self, prefix: str, values: Mapping[str, float], step: int) -> None:
         """Add ``prefix/name`` to TensorBoard for every value."""
@@ -96,8 +101,8 @@ class Curves:
     def record(self, split: str, epoch: int, step: int, values: Mapping[str, float]) -> None:
         """Append one record to ``metrics.jsonl``."""
         if self._board is not None:
-            line = json.dumps({"epoch": epoch, "step": step, "split": split, **values})
-            files.append_text(self._file, line + "\n")
+            facts = {"epoch": epoch, "step": step, "split": split}
+            metrics_file.append(self._file, {**facts, **values})
 
     def close(self) -> None:
         if self._board is not None:
@@ -150,12 +155,3 @@ class Pace:
         words = f"{seconds:.3g} s/step ({self._waited / elapsed:.0%} waiting for data), {left} left"
         self._start, self._waited, self._steps = time.monotonic(), 0.0, 0
         return words
-
-
-def _drop_records_after(path: Path, step: int) -> None:
-    if not path.exists():
-        return
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-    # A killed run may have left half a line, always the last.
-    kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
-    files.write_text(path, "".join(kept))

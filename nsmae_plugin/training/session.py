@@ -8,7 +8,8 @@ import secrets
 import shlex
 import sys
 from argparse import ArgumentParser, Namespace
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -58,8 +59,7 @@ def build(
         CheckpointError: for a checkpoint that cannot be read or does not fit.
         DataError: from the data set.
     """
-    folder = run_log.run_folder(args.output_dir, args.cfg_file, args.extra_tag)
-    files.make_folder(folder / "ckpt")
+    folder = folder_of(args)
     source = distributed.on_main(
         lambda: to_resume(folder / "ckpt", args.ckpt, args.pretrained_model)
     )
@@ -113,6 +113,33 @@ def build(
         on_epoch=hooks.build_hook(config.get("HOOK"), dataset, loader, plan.epochs, logger),
     )
     return session, loader, sampler
+
+
+def folder_of(args: Namespace) -> Path:
+    """Where the run writes."""
+    return run_log.run_folder(args.output_dir, args.cfg_file, args.extra_tag)
+
+
+@contextmanager
+def run_of_its_own(args: Namespace) -> Iterator[None]:
+    """Keep other runs out of the folder of this one; all processes must call together.
+
+    Raises:
+        OutputError: another run is writing there, or the folder cannot be written.
+    """
+    folder = folder_of(args)
+    message = (
+        f"another process is training in {folder}, and both would overwrite each other's "
+        "checkpoints: wait for its end, or give another --extra_tag"
+    )
+    with ExitStack() as stack:
+
+        def take() -> None:
+            files.make_folder(folder / "ckpt")
+            stack.enter_context(files.held(folder / ".lock", message))
+
+        distributed.on_main(take)
+        yield
 
 
 def how_to_go_on(launcher: str, words: list[str]) -> str:
