@@ -139,9 +139,9 @@ def test_a_cloud_outside_the_range_is_named(frame):
 
 def test_an_error_in_a_worker_stays_a_data_error_with_its_message(frame):
     root, folder, info = frame
-    (folder / info["lidar_path"]).unlink()
     host.register("dataset", "MultiModalNuScenesDataset", MultiModalNuScenesDataset)
     _, loader, _ = build_dataloader(configuration(root), CLASSES, batch_size=1, workers=1)
+    (folder / info["lidar_path"]).unlink()
     with pytest.raises(DataError, match=r"^cannot read the LiDAR file .*$"):  # one line of it
         next(iter(loader))
 

@@ -195,7 +195,9 @@ def test_a_file_that_is_missing_is_found_at_once(tool, synthetic_root, tmp_path)
     shutil.copytree(synthetic_root / VERSION / "samples", root / VERSION / "samples")
     path = sorted((root / VERSION / "samples" / "CAM_BACK").iterdir())[1]
     path.unlink()
-    with pytest.raises(DataError, match=rf"the image .*{path.name} of sample \w+ is missing"):
+    with pytest.raises(
+        DataError, match=rf"cannot read the image .*{path.name} of sample \w+: No such"
+    ):
         tool.create_infos(root, VERSION, 1, with_cam=True)
     tool.create_infos(root, VERSION, 1, with_cam=False)
 

@@ -167,8 +167,11 @@ def test_missing_sweeps_are_stood_in_for_and_told(tmp_path, caplog):
     content = rig()
     sweep = {"lidar": "b.bin", "to_frame": IDENTITY, "time_lag": 0.05}
     content["frames"] += [{**content["frames"][0], "name": "b", "sweeps": [sweep]}]
+    folder = write(tmp_path, content)
+    for name in ("a.bin", "b.bin", "a.png"):
+        (folder / name).touch()
     with caplog.at_level(logging.WARNING):
-        first, second = load(write(tmp_path, content)).infos
+        first, second = load(folder).infos
     assert [Path(one["lidar_path"]).name for one in first["sweeps"]] == ["a.bin"] * 2
     assert [one["transform_matrix"] for one in first["sweeps"]] == [None] * 2
     assert [Path(one["lidar_path"]).name for one in second["sweeps"]] == ["b.bin"] * 2

@@ -18,11 +18,11 @@ from tqdm import tqdm
 
 from nsmae_plugin.command_line import errors_in_one_line
 from nsmae_plugin.data.annotations import describe, join
+from nsmae_plugin.data.frames import Needs, check_frames
 from nsmae_plugin.data.gt_database import write_gt_database
 from nsmae_plugin.data.info_builder import LIDAR, InfoBuilder, parallel
-from nsmae_plugin.data.info_numbers import cameras_problem, check_numbers, files_of
+from nsmae_plugin.data.info_numbers import cameras_problem
 from nsmae_plugin.data.infos import read_infos, write_infos
-from nsmae_plugin.data.missing_files import check_files
 from nsmae_plugin.data.points import DTYPES, NUSCENES, LidarFiles, read_points
 from nsmae_plugin.data.splits import check_scenes, custom_splits, scene_names, split_file
 from nsmae_plugin.data.table_checks import check_calibration, check_times
@@ -133,8 +133,8 @@ def build_split(
     built = parallel(builder.build, samples, workers)
     frames = list(tqdm(built, total=len(samples), desc=split))
     infos = [frame.info for frame in frames]
-    check_numbers(infos, split, lidar=True, cameras=builder.with_cam, labels=builder.labels)
-    check_files(builder.tables.root, files_of(infos, lidar=True, cameras=builder.with_cam))
+    needs = Needs(lidar=True, cameras=builder.with_cam, labels=builder.labels)
+    check_frames(infos, split, builder.tables.root, needs)
     for info in infos[:1]:  # files of another layout are found here, and not while training
         read_points(builder.tables.root / info["lidar_path"], info["token"], builder.layout)
     missing = cameras_problem(infos) if builder.with_cam else None

@@ -26,6 +26,7 @@ from typing import Any
 import numpy as np
 from scipy.spatial.transform import Rotation
 
+from nsmae_plugin.data.frames import check_frames
 from nsmae_plugin.data.nuscenes_dataset import MultiModalNuScenesDataset
 from nsmae_plugin.data.points import LidarFiles
 from nsmae_plugin.errors import ConfigError, DataError, brief
@@ -52,6 +53,7 @@ class FrameFolderDataset(MultiModalNuScenesDataset):
         self.lidar_files = read_layout(folder) or self.lidar_files
         for info in frames:
             self._complete(info, folder)
+        check_frames(frames, str(folder / NAME), folder, self.needs)
         self.logger.info("%s: %d frames from %s", type(self).__name__, len(frames), folder)
         return frames
 

@@ -187,6 +187,7 @@ def build_dataloader(
 
     Raises:
         ConfigError: an impossible batch size, number of workers, seed or rank.
+        DataError: of the dataset; or its frames cannot share batches.
     """
     for name, value, least in (
         ("batch_size", batch_size, 1),
@@ -196,6 +197,8 @@ def build_dataloader(
         if value < least:
             raise ConfigError(f"{name} must be at least {least}, not {value}")
     dataset: Any = host.build_dataset(dataset_cfg, class_names, training, root_path, logger)
+    if hasattr(dataset, "check_batches"):
+        dataset.check_batches(batch_size)
     if not training:
         dataset.evaluation_seed = seed
     sampler = EpochSampler(

@@ -25,10 +25,10 @@ def check_files(root: Path, files: Iterable[tuple[str, str]]) -> None:
         if path.name not in folders[path.parent]:
             missing.setdefault(name, words.format(path))
     if missing:
-        more = f" ({len(missing)} files are)" if len(missing) > 1 else ""
+        more = f" ({len(missing)} files are missing)" if len(missing) > 1 else ""
         raise DataError(
-            f"{next(iter(missing.values()))} is missing{more}; check DATA_PATH and VERSION, and "
-            "that the archive was unpacked completely"
+            f"cannot read {next(iter(missing.values()))}: No such file or directory{more}; check "
+            "DATA_PATH and VERSION, and that the archive was unpacked completely"
         )
 
 

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from nsmae_plugin import host
-from nsmae_plugin.data import gt_sampling, images, infos, label_fraction, labelled, points, world
-from nsmae_plugin.data.info_checks import check_infos
+from nsmae_plugin.data import gt_sampling, images, label_fraction, labelled, points, world
+from nsmae_plugin.data.frames import Needs, check_batches, read_frames
 from nsmae_plugin.data.loader import seeded
 from nsmae_plugin.data.maps.labels import MapLabels
 from nsmae_plugin.data.pipeline import check_pipeline, enabled_augmentors, find_step
@@ -109,23 +109,26 @@ class MultiModalNuScenesDataset(NuScenesEvaluation, host.DatasetTemplate):
             )
         self.map_labels = self._map_labels()
 
+    @property
+    def needs(self) -> Needs:
+        """What of a frame is going to be read."""
+        return Needs(
+            lidar=self.use_lidar,
+            cameras=self.use_camera,
+            labels=self.use_labels,
+            training=self.training,
+            max_sweeps=self.dataset_cfg.MAX_SWEEPS if self.use_lidar else 1,
+        )
+
+    def check_batches(self, batch_size: int) -> None:
+        """Refuse batches of frames with different cameras, before the first is loaded."""
+        if self.use_camera:
+            check_batches(self.infos, batch_size)
+
     def _read_infos(self) -> list[dict[str, Any]]:
-        frames: list[dict[str, Any]] = []
         paths = [self.root_path / name for name in self.dataset_cfg.INFO_PATH[self.mode]]
-        for path in paths:
-            part = infos.read_infos(path)
-            check_infos(
-                part,
-                path,
-                self.dataset_cfg.MAX_SWEEPS if self.use_lidar else 1,
-                cameras=self.use_camera,
-                labels=self.use_labels,
-                training=self.training,
-            )
-            frames += part
+        frames = read_frames(paths, self.root_path, self.needs)
         names = ", ".join(map(str, paths))
-        if not frames:
-            raise DataError(f"no sample in {names}; no scene of the database is in this split")
         self.logger.info("%s: %d samples from %s", type(self).__name__, len(frames), names)
         return frames
 
@@ -267,7 +270,8 @@ class MultiModalNuScenesDataset(NuScenesEvaluation, host.DatasetTemplate):
 
     def _finish_boxes(self, boxes: np.ndarray) -> np.ndarray:
         if self.dataset_cfg.get("SET_NAN_VELOCITY_TO_ZEROS", False):
-            boxes = np.nan_to_num(boxes, nan=0.0)
+            boxes = boxes.copy()
+            boxes[:, 7:-1] = np.nan_to_num(boxes[:, 7:-1], nan=0.0)
         if not self.dataset_cfg.get("PRED_VELOCITY", True):
             boxes = boxes[:, [0, 1, 2, 3, 4, 5, 6, -1]]
         return boxes

@@ -7,6 +7,7 @@ from torch import nn
 
 from nsmae_plugin.host import build
 from nsmae_plugin.host.batch import to_device
+from nsmae_plugin.host.batch_norm import accept_single_rows
 from nsmae_plugin.host.builtin.dataset import DatasetTemplate
 from nsmae_plugin.host.builtin.detector import Detector3DTemplate
 from nsmae_plugin.host.builtin.registry import lookup, register
@@ -39,4 +40,4 @@ def build_network(model_cfg: Any, num_class: int, dataset: Any) -> nn.Module:
     check_grids(model_cfg, dataset)
     model = detector(model_cfg=model_cfg, num_class=num_class, dataset=dataset)
     build.refuse_unused_sections(model, model_cfg)
-    return model
+    return accept_single_rows(model)

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from nsmae_plugin.data.safe_pickle import load_plain
+from nsmae_plugin.host.batch_norm import accept_single_rows
 from nsmae_plugin.host.grids import check_grids
 from nsmae_plugin.host.openpcdet.patching import replace
 from nsmae_plugin.host.swin_checkpoint import load_image_checkpoint
@@ -143,17 +144,19 @@ def read_databases_without_trust(sampler_module: ModuleType) -> None:
     sampler_module.pickle = SimpleNamespace(load=load)  # type: ignore[attr-defined]
 
 
-def check_grids_before_building(models: ModuleType) -> None:
-    """Let ``pcdet.models.build_network`` refuse grids that do not fit together.
+def build_with_care(models: ModuleType) -> None:
+    """Let ``pcdet.models.build_network`` refuse grids that do not fit, and networks take one voxel.
 
-    OpenPCDet's BevFusion fuses the maps of camera and LiDAR whatever range each has.
+    OpenPCDet's BevFusion fuses the maps of camera and LiDAR whatever range each has, and training
+    ends at a batch whose points leave one row in a sparse tensor.
     """
 
     def build_network(
         original: Callable[..., Any], model_cfg: Any, num_class: int, dataset: Any
     ) -> torch.nn.Module:
         check_grids(model_cfg, dataset)
-        return original(model_cfg=model_cfg, num_class=num_class, dataset=dataset)
+        model = original(model_cfg=model_cfg, num_class=num_class, dataset=dataset)
+        return accept_single_rows(model)
 
     replace(models, "build_network", build_network)
 

@@ -56,7 +56,7 @@ def _repair() -> None:
     processes.install(common, communication, sys.modules["pcdet.datasets"])
     models = sys.modules["pcdet.models"]
     compatibility.load_booleans_as_booleans(models)
-    compatibility.check_grids_before_building(models)
+    compatibility.build_with_care(models)
     augmentor, detector, dataset, swin, assigner = (
         _class(f"pcdet.{module}", name)
         for module, name in (
