@@ -1,5 +1,7 @@
 """Labels cell for cell as the real devkit draws them, asked as BEVFusion asks it."""
 
+import pickle
+
 import numpy as np
 import pytest
 from map_files import LOCATION, SECTION, place, pose, street, write_map, write_tables, write_world
@@ -212,6 +214,7 @@ def test_samples_carry_them_with_the_flips_that_were_drawn(tmp_path):
     data = dataset(
         tmp_path, training=True, MAP_CONFIG=section, augmentors=("flip", "rotation", "translation")
     )
+    data = pickle.loads(pickle.dumps(data))  # as for a worker that is not forked
     seen = set()
     for draw in range(12):
         with seeded(draw, 0, 0):

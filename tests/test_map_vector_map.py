@@ -126,6 +126,8 @@ def damaged(name):
         del content["walkway"]
     elif name == "a missing node":
         content["node"] = content["node"][:-1]
+    elif name.startswith("a node at "):
+        content["node"][1]["x"] = json.loads(name.removeprefix("a node at "))
     elif name == "an outline of two points":
         tokens = content["polygon"][0]["exterior_node_tokens"]
         content["polygon"][0]["exterior_node_tokens"] = tokens[:2]
@@ -146,6 +148,12 @@ def write_content():
         ("a missing layer", "'walkway'"),
         ("a missing node", "node-3"),
         ("an outline of two points", "ValueError"),
+        ("a node at NaN", "node node-1 lies at x nan, y 12"),
+        ("a node at -Infinity", "node node-1 lies at x -inf"),
+        ("a node at 1e300", r"node node-1 lies at x 1e\+300"),
+        ('a node at "7"', "node node-1 lies at x '7'"),
+        ("a node at true", "node node-1 lies at x True"),
+        ("a node at null", "node node-1 lies at x None"),
     ],
 )
 def test_damaged_maps_are_named(tmp_path, name, reason):

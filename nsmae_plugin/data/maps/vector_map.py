@@ -1,6 +1,6 @@
 """The areas of a location's vector map as arrays, read once through the devkit's NuScenesMap."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -20,6 +20,7 @@ GET = (
     "get the nuScenes map expansion pack, version 1.3, from https://www.nuscenes.org/nuscenes"
     "#download and unpack it into DATA_PATH/VERSION/maps, or remove DATA_CONFIG.MAP_CONFIG"
 )
+FARTHEST = 1e6  # metres; maps reach a few kilometres
 Made = TypeVar("Made")
 KEPT = 16  # maps in memory; nuScenes has four locations, a run one or two sets of classes
 
@@ -120,7 +121,17 @@ def _open(path: Path) -> Any:
     """The devkit's ``NuScenesMap``, without the plotting style that it would leave behind."""
     with matplotlib.rc_context():
         from nuscenes.map_expansion.map_api import NuScenesMap
-    return NuScenesMap(dataroot=str(path.parents[2]), map_name=path.stem)
+    nuscenes_map = NuScenesMap(dataroot=str(path.parents[2]), map_name=path.stem)
+    _check_nodes(nuscenes_map.node)
+    return nuscenes_map
+
+
+def _check_nodes(nodes: Iterable[Mapping[str, Any]]) -> None:
+    """Shapely goes on with infinite and missing numbers, and draws something else or nothing."""
+    for node in nodes:
+        place = node["x"], node["y"]
+        if not all(type(value) in (int, float) and abs(value) <= FARTHEST for value in place):
+            raise ValueError(f"node {node['token']} lies at x {place[0]!r}, y {place[1]!r}")
 
 
 def layer_shapes(nuscenes_map: Any, layer: str) -> Iterator[Polygon | LineString]:
