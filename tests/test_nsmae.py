@@ -144,6 +144,25 @@ def test_depth_in_the_cameras_trains_until_its_epoch_and_not_after():
         assert all(terms[name] > 0 for terms in history)
 
 
+class EpochOfFour:
+    """Data that knows the length of its epoch: two batches of made_up_batch()."""
+
+    epoch_length = 4
+
+    def __len__(self):
+        return 4
+
+
+def test_a_loop_that_says_nothing_of_epochs_ends_depth_at_the_same_step():
+    """OpenPCDet's, which calls the network and nothing else."""
+    batch = made_up_batch()
+    assert batch["batch_size"] == 2
+    model = build("both", DEPTH_STOP_EPOCH=1).train()
+    model.dataset = EpochOfFour()
+    history = train(model, batch, steps=3)
+    assert [terms["weighted_depth"] > 0 for terms in history] == [True, True, False]
+
+
 @pytest.mark.parametrize("training", [True, False])
 def test_the_callers_batch_is_left_alone(training):
     batch = made_up_batch()

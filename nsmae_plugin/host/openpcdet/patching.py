@@ -8,6 +8,8 @@ from functools import wraps
 from types import ModuleType
 from typing import Any
 
+MARK = "_nsmae_replacement"  # of a function that stands in the place of another
+
 
 def replace(module: ModuleType | type, name: str, replacement: Callable[..., Any]) -> None:
     """Let a function or method call ``replacement(original, *args, **kwargs)``; idempotent.
@@ -16,13 +18,14 @@ def replace(module: ModuleType | type, name: str, replacement: Callable[..., Any
     it does not matter whether they did so before or after this call.
     """
     original = getattr(module, name)
-    if hasattr(original, "__wrapped__"):
+    if hasattr(original, MARK):
         return
 
     @wraps(original)
     def call(*args: Any, **kwargs: Any) -> Any:
         return replacement(original, *args, **kwargs)
 
+    setattr(call, MARK, True)
     for other in [module, *sys.modules.values()]:
         names = getattr(other, "__dict__", {})
         for key in [key for key, value in names.items() if value is original]:
