@@ -15,7 +15,8 @@ import torch
 from nsmae_plugin import files, host
 from nsmae_plugin.bev_map import BEVMap
 from nsmae_plugin.boxes import Boxes, lidar_to_global, make_boxes, to_global
-from nsmae_plugin.data.images import camera_matrices, check_view, load_image
+from nsmae_plugin.data.image_files import check_view, load_image
+from nsmae_plugin.data.images import camera_matrices
 from nsmae_plugin.data.points import NUSCENES, read_points, remove_ego_points
 from nsmae_plugin.errors import ConfigError, DataError
 from nsmae_plugin.evaluation.prepare import Trial

@@ -11,13 +11,16 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 
-def colour_loss(rendered: Tensor, target: Tensor) -> Tensor:
-    """Mean squared error over all pixels and channels, hidden or visible; shapes are equal."""
-    return F.mse_loss(rendered, target)
+def colour_loss(rendered: Tensor, target: Tensor, valid: Tensor) -> Tensor:
+    """Mean squared error over channels and the cells that the image fills, hidden or visible.
+
+    Args:
+        rendered, target: (..., 3, h, w); valid: (..., h, w) bool.
+    """
+    return masked_mean((rendered - target).square().mean(dim=-3), valid)
 
 
 def depth_loss(rendered: Tensor, target: Tensor, valid: Tensor) -> Tensor:
@@ -53,7 +56,9 @@ def loss_terms(batch_dict: Mapping[str, Any]) -> dict[str, Tensor]:
     """Unweighted terms of what was rendered: ``rgb``, ``depth``, ``bev_depth``."""
     terms = {}
     if "rendered_rgb" in batch_dict:
-        terms["rgb"] = colour_loss(batch_dict["rendered_rgb"], batch_dict["target_rgb"])
+        terms["rgb"] = colour_loss(
+            *(batch_dict[k] for k in ("rendered_rgb", "target_rgb", "target_rgb_mask"))
+        )
         terms["depth"] = depth_loss(
             *(batch_dict[k] for k in ("rendered_depth", "target_depth", "target_depth_mask"))
         )

@@ -5,10 +5,10 @@ import pytest
 from PIL import Image
 
 from nsmae_plugin.data import images
+from nsmae_plugin.data.image_files import load_image
 from nsmae_plugin.data.images import (
     centre_crop,
     load_crop,
-    load_image,
     random_crop,
     rotation_matrix,
     scale_and_crop,
@@ -39,6 +39,13 @@ def test_a_crop_is_what_scaling_and_cropping_one_after_the_other_gives(image, cr
 
 def test_a_crop_beside_the_image_is_black(image):
     assert not np.asarray(scale_and_crop(image, 0.5, (200, 0, 232, 32))).any()
+
+
+@pytest.mark.parametrize("scale", [0.8021815874678055, 0.7605190233752277])
+def test_the_last_row_is_there_where_it_is_by_a_hundredth_of_a_pixel(scale):
+    """96 x scale is 77.009 and 73.0098; scaling begins at a pixel that is 1/64 too low at most."""
+    white, height = Image.new("RGB", (160, 96), "white"), int(96 * scale)
+    assert np.asarray(scale_and_crop(white, scale, (16, height - 48, 112, height))).min() > 250
 
 
 def test_the_scale_is_exact_where_the_size_is_no_whole_number(image):

@@ -17,8 +17,9 @@ def rendered_batch():
     """One camera of one cell, and one BEV cell, all with a target."""
     mask = torch.tensor([True])
     return {
-        "rendered_rgb": torch.tensor([0.5, 0.5, 0.5], requires_grad=True),
-        "target_rgb": torch.tensor([0.5, 0.5, 0.8]),
+        "rendered_rgb": torch.full((3, 1, 1), 0.5, requires_grad=True),
+        "target_rgb": torch.tensor([0.5, 0.5, 0.8])[:, None, None],
+        "target_rgb_mask": mask[:, None],
         "rendered_depth": torch.tensor([10.0], requires_grad=True),
         "target_depth": torch.tensor([12.0]),
         "target_depth_mask": mask,
@@ -31,12 +32,12 @@ def rendered_batch():
 WEIGHTS = {"rgb_weight": 1e4, "depth_weight": 1e-2, "bev_depth_weight": 3e-2}
 
 
-def test_colour_is_a_mean_of_squares_over_pixels_and_channels():
-    rendered, target = (
-        torch.tensor([[0.0, 1.0], [0.5, 0.5]]),
-        torch.tensor([[0.0, 0.0], [0.5, 0.7]]),
-    )
-    assert colour_loss(rendered, target).item() == pytest.approx((1 + 0.04) / 4)
+def test_colour_is_a_mean_of_squares_over_channels_and_the_cells_that_the_image_fills():
+    rendered, target = torch.zeros(3, 1, 3), torch.zeros(3, 1, 3)
+    rendered[:, 0, 0] = torch.tensor([1.0, 0.2, 0.0])
+    target[:, 0, 2] = 9.0  # black in the input: there is nothing to render
+    valid = torch.tensor([[True, True, False]])
+    assert colour_loss(rendered, target, valid).item() == pytest.approx((1 + 0.04) / 6)
 
 
 def test_depth_is_a_mean_of_metres_over_valid_cells_only():

@@ -29,6 +29,7 @@ def colour_sample() -> dict:
     return {
         "rendered_rgb": target + error,
         "target_rgb": target,
+        "target_rgb_mask": torch.ones_like(mask),
         "image_patch_mask": mask,
     }
 
@@ -51,6 +52,16 @@ def metrics_of(*samples: dict, device: torch.device | str = "cpu") -> dict[str, 
         moved = {k: v.to(device) if isinstance(v, torch.Tensor) else v for k, v in sample.items()}
         meter.add(measure(moved, "a frame"))
     return meter.compute()
+
+
+def test_cells_that_the_image_does_not_fill_count_in_no_metric():
+    """Of the two cells the visible, right one is black padding: what remains is the hidden one."""
+    sample = colour_sample()
+    sample["target_rgb_mask"] = torch.tensor([True, False]).reshape(1, 1, 2)
+    metrics = metrics_of(sample)
+    assert metrics["rgb_mse"] == pytest.approx((0.01 + 0.04) / 3, abs=NEAR)
+    assert metrics["rgb_mse_masked"] == metrics["rgb_mse"]
+    assert "rgb_mse_visible" not in metrics
 
 
 def test_psnr_of_a_hundredth_is_twenty_decibels():

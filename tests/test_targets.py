@@ -6,7 +6,14 @@ import pytest
 import torch
 
 from nsmae_plugin.errors import ConfigError
-from nsmae_plugin.models.targets import CameraGrid, Columns, bev_target, build_targets, hidden_cells
+from nsmae_plugin.models.targets import (
+    CameraGrid,
+    Columns,
+    bev_target,
+    build_targets,
+    filled_cells,
+    hidden_cells,
+)
 
 # Four by two voxels of 1 x 1 x 0.5 m in the plane, 4 high: x in 0…4, y in 0…2, z in -1…1.
 COLUMNS = Columns(lower=(0.0, 0.0, -1.0), voxel_size=(1.0, 1.0, 0.5), size=(4, 2, 4), stride=1)
@@ -50,6 +57,58 @@ def test_colour_is_the_mean_of_the_pixels_of_a_cell_without_the_normalisation():
     expected[0, 0, 0, 0, 0] = 63 / 128
     expected[0, 0, 1, 1, 2] = 1.0
     torch.testing.assert_close(target, expected)
+
+
+def test_cells_that_the_image_does_not_fill_have_no_target():
+    """By hand: of 16 x 24 pixels the upper 4 rows and the right 3 columns are black padding.
+
+    The raw image has 6 x 10.5 pixels and is shown at twice its size; so 2 x 3 cells of 8 x 8 pixels
+    lose the upper row and the right column.
+    """
+    batch = camera_batch([ahead(10.0), ahead(20.0, 0)])
+    matrix = torch.eye(4)
+    matrix[0, 0] = matrix[1, 1] = 2.0
+    matrix[1, 3] = 4.0
+    batch["img_aug_matrix"] = matrix[None, None]
+    batch["lidar2image"] = torch.linalg.inv(matrix) @ batch["lidar2image"]  # (keeps the points)
+    batch["image_bounds"] = torch.tensor([[[0.0, 0.0, 10.5, 6.0]]])
+    targets = build_targets(batch, CAMERA, COLUMNS)
+    expected = torch.tensor([[False, False, False], [True, True, False]])
+    assert torch.equal(targets["target_rgb_mask"][0, 0], expected)
+    assert targets["target_depth_mask"][0, 0].tolist() == [[False] * 3, [False, True, False]]
+    batch["image_bounds"][..., 2] = 7.9  # the last pixel of cell (1, 1) has its centre at 15.5 / 2
+    assert build_targets(batch, CAMERA, COLUMNS)["target_rgb_mask"][0, 0, 1].tolist() == [1, 1, 0]
+    batch["image_bounds"][..., 2] = 7.7
+    targets = build_targets(batch, CAMERA, COLUMNS)
+    assert targets["target_rgb_mask"][0, 0, 1].tolist() == [1, 0, 0]
+    assert not targets["target_depth_mask"].any()
+    assert not targets["target_depth"].any()
+
+
+def test_a_turned_part_of_an_image_fills_the_cells_that_lie_inside():
+    """By 45 degrees about the centre of 48 x 48 pixels: a diamond that touches the edges' middles.
+
+    Its corner lies at 24 (1 - sqrt 2) of the turned frame; the cells inside |u| + |v| < 24 sqrt 2,
+    by their farthest pixels.
+    """
+    batch = camera_batch([])
+    batch["camera_imgs"] = torch.zeros(1, 1, 3, 48, 48)
+    turn = torch.eye(4)
+    half = 0.5**0.5
+    turn[:2, :2] = torch.tensor([[half, -half], [half, half]])
+    turn[:2, 3] = 24 - turn[:2, :2] @ torch.tensor([24.0, 24.0])
+    batch["img_aug_matrix"] = turn[None, None]
+    batch["image_bounds"] = torch.tensor([[[0.0, 0.0, 48.0, 48.0]]])
+    filled = filled_cells(batch, 8)[0, 0]
+    edges = torch.arange(6) * 8 - 24
+    far = torch.maximum((edges + 0.5).abs(), (edges + 7.5).abs())
+    expected = far[:, None] + far < 24 * 2**0.5
+    assert torch.equal(filled, expected)
+    assert 0 < filled.sum() < 36
+
+
+def test_without_bounds_every_cell_is_filled():
+    assert build_targets(camera_batch([]), CAMERA, COLUMNS)["target_rgb_mask"].all()
 
 
 def test_unknown_normalisation_is_named():

@@ -43,6 +43,7 @@ def camera_part(batch: int, cameras: int, height: int, width: int) -> dict:
         "image_std": std,
         "image_paths": [[f"samples/CAM_{slot}/a.jpg" for slot in range(cameras)]] * batch,
         "target_rgb": colour,
+        "target_rgb_mask": torch.ones_like(valid),
         "rendered_rgb": (colour + 0.1).clamp(0, 1),
         "target_depth": depth,
         "target_depth_mask": valid,

@@ -8,7 +8,8 @@ from scipy.spatial.transform import Rotation
 
 from nsmae_plugin.bev_map import BEVMap
 from nsmae_plugin.boxes import Boxes, make_boxes
-from nsmae_plugin.data.images import camera_matrices, load_image
+from nsmae_plugin.data.image_files import load_image
+from nsmae_plugin.data.images import camera_matrices
 from nsmae_plugin.data.infos import read_infos
 from nsmae_plugin.data.maps.grid import MapGrid
 from nsmae_plugin.data.maps.labels import MapLabels

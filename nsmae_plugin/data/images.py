@@ -12,8 +12,7 @@ keyframe the result differs from that of the whole image by up to 0.8 of 255 gre
 0.275, decoded by a quarter: about as much as bicubic scaling differs from bilinear.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,33 +20,14 @@ import numpy as np
 import torch
 from PIL import Image
 
-from nsmae_plugin.errors import DataError, brief
-from nsmae_plugin.reading import open_regular
+from nsmae_plugin.data.image_files import decode, opened
 
 Crop = tuple[int, int, int, int]
 Placement = tuple[float, Crop]
 
-FORMATS = ("JPEG", "PNG")
-MOST_BYTES = 1 << 29  # of a file
-ORIENTATION = 0x0112  # EXIF's tag
-GET = "check DATA_PATH and VERSION, and that the archive was unpacked completely"
-
 # A decoded image may be enlarged by this: 0.55, the largest scale of the published recipes, then
 # still starts from one half, and the pixels between 0.5 and 0.55 cost little sharpness.
 ENLARGEMENT = 1.1
-
-
-def load_image(path: Path, token: str) -> Image.Image:
-    """The image as RGB, fully decoded.
-
-    Args:
-        token: of the sample that asks for the file, for messages.
-
-    Raises:
-        DataError: see :func:`_opened`.
-    """
-    with _opened(path, token) as image:
-        return _decode(image)
 
 
 def load_crop(
@@ -63,47 +43,14 @@ def load_crop(
         the part, as of :func:`scale_and_crop`; scale and crop; width and height of the whole image.
 
     Raises:
-        DataError: see :func:`_opened`.
+        DataError: see :func:`~nsmae_plugin.data.image_files.opened`.
     """
-    with _opened(path, token) as image:
+    with opened(path, token) as image:
         size = image.size
         scale, crop = place(size)
         reduction = _reduce(image, scale)
-        decoded = _decode(image)
+        decoded = decode(image)
     return scale_and_crop(decoded, scale * reduction, crop), (scale, crop), size
-
-
-def check_view(path: Path, token: str, camera: Mapping[str, Any], size: tuple[int, int]) -> None:
-    """Compare an image with what is known of its camera.
-
-    Args:
-        camera: entry of ``info["cams"]``; ``width`` and ``height`` are optional.
-        size: width and height of the image in pixels.
-
-    Raises:
-        DataError: the tables name another size, or the optical axis passes beside the image: the
-            intrinsics are those of another size.
-    """
-    name = f"the image {path} of sample {token} has {size[0]} x {size[1]} pixels"
-    known = camera.get("width"), camera.get("height")
-    if None not in known and known != size:
-        raise DataError(
-            f"{name}, and its info {known[0]} x {known[1]}: the intrinsics belong to another size; "
-            "fetch the file again, or correct the tables and make the infos anew"
-        )
-    matrix = np.asarray(camera["camera_intrinsics"])
-    if not (0 < matrix[0, 2] < size[0] and 0 < matrix[1, 2] < size[1]):
-        raise DataError(
-            f"{name}, and the optical axis of its camera_intrinsics at ({matrix[0, 2]:.6g}, "
-            f"{matrix[1, 2]:.6g}) passes beside it: they are not in pixels of this file"
-        )
-
-
-def _decode(image: Image.Image) -> Image.Image:
-    image.load()
-    if image.mode.startswith(("I", "F")):  # RGB has 8 bits, of 16 the upper ones
-        raise DataError(f"it has the mode {image.mode}, more than 8 bits; convert it to 8")
-    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def _reduce(image: Image.Image, scale: float) -> float:
@@ -112,44 +59,6 @@ def _reduce(image: Image.Image, scale: float) -> float:
     width, height = image.size
     drafted = image.draft(None, (max(1, width // wanted), max(1, height // wanted)))
     return width / drafted[1][2] if drafted else 1.0  # None: only JPEG can
-
-
-@contextmanager
-def _opened(path: Path, token: str) -> Iterator[Image.Image]:
-    """An opened JPEG or PNG; other readers of Pillow start programs, or run code of the file.
-
-    Raises:
-        DataError: it is missing, no regular file, truncated or of another format, is larger than
-            179 megapixels, has more than 8 bits, or is stored turned; also from the block.
-    """
-    owner = f" of sample {token}"
-    with open_regular(path, "the image", GET, MOST_BYTES, owner) as file:
-        try:
-            image = Image.open(file, formats=FORMATS)
-            _check_upright(image)
-            yield image
-        except DataError as error:
-            raise DataError(f"the image {path}{owner} cannot be used: {error}") from error
-        except Image.DecompressionBombError as error:
-            raise DataError(
-                f"the image {path}{owner} cannot be used: it has more than 179 megapixels; scale "
-                "it, and its intrinsics"
-            ) from error
-        except Exception as error:  # damaged files raise nearly anything
-            raise DataError(
-                f"the image {path}{owner} is truncated or no image in JPEG or PNG "
-                f"({brief(error, 80)}); fetch it again"
-            ) from error
-
-
-def _check_upright(image: Image.Image) -> None:
-    """Refuse an image that viewers would show turned: its intrinsics might be of either."""
-    turned = image.getexif().get(ORIENTATION, 1) if "exif" in image.info else 1
-    if turned != 1:
-        raise DataError(
-            f"it is stored turned (EXIF orientation {brief(turned, 20)}); store it upright, or "
-            "remove the tag if camera_intrinsics are those of the pixels as they are stored"
-        )
 
 
 def random_crop(size: tuple[int, int], final: Sequence[int], limits: Sequence[float]) -> Placement:
@@ -174,6 +83,20 @@ def centre_crop(size: tuple[int, int], final: Sequence[int], limits: Sequence[fl
     scale = float(np.mean(limits))
     width, height = int(size[0] * scale), int(size[1] * scale)
     return scale, _crop_at(int(max(0, width - final[1]) / 2), height, final)
+
+
+def bounds(placement: Placement, size: tuple[int, int]) -> tuple[float, float, float, float]:
+    """Left, top, right, bottom of the part of an image that a crop of it shows, in its pixels.
+
+    The rest of the crop is black.
+
+    Args:
+        size: (width, height) of the image.
+    """
+    scale, (left, top, right, bottom) = placement
+    width, height = int(size[0] * scale), int(size[1] * scale)
+    edges = max(left, 0), max(top, 0), min(right, width), min(bottom, height)
+    return tuple(edge / scale for edge in edges)  # type: ignore[return-value]
 
 
 def _crop_at(left: int, height: int, final: Sequence[int]) -> Crop:
@@ -216,7 +139,11 @@ def _scaled_part(image: Image.Image, scale: float, crop: Crop) -> np.ndarray:
             antialias=True,
             recompute_scale_factor=False,
         )[0].permute(1, 2, 0)
-    return pixels.numpy()[crop[1] - y : crop[3] - y, crop[0] - x : crop[2] - x]
+    part = pixels.numpy()[crop[1] - y : crop[3] - y, crop[0] - x : crop[2] - x]
+    missing = crop[3] - crop[1] - part.shape[0], crop[2] - crop[0] - part.shape[1]
+    if any(missing):  # by the 1/64 pixel of `_start`, the last row or column can be cut off
+        part = np.pad(part, ((0, missing[0]), (0, missing[1]), (0, 0)), mode="edge")
+    return part
 
 
 def _start(edge: int, scale: float) -> tuple[int, int]:

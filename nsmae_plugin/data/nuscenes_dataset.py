@@ -9,8 +9,17 @@ from typing import Any
 import numpy as np
 
 from nsmae_plugin import host
-from nsmae_plugin.data import gt_sampling, images, label_fraction, labelled, points, world
+from nsmae_plugin.data import (
+    black_pixels,
+    gt_sampling,
+    images,
+    label_fraction,
+    labelled,
+    points,
+    world,
+)
 from nsmae_plugin.data.frames import Needs, check_batches, read_frames
+from nsmae_plugin.data.image_files import check_view
 from nsmae_plugin.data.loader import seeded
 from nsmae_plugin.data.maps.labels import MapLabels
 from nsmae_plugin.data.pipeline import check_pipeline, enabled_augmentors, find_step
@@ -108,6 +117,11 @@ class MultiModalNuScenesDataset(NuScenesEvaluation, host.DatasetTemplate):
                 self.logger,
             )
         self.map_labels = self._map_labels()
+        if self.use_camera:
+            settings, turned = self.camera_config.IMAGE, "imgaug" in augmentors
+            black_pixels.tell(
+                self.root_path, self.infos[0], settings, training, turned, self.logger
+            )
 
     @property
     def needs(self) -> Needs:
@@ -200,7 +214,7 @@ class MultiModalNuScenesDataset(NuScenesEvaluation, host.DatasetTemplate):
         for camera in cameras:
             path = self.root_path / camera["data_path"]
             views.append(images.load_crop(path, info["token"], place))
-            images.check_view(path, info["token"], camera, views[-1][2])
+            check_view(path, info["token"], camera, views[-1][2])
         crops, placements, sizes = zip(*views, strict=True)
         calibrations = [images.camera_matrices(camera) for camera in cameras]
         return {
@@ -208,6 +222,9 @@ class MultiModalNuScenesDataset(NuScenesEvaluation, host.DatasetTemplate):
             "ori_shape": sizes[0],
             "camera_imgs": list(crops),
             "img_process_infos": [[scale, crop, False, 0] for scale, crop in placements],
+            "image_bounds": np.array(
+                [images.bounds(*view[1:]) for view in views], dtype=np.float32
+            ),
             **{key: [matrices[key] for matrices in calibrations] for key in MATRIX_KEYS},
         }
 

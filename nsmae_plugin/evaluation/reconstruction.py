@@ -56,8 +56,8 @@ def evaluate(
         ``{name: value}``, with
 
         - ``rgb_mse``, ``rgb_psnr`` and the same with ``_masked`` / ``_visible``: the colour
-          rendered in all cells, in those within hidden and within visible patches; colours in
-          [0, 1], PSNR in dB with peak 1;
+          rendered in all cells that the images fill, in those of them within hidden and within
+          visible patches; colours in [0, 1], PSNR in dB with peak 1;
         - ``depth_mae`` and ``depth_mae_hidden`` / ``_visible``: mean absolute error in metres over
           all target cells, those without and those with a LiDAR hint in the input;
           ``bev_depth_mae*`` likewise in the view from above;
@@ -162,12 +162,12 @@ def measure(sample: Mapping[str, Any], frame: str) -> dict[str, Any]:
 
 
 def _colour(sample: Mapping[str, Any]) -> Record:
-    target = sample["target_rgb"]
-    everywhere = torch.ones_like(target.select(-3, 0), dtype=torch.bool)
-    hidden, visible = ~everywhere, everywhere
+    target, filled = sample["target_rgb"], sample["target_rgb_mask"]
+    hidden, visible = torch.zeros_like(filled), filled
     if "image_patch_mask" in sample:
         hidden, visible = cells_of_patches(sample["image_patch_mask"], tuple(target.shape[-2:]))
-    return colour_record(sample["rendered_rgb"], target, (everywhere, hidden, visible))
+    cells = (filled, hidden & filled, visible & filled)
+    return colour_record(sample["rendered_rgb"], target, cells)
 
 
 def _means(sample: Mapping[str, Any], cells: Mapping[str, float]) -> dict[str, tuple[float, float]]:

@@ -17,6 +17,8 @@ from torch import Tensor
 from nsmae_plugin.errors import ConfigError
 from nsmae_plugin.models.depth_map import ImageReturns, image_returns, z_buffer
 
+EDGE = 0.25  # pixels of the input by which turning an image may round
+
 
 @dataclass(frozen=True)
 class CameraGrid:
@@ -67,8 +69,10 @@ def build_targets(
         camera: None without cameras.
 
     Returns:
-        With cameras: ``target_rgb`` (B, N, 3, h, w) in [0, 1]; ``target_depth`` (B, N, h, w),
-        metres along the camera's z axis; ``target_depth_mask`` bool, true where there is a target.
+        With cameras: ``target_rgb`` (B, N, 3, h, w) in [0, 1]; ``target_rgb_mask`` (B, N, h, w)
+        bool, true where the image fills the cell, see :func:`filled_cells`; ``target_depth``
+        (B, N, h, w), metres along the camera's z axis; ``target_depth_mask`` bool, true where there
+        is a target.
         Always: ``target_bev_depth`` (B, Y, X), metres below the top of the range;
         ``target_bev_mask`` bool. Depths are 0 where the mask is false.
 
@@ -78,9 +82,11 @@ def build_targets(
     targets = {}
     if camera is not None:
         targets["target_rgb"] = colour_target(batch_dict, camera.stride)
-        returns = _returns(batch_dict)
-        depth, valid = _depth_target(returns, batch_dict, camera)
-        targets["target_depth"], targets["target_depth_mask"] = depth, valid
+        filled = filled_cells(batch_dict, camera.stride)
+        targets["target_rgb_mask"] = filled
+        depth, valid = _depth_target(_returns(batch_dict), batch_dict, camera)
+        targets["target_depth"] = torch.where(filled, depth, 0.0)
+        targets["target_depth_mask"] = valid & filled
     depth, valid = bev_target(_points(batch_dict), batch_dict["batch_size"], columns)
     targets["target_bev_depth"], targets["target_bev_mask"] = depth, valid
     return targets
@@ -133,6 +139,36 @@ def colour_target(batch_dict: Mapping[str, Any], stride: int) -> Tensor:
     mean, std = (batch_dict[key][:, None, :, None, None] for key in ("image_mean", "image_std"))
     pooled = F.avg_pool2d(images.flatten(0, 1), stride).unflatten(0, images.shape[:2])
     return pooled * std + mean
+
+
+def filled_cells(batch_dict: Mapping[str, Any], stride: int) -> Tensor:
+    """(B, N, h, w) bool: cells of ``stride`` × ``stride`` pixels that the camera's image fills.
+
+    Where a scaled image is smaller than the network's input, and in the corners that a rotation
+    leaves, the input is black, and nothing is there to reconstruct.
+
+    Args:
+        batch_dict: ``camera_imgs``, ``img_aug_matrix`` and ``image_bounds`` (B, N, 4): left, top,
+            right, bottom of the part of the raw image that was taken, in its pixels. Without them
+            all cells count as filled.
+    """
+    batch, cameras, _, height, width = batch_dict["camera_imgs"].shape
+    matrix, bounds = batch_dict["img_aug_matrix"].double(), batch_dict.get("image_bounds")
+    if bounds is None:
+        shape = (batch, cameras, height // stride, width // stride)
+        return torch.ones(shape, dtype=torch.bool, device=matrix.device)
+    # The part is convex: a cell lies in it if the pixels in the cell's corners do.
+    ends = torch.tensor([0.5 - EDGE, stride - 0.5 + EDGE], dtype=torch.float64).to(matrix.device)
+    v = (torch.arange(0, height, stride, device=matrix.device)[:, None] + ends).flatten()
+    u = (torch.arange(0, width, stride, device=matrix.device)[:, None] + ends).flatten()
+    pixels = torch.stack(torch.meshgrid(u, v, indexing="xy"), dim=-1)  # (2 h, 2 w, 2)
+    (a, b), (c, d) = (row.unbind(-1) for row in matrix[..., :2, :2].unbind(-2))
+    inverse = torch.stack((d, -b, -c, a), dim=-1) / (a * d - b * c).unsqueeze(-1)
+    inverse = inverse.unflatten(-1, (2, 2))[:, :, None]
+    raw = (pixels - matrix[:, :, None, None, :2, 3]) @ inverse.transpose(-1, -2)
+    low, high = bounds.double()[:, :, None, None].split(2, dim=-1)
+    inside = ((raw >= low) & (raw <= high)).all(-1)
+    return inside.unflatten(-1, (-1, 2)).unflatten(-3, (-1, 2)).all(-1).all(-2)
 
 
 def bev_target(points: Tensor, batch_size: int, columns: Columns) -> tuple[Tensor, Tensor]:

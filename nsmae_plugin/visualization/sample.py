@@ -61,7 +61,8 @@ class CameraView:
     Attributes:
         image, masked_image: (H, W, 3) colours in [0, 1].
         target_rgb, rendered_rgb: (fH, fW, 3) colours in [0, 1].
-        hidden, visible: (fH, fW) cells within hidden and within visible patches.
+        hidden, visible: (fH, fW) cells within hidden and within visible patches, as far as the
+            image fills them.
         depth: along the optical axis; None when no depth was rendered.
     """
 
@@ -149,11 +150,10 @@ def _camera(
     index, slot = at
     target = rendered["target_rgb"][slot]
     grid = tuple(target.shape[-2:])
+    filled = rendered["target_rgb_mask"][slot]
+    hidden, visible = torch.zeros_like(filled), filled
     if "image_patch_mask" in rendered:
         hidden, visible = cells_of_patches(rendered["image_patch_mask"][slot], grid)
-    else:
-        visible = torch.ones(grid, dtype=torch.bool)
-        hidden = ~visible
     clean = batch["camera_imgs"][at]
     masked = rendered["masked_camera_imgs"][slot] if "masked_camera_imgs" in rendered else clean
     depth = None
@@ -165,8 +165,8 @@ def _camera(
         masked_image=_colours(masked, batch, index),
         target_rgb=_channels_last(target),
         rendered_rgb=_channels_last(rendered["rendered_rgb"][slot]),
-        hidden=_numpy(hidden),
-        visible=_numpy(visible),
+        hidden=_numpy(hidden & filled),
+        visible=_numpy(visible & filled),
         depth=depth,
     )
 
