@@ -52,6 +52,7 @@ def change(database, table, position, **fields):
         ("ego_pose", "rotation", [1.0, "x", 0.0, 0.0], "it must be a quaternion"),
         ("sensor", "modality", "lidar ", "it must be lidar or camera or radar"),
         ("sample_annotation", "num_radar_pts", ..., "has no num_radar_pts"),
+        ("sample_annotation", "num_lidar_pts", -1e30, "it must be a whole number"),
         ("sample_annotation", "size", [math.nan] * 3, "must be three finite numbers"),
         ("sample_annotation", "rotation", [0.0] * 4, "must be a quaternion"),
         ("sample_annotation", "instance_token", "gone", "names instance_token gone"),

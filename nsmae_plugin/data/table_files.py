@@ -48,6 +48,10 @@ def _numbers(column: Sequence[Any]) -> bool:
     return _types(column) <= _NUMBERS and _finite(column, ())
 
 
+def _counts(column: Sequence[Any]) -> bool:
+    return _numbers(column) and all(abs(value) < 1 << 31 and value % 1 == 0 for value in column)
+
+
 def _flags(column: Sequence[Any]) -> bool:
     return _types(column) <= {bool}
 
@@ -79,6 +83,7 @@ def _array(column: Sequence[Any]) -> np.ndarray | None:
 TEXT = _Kind("a text that is not empty", _text)
 LINK = _Kind("a token, or empty", _link)
 NUMBER = _Kind("a finite number", _numbers)
+COUNT = _Kind("a whole number; -1 for not counted", _counts)
 FLAG = _Kind("true or false", _flags)
 VECTOR = _Kind("three finite numbers", _vectors)
 QUATERNION = _Kind("a quaternion [w, x, y, z] of length 1", _quaternions)
@@ -120,8 +125,8 @@ FIELDS: dict[str, dict[str, _Kind]] = {
         "rotation": QUATERNION,
         "prev": LINK,
         "next": LINK,
-        "num_lidar_pts": NUMBER,
-        "num_radar_pts": NUMBER,
+        "num_lidar_pts": COUNT,
+        "num_radar_pts": COUNT,
     },
     "instance": {"token": TEXT, "category_token": TEXT},
     "category": {"token": TEXT, "name": TEXT},

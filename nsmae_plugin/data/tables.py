@@ -75,10 +75,9 @@ class NuScenesTables:
             for record in self._records[table].values():
                 if record[field] not in known:
                     raise DataError(
-                        f"{self.name(table, record)} names {field} {brief(record[field])}, but "
-                        f"{self._folder / target}.json has no record of that token; the database "
-                        "is incomplete: take all tables from one place, or remove what belongs to "
-                        "the missing record from all of them"
+                        f"{self.name(table, record)} names {field} {brief(record[field], 60)}, but "
+                        f"{target}.json has no such record: the database is incomplete; take all "
+                        "tables from one place, or remove what belongs to it from all of them"
                     )
 
     def _add_keyframe(self, record: Record) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from fuzz import calibration, clouds, images, pickles
+from fuzz import calibration, clouds, images, pickles, tables
 from fuzz.harness import Draw
 
 KINDS: dict[str, Callable[[Path], Draw]] = {
@@ -14,4 +14,6 @@ KINDS: dict[str, Callable[[Path], Draw]] = {
     "clouds": clouds.clouds,
     "images": images.images,
     "calibration": calibration.calibration,
+    "tables": tables.tables,
+    "splits": tables.splits,
 }
