@@ -14,7 +14,7 @@ from tiny_frames import link_database
 
 from nsmae_plugin.data import plausibility
 from nsmae_plugin.data.infos import read_infos, write_infos
-from nsmae_plugin.errors import DataError
+from nsmae_plugin.errors import DataError, OutputError
 
 
 def change(database, table, position, **fields):
@@ -316,6 +316,13 @@ def read_infos_of_database(folder):
 
     content = read_gt_database(folder / "nuscenes_dbinfos_1sweeps_withvelo.pkl")
     return [Path(entry["path"]) for entries in content.values() for entry in entries]
+
+
+def test_a_place_that_cannot_be_written_to_is_found_first(tool, database, tmp_path, capsys):
+    (tmp_path / "file").touch()
+    with pytest.raises(OutputError, match=r"cannot write .*/file/x: .*another place with --out_d"):
+        tool.create_infos(database, VERSION, 1, with_cam=False, out_dir=tmp_path / "file" / "x")
+    assert "train:" not in capsys.readouterr().err  # the progress bar of the work
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 from tqdm import tqdm
@@ -27,8 +28,8 @@ from nsmae_plugin.data.points import DTYPES, NUSCENES, LidarFiles, read_points
 from nsmae_plugin.data.splits import check_scenes, custom_splits, scene_names, split_file
 from nsmae_plugin.data.table_checks import check_calibration, check_times
 from nsmae_plugin.data.tables import NuScenesTables
-from nsmae_plugin.errors import ConfigError, DataError
-from nsmae_plugin.files import make_folder
+from nsmae_plugin.errors import ConfigError, DataError, OutputError
+from nsmae_plugin.files import output_errors
 
 logger = logging.getLogger("create_infos")
 
@@ -126,6 +127,16 @@ def check_output(samples: dict[str, list[str]], paths: dict[str, Path], root: Pa
             )
 
 
+def make_writable(folder: Path) -> None:
+    """Make the folder of the results; one that cannot be written to is found before the work."""
+    try:
+        with output_errors(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            TemporaryFile(dir=folder).close()
+    except OutputError as error:
+        raise OutputError(f"{error} with --out_dir") from error
+
+
 def build_split(
     builder: InfoBuilder, split: str, samples: list[str], workers: int
 ) -> list[dict[str, Any]]:
@@ -182,9 +193,9 @@ def create_infos(
     paths = {split: folder / f"nuscenes_infos_{max_sweeps}sweeps_{split}.pkl" for split in names}
     check_output(samples, paths, root)
     check_database(tables, [token for tokens in samples.values() for token in tokens], with_cam)
+    make_writable(folder)
     builder = InfoBuilder(tables, max_sweeps, with_cam, labels, layout)
     infos = {split: build_split(builder, split, samples[split], workers) for split in names}
-    make_folder(folder)
     for split, path in paths.items():
         write_infos(path, infos[split])
         logger.info("%s: %d samples", path, len(infos[split]))
