@@ -244,7 +244,7 @@ def test_a_damaged_database_is_named(tool, database, damage, message):
 
 def test_a_record_that_points_nowhere_is_named(tool, database):
     edit(database, "ego_pose", lambda poses: poses[1:])
-    with pytest.raises(DataError, match=r"ego_pose.json has no record .*incomplete"):
+    with pytest.raises(DataError, match=r"ego_pose.json has no such record.*incomplete"):
         tool.create_infos(database, VERSION, 10, with_cam=True)
 
 
