@@ -1,5 +1,6 @@
 """Configurations as OpenPCDet's scripts read them: bases, paths, defaults, misspelt keys."""
 
+import importlib
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -143,3 +144,22 @@ def test_names_that_a_script_imported_before_are_replaced_as_well(reading, monke
     for _ in range(2):  # the second time nothing changes
         replace(library, "answer", lambda original: original() + 1)
     assert library.answer() == script.result() == 2
+
+
+def test_a_module_is_changed_when_it_is_imported_or_at_once(reading, tmp_path, monkeypatch):
+    from nsmae_plugin.host.openpcdet.patching import after_import
+
+    (tmp_path / "a_module_of_a_script.py").write_text("value = 1\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    seen = []
+
+    def action(module):
+        seen.append(module.value)
+
+    after_import("a_module_of_a_script", action)
+    assert seen == []
+    importlib.import_module("a_module_of_a_script")
+    assert seen == [1]
+    after_import("a_module_of_a_script", action)
+    assert seen == [1, 1]
+    del sys.modules["a_module_of_a_script"]

@@ -22,10 +22,8 @@ from nsmae_plugin import host
 from nsmae_plugin.config import load_config
 from nsmae_plugin.training import checkpoint
 
-pytestmark = [
-    pytest.mark.openpcdet,
-    pytest.mark.skipif(host.NAME != "openpcdet", reason="both sides run inside OpenPCDet"),
-]
+# Both sides run inside OpenPCDet.
+pytestmark = [pytest.mark.openpcdet, pytest.mark.usefixtures("openpcdet_host")]
 
 SUMMARIES = ("reconstruction_metrics.json", "map_metrics.json", "metrics_summary.json")
 TIMES = ("eval_time",)  # of the devkit
