@@ -1,6 +1,7 @@
 """What the command-line tools share."""
 
 import logging
+import math
 import os
 import sys
 from collections.abc import Callable
@@ -28,6 +29,14 @@ def positive(text: str) -> int:
     value = int(text)
     if value < 1:
         raise ValueError(f"{value} is not positive")
+    return value
+
+
+def waiting_time(text: str) -> float:
+    """A finite number of at least 0, for argparse."""
+    value = float(text)
+    if not 0 <= value < math.inf:
+        raise ValueError(f"{value} is no time that ends")
     return value
 
 

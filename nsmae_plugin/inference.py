@@ -21,6 +21,7 @@ from nsmae_plugin.data.points import NUSCENES, read_points, remove_ego_points
 from nsmae_plugin.errors import ConfigError, DataError
 from nsmae_plugin.evaluation.prepare import Trial
 from nsmae_plugin.prediction import Prediction, read_prediction
+from nsmae_plugin.prediction_files import BOXES, MAP
 from nsmae_plugin.visualization.boxes import class_colours
 from nsmae_plugin.visualization.detection import (
     Photograph,
@@ -141,7 +142,7 @@ class Inference:
 
     def _save_boxes(self, index: int, scenery: Scenery, folder: Path) -> list[Path]:
         info = self.info(index)
-        path = folder / "boxes.json"
+        path = folder / BOXES
         text = json.dumps(self._as_json(info, scenery.predicted), indent=1, allow_nan=False)
         files.write_text(path, text + "\n")
         caption = f"{info['token']} · {self.network} · score ≥ {self.threshold:g}"
@@ -155,7 +156,7 @@ class Inference:
                 f"no vector map of sample {info['token']} is known that --labels could draw"
             )
         _tell_map(info["token"], view)
-        path = view.save(folder / "map.npz", info["token"], self.network, lidar_to_global(info))
+        path = view.save(folder / MAP, info["token"], self.network, lidar_to_global(info))
         by = f"{self.network} · probability ≥ {self.map_threshold:g}"
         caption = f"{info['token']} · {by}"
         paths = [path, *save_figures({"map": draw_map(scenery, view)}, caption, folder)]

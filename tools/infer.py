@@ -18,6 +18,7 @@ from nsmae_plugin.data.scenes import frames_of_scene, scenes_of_samples
 from nsmae_plugin.evaluation.prepare import add_trial_arguments, prepare
 from nsmae_plugin.inference import Inference
 from nsmae_plugin.names import file_name
+from nsmae_plugin.prediction_files import refuse_other_networks
 from nsmae_plugin.training import distributed
 from nsmae_plugin.visualization.detection import FILM_WIDTH, film_frame, save_film
 
@@ -75,6 +76,7 @@ def run(args: argparse.Namespace) -> list[Path]:
         trial, config, device, args.score_threshold, network, args.map_threshold, args.labels
     )
     chosen = choose(args, config, inference)
+    refuse_other_networks([folder for _, folder in chosen], network)
     written = [inference.save(index, folder) for index, folder in chosen]
     films = save_films(written, args.seconds_per_frame, chosen[0][1].parent)
     return [path for paths in written for path in paths] + films

@@ -15,7 +15,7 @@ from pathlib import Path
 import nsmae_plugin  # (before torch: sets the OpenMP policy)
 
 # isort: split
-from nsmae_plugin.command_line import errors_in_one_line
+from nsmae_plugin.command_line import errors_in_one_line, waiting_time
 from nsmae_plugin.config import load_config
 from nsmae_plugin.data.loader import default_workers
 from nsmae_plugin.evaluation import session
@@ -42,7 +42,7 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--start_epoch", type=int, default=0, help="with --eval_all: leave out earlier epochs")
     add(
         "--max_waiting_mins",
-        type=float,
+        type=waiting_time,
         default=30,
         help="with --eval_all: stop when no checkpoint has appeared for so long",
     )

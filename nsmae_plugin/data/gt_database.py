@@ -31,7 +31,8 @@ CREATE = (
     "create it with: python tools/create_infos.py --data_path DATA_PATH --version VERSION "
     "--with_gt_database"
 )
-_ENTRY_KEYS = {"name", "path", "image_idx", "gt_idx", "box3d_lidar", "num_points_in_gt"}
+_COUNTS = ("image_idx", "gt_idx", "num_points_in_gt")
+_ENTRY_KEYS = {"name", "path", "box3d_lidar", *_COUNTS}
 
 
 def write_gt_database(
@@ -128,6 +129,21 @@ def _tensor(values: np.ndarray) -> torch.Tensor:
     return torch.from_numpy(np.ascontiguousarray(values, dtype=np.float32))
 
 
+def _is_entry(entry: Any) -> bool:
+    """Whether an entry is complete and of the form that sampling needs."""
+    if not isinstance(entry, dict) or not set(entry) >= _ENTRY_KEYS:
+        return False
+    box = entry["box3d_lidar"]
+    return (
+        all(isinstance(entry[key], str) for key in ("name", "path"))
+        and all(isinstance(entry[key], int | np.integer) and entry[key] >= 0 for key in _COUNTS)
+        and isinstance(box, np.ndarray)
+        and box.shape in ((7,), (9,))
+        and box.dtype.kind == "f"
+        and bool(np.isfinite(box[:7]).all())
+    )
+
+
 def read_gt_database(path: Path) -> dict[str, list[Entry]]:
     """Class → entries of a database's list, read without trust.
 
@@ -135,11 +151,8 @@ def read_gt_database(path: Path) -> dict[str, list[Entry]]:
         DataError: the file is missing, damaged or of another layout.
     """
     content = load_plain(path, "the list of the ground-truth database", CREATE)
-    try:
-        complete = all(set(one) >= _ENTRY_KEYS for list_ in content.values() for one in list_)
-    except (AttributeError, TypeError):
-        complete = False
-    if not complete:
+    lists = content.values() if isinstance(content, dict) else [None]
+    if not all(isinstance(one, list) and all(map(_is_entry, one)) for one in lists):
         raise DataError(
             f"{path} holds no dict of class names and lists of {', '.join(sorted(_ENTRY_KEYS))}; "
             f"{CREATE}"

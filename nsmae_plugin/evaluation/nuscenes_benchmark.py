@@ -17,7 +17,8 @@ from nsmae_plugin import files
 from nsmae_plugin.data.infos import CREATE
 from nsmae_plugin.data.scenes import scenes_of_samples
 from nsmae_plugin.data.splits import check_scenes, custom_splits, split_file
-from nsmae_plugin.errors import ConfigError, DataError
+from nsmae_plugin.errors import ConfigError, DataError, brief
+from nsmae_plugin.reading import GIB, read_json
 
 CONFIG = "detection_cvpr_2019"
 MAX_BOXES = 500  # per sample; the benchmark refuses files with more
@@ -170,19 +171,15 @@ def score(benchmark: Benchmark, results: Path, folder: Path) -> tuple[str, dict[
 
 
 def _read_results(path: Path) -> dict[str, list[Any]]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        results = content["results"]
-        if isinstance(content["meta"], dict) and isinstance(results, dict):
-            return results
-    except OSError as error:
-        raise DataError(f"cannot read the results {path}: {error.strerror}") from error
-    except (ValueError, KeyError, TypeError):
-        pass  # told below
-    raise DataError(
-        f'{path} is no results file of nuScenes: it must read {{"meta": {{...}}, "results": '
-        "{sample token: [boxes]}}"
-    )
+    remedy = 'it must read {"meta": {...}, "results": {sample token: [boxes]}}'
+    content = read_json(path, "the results", remedy, most=16 * GIB)
+    results = content.get("results") if isinstance(content, dict) else None
+    if not isinstance(results, dict) or not isinstance(content.get("meta"), dict):
+        raise DataError(f"{path} is no results file of nuScenes: {remedy}")
+    wrong = [token for token, boxes in results.items() if not isinstance(boxes, list)]
+    if wrong:
+        raise DataError(f"{path} has no list of boxes for sample {brief(wrong[0])}: {remedy}")
+    return results
 
 
 @contextmanager
@@ -193,7 +190,7 @@ def _devkit(action: str) -> Iterator[io.StringIO]:
         try:
             yield printed
         except Exception as error:  # the devkit asserts, and raises plain Exceptions
-            raise DataError(f"the nuscenes-devkit cannot {action}: {error!r}") from error
+            raise DataError(f"the nuscenes-devkit cannot {action}: {brief(error)}") from error
 
 
 def _score_nothing(folder: Path) -> tuple[str, dict[str, float]]:

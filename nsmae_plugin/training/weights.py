@@ -10,7 +10,7 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 
 from nsmae_plugin.config import plain
-from nsmae_plugin.errors import CheckpointError
+from nsmae_plugin.errors import CheckpointError, brief
 from nsmae_plugin.models.lift_splat import STOCK_GRID_KEYS
 from nsmae_plugin.training import checkpoint
 
@@ -101,8 +101,8 @@ def _read_safetensors(path: Path) -> dict[str, Any]:
 def _parse_manifest(text: str, path: Path) -> dict[str, Any]:
     try:
         manifest = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise CheckpointError(f"{path}: its manifest is not JSON ({error})") from error
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path}: its manifest is not JSON ({brief(error)})") from error
     if not isinstance(manifest, dict):
         raise CheckpointError(f"{path}: its manifest is {type(manifest).__name__}, not a dict")
     return manifest

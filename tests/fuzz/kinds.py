@@ -5,15 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from fuzz import calibration, clouds, images, pickles, tables
+from fuzz import calibration, clouds, images, maps, pickles, results, tables
 from fuzz.harness import Draw
 
 KINDS: dict[str, Callable[[Path], Draw]] = {
     "info pickles": pickles.info_pickles,
+    "databases": pickles.databases,
     "infos": pickles.infos,
     "clouds": clouds.clouds,
     "images": images.images,
     "calibration": calibration.calibration,
     "tables": tables.tables,
     "splits": tables.splits,
+    "maps": maps.maps,
+    "results": results.results,
+    "records": results.records,
 }

@@ -11,6 +11,7 @@ from tiny_frames import VERSION, dataset, write_frames
 from fuzz.harness import Case, Draw
 from fuzz.mutate import mutate_bytes, mutate_value
 from nsmae_plugin.data.infos import read_infos, write_infos
+from nsmae_plugin.host.builtin.database_sampler import DatabaseSampler
 
 
 def info_pickles(folder: Path) -> Draw:
@@ -51,3 +52,36 @@ def _finite(sample: dict) -> bool:
     arrays = [np.asarray(value) for key, value in sample.items() if key != "camera_imgs"]
     arrays += [np.asarray(image) for image in sample.get("camera_imgs", ())]
     return all(np.isfinite(one).all() for one in arrays if one.dtype.kind == "f")
+
+
+def databases(folder: Path) -> Draw:
+    """Lists of ground-truth databases, as far as the objects can be pasted."""
+    folder.joinpath("a.bin").write_bytes(np.ones((3, 5), np.float32).tobytes())
+    entry = {"name": "car", "path": "a.bin", "image_idx": 0, "gt_idx": 1}
+    entry |= {"box3d_lidar": np.arange(1.0, 10.0), "num_points_in_gt": 3}
+    good = {"car": [entry, {**entry, "gt_idx": 2}], "pedestrian": []}
+    path = folder / "dbinfos.pkl"
+    settings = {
+        "DB_INFO_PATH": [path.name],
+        "PREPARE": {"filter_by_min_points": ["car:2"]},
+        "SAMPLE_GROUPS": ["car:2", "pedestrian:1"],
+        "NUM_POINT_FEATURES": 5,
+    }
+    empty = {
+        "points": np.zeros((4, 5), np.float32),
+        "gt_boxes": np.zeros((0, 9), np.float32),
+        "gt_names": np.zeros(0, dtype=str),
+        "gt_boxes_mask": np.zeros(0, dtype=bool),
+    }
+
+    def draw(rng: np.random.Generator) -> Case:
+        name, content = mutate_value(rng, good)
+        write_infos(path, content)
+
+        def run() -> bool:
+            sample = DatabaseSampler(folder, settings, ["car", "pedestrian"])(dict(empty))
+            return bool(np.isfinite(sample["points"]).all())
+
+        return Case(name, run, (path.name, "of the ground-truth database"))
+
+    return draw

@@ -1,5 +1,6 @@
 """The areas of a location's vector map as arrays, read once through the devkit's NuScenesMap."""
 
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -13,8 +14,9 @@ from shapely.geometry import LineString, Polygon
 
 from nsmae_plugin.data.maps.classes import LAYERS_OF_CLASS, LINE_LAYERS
 from nsmae_plugin.data.maps.raster import Rings
-from nsmae_plugin.errors import DataError
+from nsmae_plugin.errors import DataError, brief
 from nsmae_plugin.names import file_name
+from nsmae_plugin.reading import GIB, open_regular
 
 GET = (
     "get the nuScenes map expansion pack, version 1.3, from https://www.nuscenes.org/nuscenes"
@@ -22,6 +24,7 @@ GET = (
 )
 FARTHEST = 1e6  # metres; maps reach a few kilometres
 Made = TypeVar("Made")
+MOST_BYTES = GIB  # of a map; those of nuScenes have up to 50 million
 KEPT = 16  # maps in memory; nuScenes has four locations, a run one or two sets of classes
 
 
@@ -99,12 +102,8 @@ def read_map(root: Path, location: str, make: Callable[..., Made], *args: Any) -
     """
     name = file_name(location, "the location of a map")
     path = Path(root).resolve() / "maps" / "expansion" / f"{name}.json"
-    try:
-        status = path.stat()
-    except OSError as error:
-        raise DataError(
-            f"cannot read the map of {location}, {path}: {error.strerror}; {GET}"
-        ) from error
+    with open_regular(path, f"the map of {location},", GET, MOST_BYTES) as file:
+        status = os.fstat(file.fileno())
     made: Made = _read(path, status.st_mtime_ns, status.st_size, make, *args)
     return made
 
@@ -114,7 +113,7 @@ def _read(path: Path, changed_ns: int, size: int, make: Callable[..., Any], *arg
     try:
         return make(_open(path), *args)
     except Exception as error:  # damaged maps raise nearly anything, the devkit bare Exceptions
-        raise DataError(f"the map {path} cannot be used: {error!r}; {GET}") from error
+        raise DataError(f"the map {path} cannot be used: {brief(error)}; {GET}") from error
 
 
 def _open(path: Path) -> Any:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fcntl
-import json
 import os
 import shlex
 import signal
@@ -27,6 +26,7 @@ from nsmae_plugin.evaluation.label_efficiency.records import (
     read_record,
 )
 from nsmae_plugin.evaluation.label_efficiency.trials import EVAL_TAG, Experiment
+from nsmae_plugin.reading import read_json
 
 LOG = "label_efficiency.log"
 LOCK = "trial.lock"
@@ -184,10 +184,7 @@ def read_metrics_file(folder: Path, name: str) -> dict[str, Any]:
     if len(found) != 1:
         names = ", ".join(map(str, found)) or "none"
         raise DataError(f"expected one {name} in {below}, found {names}")
-    try:
-        content = json.loads(found[0].read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise DataError(f"{found[0]} is not JSON ({error})") from error
+    content = read_json(found[0], "the metrics", "evaluate again")
     if not isinstance(content, dict):
         raise DataError(f"{found[0]} must hold an object")
     return content

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from nsmae_plugin import __version__, files
-from nsmae_plugin.errors import DataError
+from nsmae_plugin.errors import DataError, brief
+from nsmae_plugin.reading import read_json
 
 RECORD = "trial.json"
 TRAINING, TRAINED, FINISHED = "training", "trained", "finished"  # stages of a record
@@ -64,12 +65,14 @@ def read_record(folder: Path) -> Record | None:
     path = folder / RECORD
     if not path.is_file():
         return None
+    content = read_json(path, "the record", f"remove {folder}")
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
         expected = content.pop("fingerprint")
         record = Record(**{**content, "trial": Trial(**content["trial"])})
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise DataError(f"{path} is no record of a trial ({error}); remove {folder}") from error
+        raise DataError(
+            f"{path} is no record of a trial ({brief(error)}); remove {folder}"
+        ) from error
     if fingerprint(record.settings) != expected:
         raise DataError(f"{path} was edited: its settings belong to another fingerprint")
     return record

@@ -19,7 +19,9 @@ from nsmae_plugin.data.gt_database import Entry, read_gt_database
 from nsmae_plugin.errors import ConfigError, DataError
 from nsmae_plugin.ops.iou3d_nms_cuda import boxes_iou_bev_cpu
 from nsmae_plugin.ops.roiaware_pool3d_cuda import points_in_boxes_cpu
+from nsmae_plugin.reading import open_regular
 
+MOST_BYTES = 1 << 28  # of one object
 _TIME_TOLERANCE = 1e-6  # seconds
 # Switches that belong to other data sets, or to databases that no tool writes any more.
 _UNSUPPORTED = ("USE_ROAD_PLANE", "DATABASE_WITH_FAKELIDAR", "IMG_AUG_TYPE", "USE_SHARED_MEMORY")
@@ -160,13 +162,9 @@ class DatabaseSampler:
         """(P, NUM_POINT_FEATURES) points of an object, moved to its place."""
         path, count = self.root_path / entry["path"], entry["num_points_in_gt"]
         features = self.config["NUM_POINT_FEATURES"]
-        try:
-            values = np.fromfile(path, dtype=np.float32)
-        except OSError as error:
-            raise DataError(
-                f"cannot read {path} of the ground-truth database: {error.strerror}; create the "
-                "database again"
-            ) from error
+        what, owner = "the object", " of the ground-truth database"
+        with open_regular(path, what, "create the database again", MOST_BYTES, owner) as file:
+            values = np.fromfile(file, dtype=np.float32)
         if len(values) != count * features:
             raise DataError(
                 f"{path} holds {len(values)} numbers, not those of {count} points with "
