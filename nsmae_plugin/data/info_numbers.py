@@ -135,15 +135,17 @@ def _check_sizes(infos: Infos, where: str) -> None:
                 raise _Records(where, [name]).error(0, f"a box has the size {brief(size)} m")
 
 
-def files_of(infos: Infos, lidar: bool, cameras: bool) -> Iterator[tuple[str, str]]:
-    """Path below the data root, and who reads it, of every file that is going to be read."""
+def files_of(infos: Infos, lidar: bool, cameras: bool) -> Iterator[tuple[str, str, str]]:
+    """Every file that is going to be read: path below the data root, what it is, token."""
     for info in infos:
+        token = info["token"]
         if lidar:
-            for entry in (info, *info["sweeps"]):
-                yield entry["lidar_path"], f"the LiDAR file {{}} of sample {info['token']}"
+            yield info["lidar_path"], "the LiDAR file", token
+            for sweep in info["sweeps"]:
+                yield sweep["lidar_path"], "the LiDAR file", token
         if cameras:
             for camera in info["cams"].values():
-                yield camera["data_path"], f"the image {{}} of sample {info['token']}"
+                yield camera["data_path"], "the image", token
 
 
 def cameras_problem(infos: Infos) -> str | None:

@@ -2,28 +2,29 @@
 
 from collections.abc import Iterable
 from os import listdir
+from os.path import split
 from pathlib import Path
 
 from nsmae_plugin.errors import DataError
 
 
-def check_files(root: Path, files: Iterable[tuple[str, str]]) -> None:
+def check_files(root: Path, files: Iterable[tuple[str, str, str]]) -> None:
     """Whether all files are there; every folder is listed once, which is fast on network disks.
 
     Args:
-        files: path below ``root``, and words for it with {} for the path.
+        files: path below ``root``, what it is, and the token of the sample that reads it.
 
     Raises:
         DataError: naming the first that is missing, and how many are.
     """
-    folders: dict[Path, set[str]] = {}
+    folders: dict[str, set[str]] = {}
     missing: dict[str, str] = {}
-    for name, words in files:
-        path = root / name
-        if path.parent not in folders:
-            folders[path.parent] = _names(path.parent)
-        if path.name not in folders[path.parent]:
-            missing.setdefault(name, words.format(path))
+    for path, what, token in files:
+        folder, name = split(path)
+        if folder not in folders:
+            folders[folder] = _names(root / folder)
+        if name not in folders[folder] and path not in missing:
+            missing[path] = f"{what} {root / path} of sample {token}"
     if missing:
         more = f" ({len(missing)} files are missing)" if len(missing) > 1 else ""
         raise DataError(
