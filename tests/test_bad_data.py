@@ -146,6 +146,36 @@ def test_an_error_in_a_worker_stays_a_data_error_with_its_message(frame):
         next(iter(loader))
 
 
+def in_four_columns(path):
+    np.fromfile(path, np.float32).reshape(-1, 5)[:, :4].tofile(path)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize(
+    ("sensor", "damage", "message"),
+    [
+        ("lidar", in_four_columns, r"^the LiDAR file .* does not hold points in 5 columns .*$"),
+        (
+            "lidar",
+            lambda path: path.unlink() or os.mkfifo(path),
+            r"^the LiDAR file .* pipe, no .*$",
+        ),
+        ("camera", lambda path: rewrite(path, b"%!PS-Adobe-3.0 EPSF"), r"^the image .* or PNG .*$"),
+        ("camera", lambda path: Image.new("RGB", (40, 30)).save(path), r"^the image .*40 x 30.*$"),
+    ],
+)
+def test_bad_files_are_one_line_with_workers_and_without(frame, workers, sensor, damage, message):
+    root, folder, info = frame
+    host.register("dataset", "MultiModalNuScenesDataset", MultiModalNuScenesDataset)
+    _, loader, _ = build_dataloader(configuration(root), CLASSES, batch_size=1, workers=workers)
+    damage(
+        folder / (info["lidar_path"] if sensor == "lidar" else info["cams"]["CAM_1"]["data_path"])
+    )
+    with pytest.raises(DataError, match=message) as caught:
+        next(iter(loader))
+    assert "\n" not in str(caught.value)
+
+
 class Attack:
     def __reduce__(self):
         return print, ("code from a file was run",)
