@@ -14,14 +14,18 @@ import numpy as np
 import torch
 
 from nsmae_plugin.data.safe_pickle import load_plain
+from nsmae_plugin.errors import CheckpointError
 from nsmae_plugin.host.batch_norm import accept_single_rows
 from nsmae_plugin.host.grids import check_grids
 from nsmae_plugin.host.openpcdet.patching import replace
 from nsmae_plugin.host.swin_checkpoint import load_image_checkpoint
 from nsmae_plugin.training import hooks
 
+SHOWN = 3  # weights that an error message spells out
+
 # Removed in NumPy 1.24; base_bev_backbone.py and database_sampler.py among others use them.
 NUMPY_ALIASES = {"int": int, "float": float, "bool": bool, "object": object, "str": str}
+Load = Callable[..., Any]
 
 
 def restore_numpy_aliases() -> None:
@@ -195,6 +199,35 @@ def tell_why_nothing_is_resumed(detector: type) -> None:
             raise
 
     replace(detector, "load_params_with_optimizer", load)
+
+
+def evaluate_whole_networks(detector: type) -> None:
+    """Let an evaluation end where there is no checkpoint, or one that leaves weights as they were.
+
+    Without a name OpenPCDet's script ends in a TypeError. From a checkpoint of another network it
+    takes what fits, logs the rest and scores the random weights; for detectors of the plugin that
+    is an error.
+    """
+
+    def load(original: Load, self: Any, filename: str | None, *args: Any, **kwargs: Any) -> Any:
+        if filename is None:
+            raise CheckpointError("there is no checkpoint to evaluate: give --ckpt or --eval_all")
+        return original(self, filename, *args, **kwargs)
+
+    def load_state(original: Load, self: Any, state: Any, *, strict: bool = True) -> Any:
+        own, loaded = original(self, state, strict=strict)
+        lacking = [name for name in own if name not in loaded]
+        is_ours = type(self).__module__.startswith("nsmae_plugin.")
+        if lacking and is_ours and not self.dataset.training:
+            raise CheckpointError(
+                f"the checkpoint belongs to another network than {type(self).__name__}: "
+                f"{len(lacking)} of {len(own)} weights are missing or have another shape, first: "
+                f"{', '.join(lacking[:SHOWN])}; evaluate it with its own configuration"
+            )
+        return own, loaded
+
+    replace(detector, "load_params_from_file", load)
+    replace(detector, "_load_state_dict", load_state)
 
 
 def _object_array(infos: list[list[list[Any]]]) -> np.ndarray:

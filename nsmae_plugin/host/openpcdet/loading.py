@@ -69,6 +69,7 @@ def _repair() -> None:
     )
     compatibility.disable_augmentations_alone(augmentor)
     compatibility.tell_why_nothing_is_resumed(detector)
+    compatibility.evaluate_whole_networks(detector)
     compatibility.collate_ragged_image_infos(dataset)
     compatibility.load_image_weights(swin)
     compatibility.read_databases_without_trust(
