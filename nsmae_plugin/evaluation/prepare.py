@@ -121,8 +121,9 @@ def prepare(
         content = checkpoint.read(source)
         settings.check_use(content, source, config, logger or logging.getLogger(__name__))
         checkpoint.load_model_state(model, content["model_state"], source)
-        epoch, step, _ = checkpoint.position_of(content)
-        origin = f"after {epoch} epochs, {step} steps" if epoch >= 0 else f"weights of {source}"
+        at = checkpoint.position_of(content)
+        known = f"after {at.epoch} epochs, {at.step} steps"
+        origin = known if at.epoch >= 0 else f"weights of {source}"
     return Trial(model.to(device).eval(), dataset, loader, origin)
 
 
