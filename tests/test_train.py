@@ -136,6 +136,8 @@ def test_an_unreadable_checkpoint_is_an_error_and_nothing_starts_again(workspace
     message = capsys.readouterr().err
     assert "error: cannot read the checkpoint" in message
     assert path.name in message
+    logs = [one.read_text() for one in sorted(folder(workspace, "a").glob("train_*.log"))]
+    assert message.strip() in logs[-1]
     assert path.stat().st_size == 1000
     assert records(workspace, "a") == before
 
@@ -166,6 +168,13 @@ def test_pretrained_weights_start_a_run_and_never_change_an_earlier_one(workspac
     trained = last_content(workspace, "a")["model_state"]
     assert (loaded["head.weight"] - trained["head.weight"]).abs().max() < 0.01  # one small step
     assert int(loaded["global_step"]) == 1
+    # The same command again, as a scheduler gives it: the run goes on, the weights are not loaded.
+    assert train("b", "--pretrained_model", str(weights), "--max_steps", "2") == 0
+    assert train("b", "--max_steps", "3") == 0
+    assert train("b", "--pretrained_model", str(weights)) == 0
+    assert last_content(workspace, "b")["it"] == 15
+    other = folder(workspace, "b") / "ckpt"
+    assert train("b", "--pretrained_model", str(other)) == 1
 
 
 def test_a_non_finite_loss_ends_with_a_message(workspace, capsys, monkeypatch):

@@ -101,6 +101,16 @@ def peek(path: Path) -> Position | None:
     return position if position.epoch >= 0 else position._replace(epoch=_epoch_in_name(path))
 
 
+def started_from(path: Path) -> str | None:
+    """The ``--pretrained_model`` of the run that wrote a checkpoint, if it had one.
+
+    Raises:
+        CheckpointError: the file cannot be read.
+    """
+    content = torch_files.load(path, mmap=True)
+    return content.get("pretrained_model") if _is_checkpoint(content) else None
+
+
 def latest(folder: Path) -> Path | None:
     """The checkpoint of a folder with the most steps, or None.
 

@@ -17,7 +17,8 @@ def to_resume(folder: Path, ckpt: Path | None, pretrained: Path | None) -> Path 
 
     Args:
         folder: where the run keeps its checkpoints.
-        ckpt, pretrained: ``--ckpt`` and ``--pretrained_model``.
+        ckpt, pretrained: ``--ckpt`` and ``--pretrained_model``; a run that was started from these
+            weights goes on.
 
     Raises:
         ConfigError: when both a checkpoint and pre-trained weights would start the run, or ``ckpt``
@@ -32,8 +33,10 @@ def to_resume(folder: Path, ckpt: Path | None, pretrained: Path | None) -> Path 
     if found is None:
         return None if ckpt is None else checkpoint.find(ckpt)
     if pretrained is not None:
+        if checkpoint.started_from(found) == str(pretrained.resolve()):
+            return found  # the same command again, as when a job is queued anew
         raise ConfigError(
-            f"{folder} holds checkpoints of an earlier run ({found.name}), so --pretrained_model "
+            f"{folder} holds checkpoints of another run ({found.name}), so --pretrained_model "
             "would be overwritten by them; give another --extra_tag to start a new run, or --ckpt "
             "instead of --pretrained_model to go on"
         )

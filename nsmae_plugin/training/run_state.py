@@ -4,8 +4,9 @@ A checkpoint holds OpenPCDet's keys ``epoch`` (epochs completed), ``it`` (optimi
 ``model_state``, ``optimizer_state`` and ``version``, so that stock OpenPCDet loads it; and, for an
 exact resume, ``scheduler_state``, ``scaler_state``, ``random_states`` (one per process),
 ``batch_in_epoch`` (batches of the current epoch already used), ``plan`` (what must not change
-between the parts of a run), ``config`` (merged, as plain containers), ``config_tag``, ``host`` and
-``precision``. Nothing in it needs unpickling of objects.
+between the parts of a run), ``config`` (merged, as plain containers), ``config_tag``, ``host``,
+``precision`` and ``pretrained_model`` (what the run was started from, or None). Nothing in it needs
+unpickling of objects.
 """
 
 from __future__ import annotations

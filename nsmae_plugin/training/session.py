@@ -60,17 +60,19 @@ def build(
         DataError: from the data set.
     """
     folder = folder_of(args)
+    logger = _start_log(world, folder)
     source = distributed.on_main(
         lambda: to_resume(folder / "ckpt", args.ckpt, args.pretrained_model)
     )
     content = checkpoint.read(source) if source else {}
     seed = _choose_seed(args, content)
     seed_everything(seed, world.rank)
-    logger = _start_log(world, folder, seed)
+    logger.info("seed %d", seed)
     facts = {
         "config": plain(config),
         "config_tag": args.cfg_file.stem,
         "host": host.NAME,
+        "pretrained_model": content.get("pretrained_model"),
         "precision": str(_amp_dtype(args, config) or torch.float32).removeprefix("torch."),
     }
     if source:
@@ -90,7 +92,8 @@ def build(
     plan = _make_plan(args, config, world, seed, batch_size, len(loader))
     model = host.build_network(config.MODEL, len(config.CLASS_NAMES), dataset).to(world.device)
     fit_precision(model, _amp_dtype(args, config))
-    if args.pretrained_model:
+    if args.pretrained_model and not source:
+        facts["pretrained_model"] = str(args.pretrained_model.resolve())
         transfer.load_pretrained(model, args.pretrained_model, logger, args.partial_weights)
     run = _make_run(args, config, world, plan, model)
     if source:
@@ -167,11 +170,11 @@ def _choose_seed(args: Namespace, content: dict[str, Any]) -> int:
     return distributed.from_main(seed)
 
 
-def _start_log(world: World, folder: Path, seed: int) -> logging.Logger:
+def _start_log(world: World, folder: Path) -> logging.Logger:
     name = distributed.from_main(f"train_{datetime.now():%Y%m%d-%H%M%S}.log")
     logger = run_log.create_logger(folder / name, world.rank)
     logger.info("command: %s", " ".join(sys.argv))
-    logger.info("host %s, %d x %s, seed %d", host.NAME, world.size, world.device, seed)
+    logger.info("host %s, %d x %s", host.NAME, world.size, world.device)
     logger.info("output in %s", folder)
     return logger
 
