@@ -185,3 +185,24 @@ def test_voxels_that_leave_a_rest_of_the_range_are_said_in_the_log_of_the_run(ca
     assert record.name == "a.run"
     words = "0.2 m does not divide POINT_CLOUD_RANGE along x: 128 voxels end at 12.8 m and not at"
     assert words in record.message
+
+
+@pytest.mark.parametrize("voxels", [24, 40, 43, 46, 50, 56])
+def test_the_topmost_voxels_that_are_lost_are_counted(voxels, caplog):
+    """Compared with the backbone itself: a voxel is lost if it makes no row of its output."""
+    made = dataset((-3.2, -3.2, 0.0), (3.2, 3.2, 0.2 * voxels))
+    config = make_config("centerpoint_lidar")
+    config.MAP_TO_BEV.NUM_BEV_FEATURES = 128 * ((voxels + 8) // 16 - 1)
+    config.DENSE_HEAD.POST_PROCESSING.POST_CENTER_LIMIT_RANGE[5] = 99.0
+    with caplog.at_level(logging.WARNING):
+        backbone = host.build_network(config, num_class=10, dataset=made).backbone_3d.eval()
+    found = 0
+    for top in range(voxels - 10, voxels):
+        # With a voxel that is never lost: spconv cannot convolve nothing.
+        coords = torch.tensor([[0, 0, 0, 0], [0, top, 16, 16]])
+        batch = {"voxel_features": torch.rand(2, 5), "voxel_coords": coords, "batch_size": 1}
+        rows = backbone(batch)["encoded_spconv_tensor"].indices
+        found += not (rows[:, 2:] > 0).any()
+    said = caplog.text
+    assert ("the topmost" in said) == (found > 0)
+    assert not found or f"the topmost {found} of {voxels} voxels" in said

@@ -112,3 +112,12 @@ def test_repeated_stand_ins_at_the_start_of_a_scene_are_accepted(frames):
     changed[0]["sweeps"] = [stand_in] * 2
     rewrite(root, changed)
     assert len(dataset(root)) == 2
+
+
+def test_classes_without_a_box_are_said_when_training_starts(frames, caplog):
+    root, infos = frames
+    for info in infos:
+        info["gt_names"] = np.array(["ignore", "pedestrian"])
+    rewrite(root, infos)
+    dataset(root, without=MASKS, USE_LABELS=True)
+    assert "no box of car in the 2 samples of the training" in caplog.text

@@ -45,6 +45,14 @@ def training_frames(
             f"no box of {', '.join(class_names)} in {len(chosen)} of {len(frames)} samples; check "
             "CLASS_NAMES, INFO_PATH and LABEL_FRACTION"
         )
+    shown = {str(name) for info in chosen for name in info["gt_names"]}
+    absent = [name for name in class_names if name not in shown]
+    if absent:
+        logger.warning(
+            "no box of %s in the %d samples of the training; check CLASS_NAMES if there should be",
+            ", ".join(absent),
+            len(chosen),
+        )
     if len(chosen) < len(frames):
         gt_sampling.limit(augmentor, frames, chosen)
     gt_sampling.drop_empty_groups(augmentor, logger)

@@ -39,7 +39,7 @@ def check_grids(model_cfg: Any, dataset: Any) -> None:
     strides = {}
     if _name(model_cfg, "BACKBONE_3D") in BACKBONES:
         _check_voxels(dataset)
-        _check_height(model_cfg, int(dataset.grid_size[2]))
+        _check_height(model_cfg, dataset)
         strides["BACKBONE_3D"] = LIDAR_STRIDE
     if "XBOUND" in (model_cfg.get("VTRANSFORM") or {}):
         strides["VTRANSFORM"] = camera_bev_stride(model_cfg.VTRANSFORM, dataset)
@@ -123,11 +123,15 @@ def _check_voxels(dataset: Any) -> None:
             )
 
 
-def _check_height(model_cfg: Any, voxels: int) -> None:
-    """Whether MAP_TO_BEV finds the levels of height that its NUM_BEV_FEATURES stand for."""
+def _check_height(model_cfg: Any, dataset: Any) -> None:
+    """Whether MAP_TO_BEV finds the levels of height that its NUM_BEV_FEATURES stand for.
+
+    Warns where the backbone's strides do not come out even and the topmost voxels are lost.
+    """
+    voxels, last_pad = int(dataset.grid_size[2]), model_cfg.BACKBONE_3D.get("last_pad", 0)
     if _name(model_cfg, "MAP_TO_BEV") != "HeightCompression":
         return
-    levels = _levels(voxels, model_cfg.BACKBONE_3D.get("last_pad", 0))
+    levels = _levels(voxels, last_pad)
     if levels < 1:
         raise ConfigError(
             f"{voxels} voxels along z are too few for MODEL.BACKBONE_3D, which needs 24 or more: "
@@ -141,15 +145,35 @@ def _check_height(model_cfg: Any, voxels: int) -> None:
             f"{levels * BACKBONE_CHANNELS}, or change VOXEL_SIZE or DATA_CONFIG.POINT_CLOUD_RANGE "
             "along z (40 voxels make 256 features)"
         )
+    used = _used(voxels, last_pad)
+    if used < voxels:
+        _logger(dataset).warning(
+            "the topmost %d of %d voxels along z reach no output of MODEL.BACKBONE_3D; 24, 40 or "
+            "56 use all (VOXEL_SIZE, DATA_CONFIG.POINT_CLOUD_RANGE)",
+            voxels - used,
+            voxels,
+        )
 
 
 def _levels(voxels: int, last_pad: Any) -> int:
     """Levels of height behind an 8x backbone, which starts with one level more than voxels."""
-    pad = last_pad if isinstance(last_pad, int) else last_pad[0]
     levels = voxels + 1
-    for padding, kernel in ((1, 3), (1, 3), (0, 3), (pad, 3)):
-        levels = (levels + 2 * padding - kernel) // 2 + 1
+    for padding in _paddings(last_pad):
+        levels = (levels + 2 * padding - 3) // 2 + 1
     return levels
+
+
+def _used(voxels: int, last_pad: Any) -> int:
+    """How many voxels along z, from below, reach a level behind an 8x backbone."""
+    top = _levels(voxels, last_pad) - 1
+    for padding in reversed(_paddings(last_pad)):
+        top = 2 * top - padding + 2  # the last that its kernel of 3 covers
+    return min(voxels, top + 1)
+
+
+def _paddings(last_pad: Any) -> tuple[int, ...]:
+    """Along z, of the convolutions of stride 2."""
+    return (1, 1, 0, last_pad if isinstance(last_pad, int) else last_pad[0])
 
 
 def _check_fuser(model_cfg: Any) -> None:
