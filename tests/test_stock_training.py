@@ -45,14 +45,6 @@ SMALL_CAMERAS = {
 
 
 @pytest.fixture(scope="module")
-def checkout(openpcdet_copy):
-    """bevfusion.yaml initialises Swin from a file that OpenPCDet does not come with."""
-    content = {"model": {"patch_embed.proj.bias": torch.zeros(96)}}
-    torch.save(content, openpcdet_copy / "tools" / "swint-nuimages-pretrained.pth")
-    return openpcdet_copy
-
-
-@pytest.fixture(scope="module")
 def data(synthetic_root):
     """Data root whose training split is three frames; OneCycle divides by zero with two steps."""
     folder = synthetic_root / "v1.0-mini"
@@ -86,6 +78,19 @@ def exported(data, tmp_path_factory):
     path = folder.parent / "nsmae_weights.pth"
     export(folder, path)
     return path
+
+
+@pytest.fixture(scope="module")
+def checkout(openpcdet_copy, exported):
+    """bevfusion.yaml initialises Swin from a file that OpenPCDet does not come with: zeros here."""
+    weights = torch.load(exported, weights_only=True)["model_state"]
+    swin = {
+        key.removeprefix("image_backbone."): torch.zeros_like(value)
+        for key, value in weights.items()
+        if key.startswith("image_backbone.")
+    }
+    torch.save({"model": swin}, openpcdet_copy / "tools" / "swint-nuimages-pretrained.pth")
+    return openpcdet_copy
 
 
 @pytest.mark.parametrize(
