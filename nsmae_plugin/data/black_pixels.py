@@ -12,8 +12,8 @@ from nsmae_plugin.errors import DataError
 
 
 def black_share(size: tuple[int, int], final: Sequence[int], limits: Sequence[float]) -> float:
-    """Share of the network's input that stays black at the smallest scale; arguments as
-    :func:`random_crop`."""
+    """Share of the input that stays black at the smallest scale; arguments as
+    :func:`~nsmae_plugin.data.images.random_crop`."""
     width, height = (int(edge * min(limits)) for edge in size)
     return 1 - min(1.0, width / final[1]) * min(1.0, height / final[0])
 

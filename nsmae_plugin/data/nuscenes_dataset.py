@@ -2,7 +2,6 @@
 
 import logging
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +11,13 @@ from nsmae_plugin import host
 from nsmae_plugin.data import (
     black_pixels,
     gt_sampling,
-    images,
     label_fraction,
     labelled,
     points,
     world,
 )
+from nsmae_plugin.data.camera_views import load_views
 from nsmae_plugin.data.frames import Needs, check_batches, read_frames
-from nsmae_plugin.data.image_files import check_view
 from nsmae_plugin.data.loader import seeded
 from nsmae_plugin.data.maps.labels import MapLabels
 from nsmae_plugin.data.pipeline import check_pipeline, enabled_augmentors, find_step
@@ -27,13 +25,6 @@ from nsmae_plugin.errors import DataError
 from nsmae_plugin.evaluation.nuscenes_evaluation import NuScenesEvaluation
 
 LIDAR_KEYS = ("points", "voxels", "voxel_coords", "voxel_num_points", "use_lead_xyz")
-MATRIX_KEYS = (
-    "camera_intrinsics",
-    "camera2lidar",
-    "lidar2camera",
-    "lidar2image",
-    "camera2ego",
-)
 
 
 class MultiModalNuScenesDataset(NuScenesEvaluation, host.DatasetTemplate):
@@ -177,7 +168,7 @@ class MultiModalNuScenesDataset(NuScenesEvaluation, host.DatasetTemplate):
             "metadata": {"token": info["token"]},
         }
         if self.use_camera:
-            sample |= self._cameras(info)
+            sample |= load_views(self.root_path, info, self.camera_config.IMAGE, self.training)
         if self.use_labels and "gt_boxes" in info:
             sample |= self._boxes(info)
         try:
@@ -202,31 +193,6 @@ class MultiModalNuScenesDataset(NuScenesEvaluation, host.DatasetTemplate):
         cloud = points.read_frame(self.root_path, info, chosen, self.lidar_files)
         # OpenPCDet's voxels, and what detectors make of its points, need contiguous rows.
         return np.ascontiguousarray(cloud) if host.NAME == "openpcdet" else cloud
-
-    def _cameras(self, info: dict[str, Any]) -> dict[str, Any]:
-        settings = self.camera_config.IMAGE
-        choose, limits = images.centre_crop, settings.RESIZE_LIM_TEST
-        if self.training:
-            choose, limits = images.random_crop, settings.RESIZE_LIM_TRAIN
-        place = partial(choose, final=settings.FINAL_DIM, limits=limits)
-        cameras = list(info["cams"].values())
-        views = []
-        for camera in cameras:
-            path = self.root_path / camera["data_path"]
-            views.append(images.load_crop(path, info["token"], place))
-            check_view(path, info["token"], camera, views[-1][2])
-        crops, placements, sizes = zip(*views, strict=True)
-        calibrations = [images.camera_matrices(camera) for camera in cameras]
-        return {
-            "image_paths": [camera["data_path"] for camera in cameras],
-            "ori_shape": sizes[0],
-            "camera_imgs": list(crops),
-            "img_process_infos": [[scale, crop, False, 0] for scale, crop in placements],
-            "image_bounds": np.array(
-                [images.bounds(*view[1:]) for view in views], dtype=np.float32
-            ),
-            **{key: [matrices[key] for matrices in calibrations] for key in MATRIX_KEYS},
-        }
 
     def _boxes(self, info: dict[str, Any]) -> dict[str, Any]:
         least = self.dataset_cfg.get("FILTER_MIN_POINTS_IN_GT", False)
