@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import pickle
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -59,6 +60,8 @@ def load(path: Path, mmap: bool = False) -> Any:
             return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
     except Exception as error:  # what unpickling garbage raises has no common base class
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        if isinstance(error, pickle.UnpicklingError):  # torch advises to execute it
+            reason = "it holds something else than tensors and plain containers"
         raise CheckpointError(
             f"cannot read the checkpoint {path}, it may be truncated ({reason[:200]}); move it "
             "away to go on from the one before it"

@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import stub_tools
+import torch
 import toys
 import yaml
 from matplotlib.figure import Figure
@@ -28,7 +29,7 @@ def make_workspace(folder, monkeypatch):
     monkeypatch.setattr(trials, "TOOLS", stub_tools.install(folder / "tools"))
     monkeypatch.setattr(report, "draw", lambda comparisons: Figure())  # takes long
     write_config()
-    Path("weights.pth").write_text("weights")
+    torch.save({"epoch": 9, "it": 9, "model_state": {}}, "weights.pth")
     return folder
 
 

@@ -9,7 +9,7 @@ import json
 
 import torch
 import yaml
-from oracle import TINY, OracleDetector
+from oracle import TINY, OracleDetector, or_nan
 from torch import nn
 
 from nsmae_plugin import host
@@ -45,9 +45,11 @@ class OracleSegmenter(nn.Module):
         if "gt_masks_bev" not in batch_dict:
             masks = torch.full((len(MAP_CONFIG["CLASSES"]), 200, 200), UNSURE)
             masks[0] = SURE
-            return masks + self.offset[0]
+            return masks + or_nan(self.offset[0])
         labels = batch_dict["gt_masks_bev"][number]
-        return torch.where(labels.roll(int(self.offset[1]), dims=-2), SURE, UNSURE) + self.offset[0]
+        return torch.where(labels.roll(int(self.offset[1]), dims=-2), SURE, UNSURE) + or_nan(
+            self.offset[0]
+        )
 
 
 class OracleOfBoth(OracleSegmenter):

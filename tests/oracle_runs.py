@@ -17,7 +17,7 @@ import nsmae_plugin
 import torch
 import toys
 import yaml
-from oracle import OracleDetector
+from oracle import OracleDetector, or_nan
 from tensorboardX.proto.event_pb2 import Event
 from torch import nn
 
@@ -87,9 +87,10 @@ class OracleWithMap(OracleWithHead):
         if self.dense_head is not None:
             predictions, counts = super().forward(batch)
         for one, labels in zip(predictions, batch["gt_masks_bev"], strict=True):
-            # A broken weight is NaN; what a shift moves over the border comes in on the other side.
-            moved = labels.roll(int(self.shift[0].nan_to_num()), dims=-1)
-            one["masks_bev"] = 0.9 * moved + 0 * self.shift[0]
+            # What a shift moves over the border comes in on the other side.
+            shift = or_nan(self.shift[0])
+            moved = labels.roll(int(shift.nan_to_num()), dims=-1)
+            one["masks_bev"] = 0.9 * moved + 0 * shift
         return predictions, counts
 
 

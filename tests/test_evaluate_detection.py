@@ -4,6 +4,7 @@ import json
 
 import pytest
 import toys
+from oracle import BROKEN
 from oracle_runs import (
     evaluate,
     history,
@@ -107,7 +108,7 @@ def test_what_cannot_be_evaluated_says_so_before_the_network_runs(workspace, cap
 
 
 def test_a_broken_network_names_a_sample(workspace, capsys):
-    save(workspace, shift=(float("nan"), 0.0, 0.0))
+    save(workspace, shift=(BROKEN, 0.0, 0.0))
     (results_folder(workspace)).mkdir(parents=True)
     (results_folder(workspace) / "result.txt").write_text("of an earlier evaluation")
     assert evaluate() == 1
@@ -152,10 +153,10 @@ def test_two_processes_see_every_sample_once(workspace):
 
 
 def test_two_processes_fail_together(workspace):
-    save(workspace, shift=(float("nan"), 0.0, 0.0))
+    save(workspace, shift=(BROKEN, 0.0, 0.0))
     outcome = start_two_processes(workspace)
     assert outcome.returncode != 0
-    assert outcome.stderr.count("error: a predicted box of sample") == 2
+    assert outcome.stderr.count("error: a predicted box of sample") == 1
 
 
 def test_training_evaluates_a_detector(workspace, capsys, monkeypatch):

@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 import yaml
+from oracle import BROKEN
 from oracle_runs import (
     evaluate,
     history,
@@ -126,7 +127,7 @@ def test_two_processes_count_what_one_counts(start):
 
 def test_a_broken_map_ends_the_evaluation_of_all_processes(start):
     workspace = start()
-    save_map(workspace, shift=float("nan"))
+    save_map(workspace, shift=BROKEN)
     outcome = start_two_processes(workspace)
     assert outcome.returncode != 0
     assert "error: the map predicted for sample" in outcome.stderr

@@ -113,7 +113,7 @@ def test_a_scene_that_the_split_lacks_is_an_error(settings, tmp_path, capsys):
 
 
 def test_predictions_that_are_no_numbers_are_an_error(settings, tmp_path, capsys):
-    weights = oracle.write_checkpoint(tmp_path / "nan.pth", (float("nan"), 0.0, 0.0))
+    weights = oracle.write_checkpoint(tmp_path / "nan.pth", (oracle.BROKEN, 0.0, 0.0))
     arguments = [*settings[:2], "--ckpt", weights, "--device", "cpu", "--index", 0]
     error = call(capsys, *arguments, "--output_dir", tmp_path, code=1)
     assert "predicts NaN or infinity for sample" in error

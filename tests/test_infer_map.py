@@ -148,10 +148,8 @@ def test_the_vector_map_of_a_network_without_map_is_an_error(synthetic_root, tmp
     assert "MODEL.NAME OracleDetector predicts no map; leave --labels away" in error
 
 
-def test_probabilities_that_are_no_numbers_are_an_error(arguments, tmp_path, capsys, monkeypatch):
-    settings = arguments()
-    broken = torch.full((len(MAP_CONFIG["CLASSES"]), 200, 200), float("nan"))
-    monkeypatch.setattr(map_oracle.OracleSegmenter, "segment", lambda *_: broken)
+def test_probabilities_that_are_no_numbers_are_an_error(arguments, tmp_path, capsys):
+    settings = arguments(offset=(oracle.BROKEN, 0.0))
     error = call(capsys, *settings, "--index", 0, "--output_dir", tmp_path, code=1)
     assert "predicts NaN or infinity for sample" in error
     assert "masks_bev" in error

@@ -127,16 +127,17 @@ def test_every_sample_needs_its_map_once(val, tmp_path):
         val.score(annotations[1:], tmp_path)
     with pytest.raises(DataError, match="twice"):
         val.score([annotations[0], *annotations], tmp_path)
-    with pytest.raises(DataError, match="neither pred_boxes nor masks_bev"):
+    with pytest.raises(DataError, match="no pred_boxes, no masks_bev"):
         val.score([{"metadata": one["metadata"]} for one in annotations], tmp_path)
 
 
 def test_files_per_sample_hold_boxes_and_map(val, tmp_path):
     batch = batch_of(val)
     val.generate_prediction_dicts(batch, truth(batch, **NO_BOXES), ["car"], output_path=tmp_path)
-    names = {f"frame{i}.{kind}" for i in range(3) for kind in ("json", "npz")}
+    tokens = [info["token"] for info in val.infos]
+    names = {f"{token}.{kind}" for token in tokens for kind in ("json", "npz")}
     assert {path.name for path in tmp_path.iterdir()} == names
-    with np.load(tmp_path / "frame1.npz") as written:
+    with np.load(tmp_path / f"{tokens[1]}.npz") as written:
         assert written["probabilities"].dtype == np.float16
         np.testing.assert_array_equal(written["probabilities"], batch["gt_masks_bev"][1])
         assert written["classes"].tolist() == MAP_CONFIG.CLASSES
