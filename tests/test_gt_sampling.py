@@ -1,5 +1,6 @@
 """Ground-truth sampling in the data set, on the active host."""
 
+import os
 import pickle
 import shutil
 
@@ -154,6 +155,18 @@ def test_a_database_from_elsewhere_runs_no_code(root, capsys):
     with pytest.raises(DataError, match=r"asks for builtins.print"):
         dataset(root)
     assert "was run" not in capsys.readouterr().out
+
+
+def test_an_object_that_is_a_pipe_is_named_and_not_waited_for(root):
+    database = root / VERSION / "gt_database_3sweeps_withvelo"
+    names = [path.name for path in database.iterdir()]
+    database.unlink()  # a link to the folder of all tests
+    database.mkdir()
+    for name in names:
+        os.mkfifo(database / name)
+    data = dataset(root)
+    with pytest.raises(DataError, match="of the ground-truth database is a named pipe"), seeded(0):
+        list(map(data.__getitem__, range(len(data))))
 
 
 def test_the_host_itself_runs_no_code_of_a_database(root, capsys, monkeypatch):

@@ -19,9 +19,12 @@ from nsmae_plugin.host.batch_norm import accept_single_rows
 from nsmae_plugin.host.grids import check_grids
 from nsmae_plugin.host.openpcdet.patching import replace
 from nsmae_plugin.host.swin_checkpoint import load_image_checkpoint
+from nsmae_plugin.reading import open_regular
 from nsmae_plugin.training import hooks
 
 SHOWN = 3  # weights that an error message spells out
+
+MOST_OBJECT_BYTES = 1 << 28
 
 # Removed in NumPy 1.24; base_bev_backbone.py and database_sampler.py among others use them.
 NUMPY_ALIASES = {"int": int, "float": float, "bool": bool, "object": object, "str": str}
@@ -135,16 +138,25 @@ def load_booleans_as_booleans(models: ModuleType) -> None:
 
 
 def read_databases_without_trust(sampler_module: ModuleType) -> None:
-    """Let ``gt_sampling`` read the list of a database as data.
+    """Let ``gt_sampling`` read the list of a database as data, and its objects from regular files.
 
-    OpenPCDet unpickles it, which runs whatever code it holds. What such lists hold, NumPy arrays
-    and plain containers, is read all the same.
+    OpenPCDet unpickles the list, which runs whatever code it holds. What such lists hold, NumPy
+    arrays and plain containers, is read all the same. An object that is a named pipe would be
+    waited for, and a device read without an end.
     """
+    remedy = "create the database again"
 
     def load(file: BinaryIO) -> Any:
-        remedy = "create the database again"
         return load_plain(Path(file.name), "the list of the ground-truth database", remedy)
 
+    def fromfile(path: str, dtype: Any) -> np.ndarray:
+        owner = " of the ground-truth database"
+        with open_regular(path, "the object", remedy, MOST_OBJECT_BYTES, owner) as file:
+            return np.fromfile(file, dtype)
+
+    numpy = ModuleType("numpy")
+    numpy.__dict__.update({**vars(np), "fromfile": fromfile})
+    sampler_module.np = numpy  # type: ignore[attr-defined]
     sampler_module.pickle = SimpleNamespace(load=load)  # type: ignore[attr-defined]
 
 
