@@ -100,10 +100,10 @@ def test_processes_of_the_loader_outlive_a_signal_for_the_whole_job(workspace): 
     for line in process.stdout:
         if "step 10/" in line:
             break
-    os.killpg(process.pid, signal.SIGINT)  # the whole group, as a terminal does
+    os.killpg(process.pid, signal.SIGTERM)  # all processes of the job, as Slurm does
     output = process.communicate(timeout=60)[0]
-    assert process.returncode == 130
-    assert "stopped by Ctrl-C at step" in output
+    assert process.returncode == 143
+    assert "stopped by SIGTERM at step" in output
     assert "Traceback" not in output
 
 

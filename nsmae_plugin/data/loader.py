@@ -23,7 +23,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 from nsmae_plugin import host, stopping
 from nsmae_plugin.cores import usable_cores
 from nsmae_plugin.data import shared_memory
-from nsmae_plugin.errors import ConfigError, DataError, NSMAEError
+from nsmae_plugin.errors import ConfigError, DataError
 from nsmae_plugin.host.batch import share_large_arrays
 from nsmae_plugin.memory import keep_freed_memory
 
@@ -67,30 +67,11 @@ class SeededDataset(Dataset):
         return len(self.dataset)
 
     def __getitem__(self, draw: Draw) -> dict[str, Any]:
-        with seeded(self.seed, draw.epoch, draw.index, draw.repeat):
-            return self.dataset[draw.index]
-
-    def __getitems__(self, draws: list[Draw]) -> list[dict[str, Any]] | NSMAEError:
-        """The samples of a batch, or the error that one of them met.
-
-        In a loader process an exception would come out with its traceback in the message.
-        """
         try:
-            return [self[draw] for draw in draws]
-        except NSMAEError as error:
-            return error
+            with seeded(self.seed, draw.epoch, draw.index, draw.repeat):
+                return self.dataset[draw.index]
         except OSError as error:
-            return DataError(f"cannot read {error.filename}: {error.strerror}")
-
-
-class Loader(DataLoader):
-    """Batches of a :class:`SeededDataset`; raises its errors as they are, whoever met them."""
-
-    def __iter__(self) -> Iterator[dict[str, Any]]:  # type: ignore[override]
-        for batch in super().__iter__():
-            if isinstance(batch, NSMAEError):
-                raise batch
-            yield batch
+            raise DataError(f"cannot read {error.filename}: {error.strerror}") from error
 
 
 class EpochSampler(Sampler[Draw]):
@@ -175,7 +156,7 @@ def build_dataloader(
     world_size: int = 1,
     root_path: Path | str | None = None,
     logger: logging.Logger | None = None,
-) -> tuple[Any, Loader, EpochSampler]:
+) -> tuple[Any, DataLoader, EpochSampler]:
     """Dataset, loader and sampler of one process, for any dataset of the active host.
 
     Args:
@@ -210,7 +191,7 @@ def build_dataloader(
         rank=rank,
         world_size=world_size,
     )
-    loader = Loader(
+    loader: DataLoader = DataLoader(
         SeededDataset(dataset, seed),
         batch_size=batch_size,
         sampler=sampler,
@@ -239,15 +220,9 @@ def batches_per_epoch(dataset: Any, batch_size: int) -> int | None:
 
 
 def _collate(
-    collate: Callable[[list[dict[str, Any]]], dict[str, Any]],
-    samples: list[dict[str, Any]] | NSMAEError,
-) -> dict[str, Any] | NSMAEError:
-    if isinstance(samples, NSMAEError):
-        return samples
-    try:
-        batch = share_large_arrays(collate(samples))
-    except NSMAEError as error:
-        return error
+    collate: Callable[[list[dict[str, Any]]], dict[str, Any]], samples: list[dict[str, Any]]
+) -> dict[str, Any]:
+    batch = share_large_arrays(collate(samples))
     return shared_memory.share(batch) if get_worker_info() else batch
 
 
