@@ -5,7 +5,6 @@ import torch
 import torch.nn.functional as F
 from easydict import EasyDict
 
-from nsmae_plugin.errors import DataError
 from nsmae_plugin.host.builtin.modules.backbone_3d import ResidualBlock, VoxelResBackBone8x, spconv
 
 GRID_SIZE = [16, 8, 40]  # x, y, z
@@ -112,12 +111,6 @@ def test_a_sample_without_voxels_stays_empty():
     assert dense.shape[0] == 2
     assert dense[0].any()
     assert not dense[1].any()
-
-
-def test_a_batch_without_voxels_names_its_frames():
-    empty = {"voxel_features": torch.zeros(0, 2), "voxel_coords": torch.zeros(0, 4)}
-    with pytest.raises(DataError, match=r"frames .*first.*second.* POINT_CLOUD_RANGE"):
-        make_backbone()({**empty, "batch_size": 2, "frame_id": ["first", "second"]})
 
 
 def test_neighbours_are_searched_once_per_resolution():

@@ -9,9 +9,12 @@ from detector_case import labelled_batch
 from made_up_batch import made_up_batch
 from map_case import build as build_mapper
 from map_case import mapped_batch
+from test_grids import dataset, make_config
 from test_nsmae import build as build_pretraining
 from torch import nn
 
+from nsmae_plugin import host
+from nsmae_plugin.errors import DataError
 from nsmae_plugin.host.batch_norm import RowBatchNorm1d, accept_single_rows
 
 # name -> its network and a batch of one sample
@@ -77,6 +80,34 @@ def test_voxels_that_become_one_further_on_train_as_well():
     batch["voxel_coords"][:, 1:] = torch.tensor([[8.0, 16, 16], [8, 16, 17]])
     out, _, _ = model.train()(batch)
     assert math.isfinite(out["loss"])
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize(("voxels", "lost"), [(46, 2), (54, 10)])
+def test_points_in_lost_voxels_alone_are_said(voxels, lost, training):
+    """The topmost voxel that is used goes through; those above end in one line."""
+    made = dataset((-3.2, -3.2, 0.0), (3.2, 3.2, 0.2 * voxels))
+    config = make_config("centerpoint_lidar")
+    config.MAP_TO_BEV.NUM_BEV_FEATURES = 256
+    model = host.build_network(config, num_class=10, dataset=made)
+    backbone = model.backbone_3d.train(training)
+
+    def convolve(level):
+        batch = {"voxel_features": torch.rand(1, 5), "batch_size": 1, "frame_id": ["a-token"]}
+        batch["voxel_coords"] = torch.tensor([[0, level, 16, 16]])
+        return backbone(batch)["encoded_spconv_tensor"].features
+
+    assert len(convolve(voxels - lost - 1)) > 0
+    message = rf"\['a-token'\] are among the topmost {lost} of {voxels} along z"
+    with pytest.raises(DataError, match=message):
+        convolve(voxels - lost)
+
+
+def test_a_batch_without_a_voxel_is_said():
+    model, batch = CASES["CenterPoint"]()
+    batch = keep_few(batch, 0) | {"frame_id": ["a-token"]}
+    with pytest.raises(DataError, match=r"no voxels in the batch of the frames \['a-token'\]"):
+        model.train()(batch)
 
 
 def test_a_single_row_is_normalised_by_what_was_seen_before_and_changes_nothing():

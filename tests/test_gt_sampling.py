@@ -169,6 +169,19 @@ def test_an_object_that_is_a_pipe_is_named_and_not_waited_for(root):
         list(map(data.__getitem__, range(len(data))))
 
 
+def test_a_truncated_object_is_named(root):
+    folder = root / VERSION / "gt_database_3sweeps_withvelo"
+    contents = {path.name: path.read_bytes() for path in folder.iterdir()}
+    folder.unlink()  # a link to the folder of all tests
+    folder.mkdir()
+    for name, content in contents.items():
+        (folder / name).write_bytes(content[:-8])
+    data = dataset(root)
+    message = r"gt_database.*\.bin .*not those of .* create the database again"
+    with pytest.raises(DataError, match=message), seeded(0):
+        list(map(data.__getitem__, range(len(data))))
+
+
 def test_the_host_itself_runs_no_code_of_a_database(root, capsys, monkeypatch):
     """A file may change after it was checked; OpenPCDet's sampler unpickles it as a program."""
     monkeypatch.setattr(gt_sampling, "check_databases", lambda *_: None)

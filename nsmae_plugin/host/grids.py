@@ -145,7 +145,7 @@ def _check_height(model_cfg: Any, dataset: Any) -> None:
             f"{levels * BACKBONE_CHANNELS}, or change VOXEL_SIZE or DATA_CONFIG.POINT_CLOUD_RANGE "
             "along z (40 voxels make 256 features)"
         )
-    used = _used(voxels, last_pad)
+    used = used_voxels(voxels, last_pad)
     if used < voxels:
         _logger(dataset).warning(
             "the topmost %d of %d voxels along z reach no output of MODEL.BACKBONE_3D; 24, 40 or "
@@ -163,7 +163,7 @@ def _levels(voxels: int, last_pad: Any) -> int:
     return levels
 
 
-def _used(voxels: int, last_pad: Any) -> int:
+def used_voxels(voxels: int, last_pad: Any) -> int:
     """How many voxels along z, from below, reach a level behind an 8x backbone."""
     top = _levels(voxels, last_pad) - 1
     for padding in reversed(_paddings(last_pad)):

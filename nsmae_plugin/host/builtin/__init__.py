@@ -12,6 +12,7 @@ from nsmae_plugin.host.builtin.dataset import DatasetTemplate
 from nsmae_plugin.host.builtin.detector import Detector3DTemplate
 from nsmae_plugin.host.builtin.registry import lookup, register
 from nsmae_plugin.host.grids import check_grids
+from nsmae_plugin.host.lost_voxels import refuse_lost_voxels
 
 __all__ = [
     "NAME",
@@ -40,4 +41,4 @@ def build_network(model_cfg: Any, num_class: int, dataset: Any) -> nn.Module:
     check_grids(model_cfg, dataset)
     model = detector(model_cfg=model_cfg, num_class=num_class, dataset=dataset)
     build.refuse_unused_sections(model, model_cfg)
-    return accept_single_rows(model)
+    return refuse_lost_voxels(accept_single_rows(model), model_cfg, dataset)

@@ -4,6 +4,7 @@ OpenPCDet's files stay untouched. Each function is idempotent and says what brea
 """
 
 import logging
+import os
 from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
@@ -14,9 +15,10 @@ import numpy as np
 import torch
 
 from nsmae_plugin.data.safe_pickle import load_plain
-from nsmae_plugin.errors import CheckpointError
+from nsmae_plugin.errors import CheckpointError, DataError
 from nsmae_plugin.host.batch_norm import accept_single_rows
 from nsmae_plugin.host.grids import check_grids
+from nsmae_plugin.host.lost_voxels import refuse_lost_voxels
 from nsmae_plugin.host.openpcdet.patching import replace
 from nsmae_plugin.host.swin_checkpoint import load_image_checkpoint
 from nsmae_plugin.reading import open_regular
@@ -142,18 +144,33 @@ def read_databases_without_trust(sampler_module: ModuleType) -> None:
 
     OpenPCDet unpickles the list, which runs whatever code it holds. What such lists hold, NumPy
     arrays and plain containers, is read all the same. An object that is a named pipe would be
-    waited for, and a device read without an end.
+    waited for, a device read without an end, and a truncated one end in an error of ``reshape``.
     """
-    remedy = "create the database again"
+    remedy, owner = "create the database again", " of the ground-truth database"
 
     def load(file: BinaryIO) -> Any:
         return load_plain(Path(file.name), "the list of the ground-truth database", remedy)
 
     def fromfile(path: str, dtype: Any) -> np.ndarray:
-        owner = " of the ground-truth database"
         with open_regular(path, "the object", remedy, MOST_OBJECT_BYTES, owner) as file:
             return np.fromfile(file, dtype)
 
+    def add(
+        original: Callable[..., Any], self: Any, data: Any, boxes: Any, entries: Any, *rest: Any
+    ) -> Any:
+        features = self.sampler_cfg.NUM_POINT_FEATURES
+        for entry in () if self.use_shared_memory else entries:
+            path, count = self.root_path / entry["path"], entry["num_points_in_gt"]
+            with open_regular(path, "the object", remedy, MOST_OBJECT_BYTES, owner) as file:
+                size = os.fstat(file.fileno()).st_size
+            if size not in (4 * count * features, 8 * count * features):  # float32 or float64
+                raise DataError(
+                    f"{path} has {size} bytes, not those of {count} points with "
+                    f"NUM_POINT_FEATURES {features}; check the setting or {remedy}"
+                )
+        return original(self, data, boxes, entries, *rest)
+
+    replace(sampler_module.DataBaseSampler, "add_sampled_boxes_to_scene", add)
     numpy = ModuleType("numpy")
     numpy.__dict__.update({**vars(np), "fromfile": fromfile})
     sampler_module.np = numpy  # type: ignore[attr-defined]
@@ -164,7 +181,7 @@ def build_with_care(models: ModuleType) -> None:
     """Let ``pcdet.models.build_network`` refuse grids that do not fit, and networks take one voxel.
 
     OpenPCDet's BevFusion fuses the maps of camera and LiDAR whatever range each has, and training
-    ends at a batch whose points leave one row in a sparse tensor.
+    ends at a batch whose points leave one row in a sparse tensor, or none: which is said.
     """
 
     def build_network(
@@ -172,7 +189,7 @@ def build_with_care(models: ModuleType) -> None:
     ) -> torch.nn.Module:
         check_grids(model_cfg, dataset)
         model = original(model_cfg=model_cfg, num_class=num_class, dataset=dataset)
-        return accept_single_rows(model)
+        return refuse_lost_voxels(accept_single_rows(model), model_cfg, dataset)
 
     replace(models, "build_network", build_network)
 

@@ -6,11 +6,9 @@ from typing import Any
 
 import numpy as np
 import spconv.pytorch as spconv
-import torch
 import torch.nn.functional as F
 from torch import nn
 
-from nsmae_plugin.errors import DataError
 from nsmae_plugin.ops import spconv_cpu
 
 spconv_cpu.apply()
@@ -117,19 +115,10 @@ class VoxelResBackBone8x(nn.Module):
         """Reads ``voxel_features`` (V, F), ``voxel_coords`` (V, 4) as b, z, y, x and
         ``batch_size``; writes ``encoded_spconv_tensor``, ``encoded_spconv_tensor_stride`` (8),
         ``multi_scale_3d_features`` and ``multi_scale_3d_strides`` (x_conv1 to x_conv4).
-
-        Raises:
-            DataError: no sample of the batch has a voxel; spconv cannot convolve nothing.
         """
-        coordinates: torch.Tensor = batch_dict["voxel_coords"]
-        if not len(coordinates):
-            raise DataError(
-                f"no voxels in the batch of the frames {batch_dict.get('frame_id')}: all their "
-                "points lie outside POINT_CLOUD_RANGE or are masked; check the LiDAR files"
-            )
         x = spconv.SparseConvTensor(
             features=batch_dict["voxel_features"],
-            indices=coordinates.int(),
+            indices=batch_dict["voxel_coords"].int(),
             spatial_shape=self.sparse_shape,
             batch_size=batch_dict["batch_size"],
         )
