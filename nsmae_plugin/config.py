@@ -17,9 +17,11 @@ import yaml
 from easydict import EasyDict
 
 from nsmae_plugin import schema
-from nsmae_plugin.errors import ConfigError
+from nsmae_plugin.errors import ConfigError, DataError, brief
+from nsmae_plugin.reading import read_bytes
 from nsmae_plugin.schema_kinds import ANYTHING, ListOf, Required, describe, need
 
+MOST_BYTES = 1 << 24  # of a configuration
 NUSCENES_DATASETS = ("MultiModalNuScenesDataset", "NuScenesDataset")
 
 
@@ -44,38 +46,46 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> EasyDict:
     return EasyDict(config)
 
 
-def read(path: Path, folders: Sequence[Path] = ()) -> dict[str, Any]:
+def read(path: Path, folders: Sequence[Path] = (), above: tuple[Path, ...] = ()) -> dict[str, Any]:
     """The content of a file on top of its bases; nothing is checked.
 
     Args:
         folders: where a base is looked for that is neither beside the file that names it nor in a
             folder above it.
+        above: files that this one is a base of.
 
     Raises:
-        ConfigError: a file is missing or no YAML.
+        ConfigError: a file is missing, no YAML, or a base of itself.
     """
+    if path.resolve() in above:
+        raise ConfigError(f"{path}: its _BASE_CONFIG_ leads back to itself")
     try:
-        with open(path, encoding="utf-8") as file:
-            content = yaml.safe_load(file)
-    except OSError as error:
-        raise ConfigError(f"cannot read the configuration {path}: {error.strerror}") from error
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path} is not valid YAML: {error}") from error
+        text = read_bytes(path, "the configuration", "name a YAML file", MOST_BYTES)
+        content = yaml.safe_load(text)
+    except DataError as error:
+        raise ConfigError(str(error)) from error
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: a 13th month
+        raise ConfigError(f"{path} is not valid YAML: {brief(error, 300)}") from error
     if not isinstance(content, dict):
         raise ConfigError(f"{path} must hold a mapping of sections, not {type(content).__name__}")
-    return _merge_bases(content, path, folders)
+    try:
+        return _merge_bases(content, path, folders, (*above, path.resolve()))
+    except RecursionError:
+        raise ConfigError(f"{path}: a YAML alias leads back to itself") from None
 
 
-def _merge_bases(section: Mapping[str, Any], path: Path, folders: Sequence[Path]) -> dict[str, Any]:
+def _merge_bases(
+    section: Mapping[str, Any], path: Path, folders: Sequence[Path], above: tuple[Path, ...]
+) -> dict[str, Any]:
     """Copy of ``section`` on top of its ``_BASE_CONFIG_``, recursively; lists replaced whole."""
     merged: dict[str, Any] = {}
     if "_BASE_CONFIG_" in section:
-        merged = read(_find_base(str(section["_BASE_CONFIG_"]), path, folders), folders)
+        merged = read(_find_base(str(section["_BASE_CONFIG_"]), path, folders), folders, above)
     for key, value in section.items():
         if key == "_BASE_CONFIG_":
             continue
         if isinstance(value, dict):
-            value = _update(merged.get(key), _merge_bases(value, path, folders))
+            value = _update(merged.get(key), _merge_bases(value, path, folders, above))
         merged[key] = value
     return merged
 

@@ -1,5 +1,6 @@
 """Reading configurations: merging, overriding, and refusing what cannot be meant."""
 
+import os
 import shutil
 from pathlib import Path
 
@@ -144,6 +145,30 @@ def test_unreadable_files_are_named(tmp_path):
     orphan.write_text("_BASE_CONFIG_: nowhere/base.yaml\n")
     with pytest.raises(ConfigError, match=r"nowhere/base\.yaml.*neither beside the file"):
         load_config(orphan)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"MODEL: [1,\n  2: {", "is not valid YAML"),
+        (b"MODEL: \xff\n", "is not valid YAML"),
+        (b"MODEL: 2026-13-01\n", "is not valid YAML: month must be in 1..12"),
+        (b"[" * 2000, "is not valid YAML"),
+        (b"MODEL: &a {NAME: *a}\n", "leads back to itself"),
+        (b"_BASE_CONFIG_: broken.yaml\n", "leads back to itself"),
+        (None, "is a named pipe"),
+    ],
+)
+def test_what_is_no_configuration_is_said_in_one_line(tmp_path, content, message):
+    broken = tmp_path / "broken.yaml"
+    if content is None:
+        os.mkfifo(broken)
+    else:
+        broken.write_bytes(content)
+    with pytest.raises(ConfigError, match=message) as caught:
+        load_config(broken)
+    assert "broken.yaml" in str(caught.value)
+    assert str(caught.value).isprintable()  # one line
 
 
 @pytest.mark.openpcdet

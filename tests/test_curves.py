@@ -45,7 +45,12 @@ def test_a_line_still_being_written_is_left_out(tmp_path):
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [("", "no metrics"), ("{oops}\n", r"jsonl:1 is not JSON"), ('{"loss": 1}\n', "'step'")],
+    [
+        ("", "no metrics"),
+        ("{oops}\n", r"jsonl:1 is not JSON"),
+        ("[" * 9999 + "\n", r"jsonl:1 is not JSON"),
+        ('{"loss": 1}\n', "'step'"),
+    ],
 )
 def test_bad_files_are_named(tmp_path, text, message):
     path = tmp_path / "metrics.jsonl"

@@ -10,6 +10,7 @@ from typing import Any
 
 from nsmae_plugin import files
 from nsmae_plugin.command_line import RUN_LOGGER
+from nsmae_plugin.reading import GIB, read_bytes
 
 Record = dict[str, Any]
 
@@ -27,7 +28,9 @@ def rewrite(
     Lines that are no records, but for a last one that was not finished, are left out with a
     warning, and the file as it was stays beside the new one.
     """
-    content = path.read_bytes() if path.exists() else b""
+    content = b""
+    if path.exists():
+        content = read_bytes(path, "the metrics", "move it away", GIB)
     *lines, _unfinished = content.decode("utf-8", errors="replace").split("\n")
     records = [_parsed(line) for line in lines]
     damaged = records.count(None)

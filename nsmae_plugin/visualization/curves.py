@@ -11,7 +11,8 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from nsmae_plugin.errors import DataError
+from nsmae_plugin.errors import DataError, brief
+from nsmae_plugin.reading import GIB, read_bytes
 
 Record = dict[str, Any]
 
@@ -32,10 +33,8 @@ def read_metrics(path: Path) -> list[Record]:
     Raises:
         DataError: when the file is missing, holds no record, or a line is no record.
     """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise DataError(f"cannot read {path}: {error.strerror}") from error
+    content = read_bytes(path, "the metrics", "name the folder of a run", GIB)
+    text = content.decode("utf-8", errors="replace")
     complete = text.splitlines() if text.endswith("\n") else text.splitlines()[:-1]
     records = [_record(line, f"{path}:{row}") for row, line in enumerate(complete, 1) if line]
     if not records:
@@ -46,8 +45,8 @@ def read_metrics(path: Path) -> list[Record]:
 def _record(line: str, where: str) -> Record:
     try:
         record = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise DataError(f"{where} is not JSON ({error.msg})") from error
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{where} is not JSON ({brief(error)})") from error
     if not isinstance(record, dict) or not {"step", "split"} <= record.keys():
         raise DataError(f"{where} must be an object with 'step' and 'split'")
     return record
