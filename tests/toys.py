@@ -20,6 +20,7 @@ import nsmae_plugin
 
 # isort: split
 import numpy as np
+import pytest
 import torch
 import yaml
 from easydict import EasyDict
@@ -165,20 +166,17 @@ def evaluate(model):
 
 def train(*arguments, register_toys=True):
     """Run tools/train.py; returns its exit status."""
-    if os.environ.get("TOY_EVALUATE"):
-        session._make_evaluation = lambda *_: evaluate
     sys.path.insert(0, str(REPOSITORY / "tools"))
     try:
         import train as tool
     finally:
         sys.path.pop(0)
-    original = nsmae_plugin.register
-    if register_toys:
-        nsmae_plugin.register = register
-    try:
+    with pytest.MonkeyPatch.context() as patch:
+        if os.environ.get("TOY_EVALUATE"):
+            patch.setattr(session, "_make_evaluation", lambda *_: evaluate)
+        if register_toys:
+            patch.setattr(nsmae_plugin, "register", register)
         return tool.main([str(one) for one in arguments])
-    finally:
-        nsmae_plugin.register = original
 
 
 if __name__ == "__main__":

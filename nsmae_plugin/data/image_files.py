@@ -13,6 +13,8 @@ from nsmae_plugin.reading import open_regular
 
 FORMATS = ("JPEG", "PNG")
 MOST_BYTES = 1 << 29  # of a file
+MOST_PIXELS = 2 * 89_478_485  # Pillow's own limit, which the nuscenes-devkit lifts when imported
+TOO_LARGE = "it has more than 179 megapixels; scale it, and its intrinsics"
 ORIENTATION = 0x0112  # EXIF's tag
 GET = "check DATA_PATH and VERSION, and that the archive was unpacked completely"
 
@@ -29,15 +31,14 @@ def opened(path: Path, token: str) -> Iterator[Image.Image]:
     with open_regular(path, "the image", GET, MOST_BYTES, owner) as file:
         try:
             image = Image.open(file, formats=FORMATS)
+            if image.width * image.height > MOST_PIXELS:
+                raise DataError(TOO_LARGE)
             _check_upright(image)
             yield image
         except DataError as error:
             raise DataError(f"the image {path}{owner} cannot be used: {error}") from error
         except Image.DecompressionBombError as error:
-            raise DataError(
-                f"the image {path}{owner} cannot be used: it has more than 179 megapixels; scale "
-                "it, and its intrinsics"
-            ) from error
+            raise DataError(f"the image {path}{owner} cannot be used: {TOO_LARGE}") from error
         except Exception as error:  # damaged files raise nearly anything
             raise DataError(
                 f"the image {path}{owner} is truncated or no image in JPEG or PNG "
