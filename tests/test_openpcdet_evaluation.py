@@ -35,3 +35,14 @@ def test_an_evaluation_needs_all_weights_of_a_network(tmp_path):
 def test_an_evaluation_without_a_checkpoint_says_how_to_name_one():
     with pytest.raises(CheckpointError, match="give --ckpt or --eval_all"):
         build("lidar_map").load_params_from_file(None, LOGGER)
+
+
+@pytest.mark.parametrize("load", ["load_params_from_file", "load_params_with_optimizer"])
+def test_a_file_that_holds_no_weights_is_named(load, tmp_path):
+    model, path = build("lidar_map"), tmp_path / "weights.pth"
+    path.write_bytes(b"no checkpoint")
+    with pytest.raises(CheckpointError, match=r"cannot read the checkpoint .*weights\.pth"):
+        getattr(model, load)(path, logger=LOGGER)
+    torch.save({"state_dict": {}}, path)
+    with pytest.raises(CheckpointError, match=r"weights\.pth is no checkpoint .*no model_state"):
+        getattr(model, load)(path, logger=LOGGER)

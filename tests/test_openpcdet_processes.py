@@ -11,6 +11,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from toys import free_port
 
+from nsmae_plugin.errors import ConfigError
 from nsmae_plugin.training import distributed
 
 pytestmark = [
@@ -80,5 +81,25 @@ def test_processes_meet_before_they_look_for_the_checkpoints_to_evaluate(utils, 
         return training
 
     for training in (True, False):
-        assert processes._wait_for_the_checkpoint(build, training=training) is training
+        assert processes._build_dataloader(build, training=training) is training
     assert done == ["built", "built", "met"]
+
+
+@pytest.mark.parametrize(
+    ("launcher", "variable"), [("pytorch", "MASTER_PORT"), ("slurm", "SLURM_PROCID")]
+)
+def test_a_launcher_that_started_nothing_is_refused(utils, monkeypatch, launcher, variable):
+    monkeypatch.delenv(variable, raising=False)
+    with pytest.raises(ConfigError, match=f"--launcher {launcher} needs .*{variable}.*; start"):
+        getattr(utils.common_utils, f"init_dist_{launcher}")(18888, 0, backend="nccl")
+
+
+def test_processes_that_would_all_read_the_same_are_refused(utils, monkeypatch):
+    from pcdet import datasets
+
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    settings = {"dataset_cfg": None, "class_names": []}
+    with pytest.raises(ConfigError, match=r"started 2 processes, .*add --launcher pytorch"):
+        datasets.build_dataloader(**settings, batch_size=1, dist=False)
+    with pytest.raises(ConfigError, match="--batch_size must be at least 1"):
+        datasets.build_dataloader(**settings, batch_size=0, dist=True)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
@@ -62,7 +62,7 @@ def start(
     if local_rank is not None:
         os.environ.setdefault("LOCAL_RANK", str(local_rank))
     if launcher == "none":
-        _refuse_unlaunched_world()
+        refuse_unlaunched_world()
         chosen = _device(device, 0)
         _prepare(chosen, processes_here=1)
         return World(0, 1, chosen)
@@ -86,7 +86,12 @@ def stop() -> None:
         dist.destroy_process_group()
 
 
-def _refuse_unlaunched_world() -> None:
+def refuse_unlaunched_world() -> None:
+    """Refuse processes of torchrun that do not know of each other.
+
+    Raises:
+        ConfigError: torchrun started more than one, and no launcher was named.
+    """
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if size > 1:
         raise ConfigError(
@@ -95,27 +100,30 @@ def _refuse_unlaunched_world() -> None:
         )
 
 
-def _torchrun_environment() -> dict[str, str]:
-    names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
+def require_environment(launcher: str, names: Sequence[str], command: str) -> None:
+    """Refuse a launcher that has not started this process by ``command``.
+
+    Raises:
+        ConfigError: one of the variables that it sets is missing.
+    """
     missing = [name for name in names if name not in os.environ]
     if missing:
         raise ConfigError(
-            f"--launcher pytorch needs {', '.join(missing)} in the environment; start with "
-            "torchrun --nproc_per_node N tools/train.py --launcher pytorch ..."
+            f"--launcher {launcher} needs {', '.join(missing)} in the environment; start with "
+            f"{command} --launcher {launcher} ..."
         )
+
+
+def _torchrun_environment() -> dict[str, str]:
+    names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
+    require_environment("pytorch", names, "torchrun --nproc_per_node N tools/train.py")
     here = os.environ.get("LOCAL_WORLD_SIZE", os.environ["WORLD_SIZE"])
     return {**{name: os.environ[name] for name in names}, "LOCAL_WORLD_SIZE": here}
 
 
 def _slurm_environment(tcp_port: int) -> dict[str, str]:
-    missing = [
-        name for name in ("SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID") if name not in os.environ
-    ]
-    if missing:
-        raise ConfigError(
-            f"--launcher slurm needs {', '.join(missing)} in the environment; start with "
-            "srun python tools/train.py --launcher slurm ..."
-        )
+    names = ("SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID")
+    require_environment("slurm", names, "srun python tools/train.py")
     tasks_here = os.environ.get("SLURM_NTASKS_PER_NODE", os.environ["SLURM_NTASKS"])
     return {
         "RANK": os.environ["SLURM_PROCID"],

@@ -14,6 +14,7 @@ from typing import Any, BinaryIO
 import numpy as np
 import torch
 
+from nsmae_plugin import torch_files
 from nsmae_plugin.data.safe_pickle import load_plain
 from nsmae_plugin.errors import CheckpointError, DataError
 from nsmae_plugin.host.batch_norm import accept_single_rows
@@ -225,6 +226,7 @@ def tell_why_nothing_is_resumed(detector: type) -> None:
         except Exception as error:
             logger = kwargs.get("logger") or logging.getLogger(__name__)
             logger.error("cannot resume from %s: %s: %s", filename, type(error).__name__, error)
+            _refuse_damaged(filename)
             raise
 
     replace(detector, "load_params_with_optimizer", load)
@@ -233,15 +235,21 @@ def tell_why_nothing_is_resumed(detector: type) -> None:
 def evaluate_whole_networks(detector: type) -> None:
     """Let an evaluation end where there is no checkpoint, or one that leaves weights as they were.
 
-    Without a name OpenPCDet's script ends in a TypeError. From a checkpoint of another network it
-    takes what fits, logs the rest and scores the random weights; for detectors of the plugin that
-    is an error.
+    Without a name OpenPCDet's script ends in a TypeError, and with a damaged file in a traceback.
+    From a checkpoint of another network it takes what fits, logs the rest and scores the random
+    weights; for detectors of the plugin that is an error.
     """
 
     def load(original: Load, self: Any, filename: str | None, *args: Any, **kwargs: Any) -> Any:
         if filename is None:
             raise CheckpointError("there is no checkpoint to evaluate: give --ckpt or --eval_all")
-        return original(self, filename, *args, **kwargs)
+        try:
+            return original(self, filename, *args, **kwargs)
+        except CheckpointError:
+            raise
+        except Exception:
+            _refuse_damaged(filename)
+            raise
 
     def load_state(original: Load, self: Any, state: Any, *, strict: bool = True) -> Any:
         own, loaded = original(self, state, strict=strict)
@@ -257,6 +265,17 @@ def evaluate_whole_networks(detector: type) -> None:
 
     replace(detector, "load_params_from_file", load)
     replace(detector, "_load_state_dict", load_state)
+
+
+def _refuse_damaged(filename: str) -> None:
+    """Say what is wrong with a file that OpenPCDet could not load, if it is the file.
+
+    Raises:
+        CheckpointError: it cannot be read, or holds no weights.
+    """
+    content = torch_files.load(Path(filename))
+    if not isinstance(content, dict) or "model_state" not in content:
+        raise CheckpointError(f"{filename} is no checkpoint of OpenPCDet: it has no model_state")
 
 
 def _object_array(infos: list[list[list[Any]]]) -> np.ndarray:

@@ -5,7 +5,7 @@ and what it says to devices is led past them; each of these calls could only fai
 """
 
 from collections.abc import Callable
-from functools import wraps
+from functools import partial, wraps
 from types import ModuleType
 from typing import Any
 
@@ -15,16 +15,29 @@ import torch.multiprocessing as mp
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from nsmae_plugin.errors import ConfigError
 from nsmae_plugin.host.openpcdet.patching import replace
+from nsmae_plugin.training.distributed import refuse_unlaunched_world, require_environment
 
+#: Launcher -> what OpenPCDet reads of the environment, and a command that sets it.
+LAUNCHERS = {
+    "pytorch": (
+        ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"),
+        "torchrun --nproc_per_node N -m nsmae_plugin.host.openpcdet tools/train.py",
+    ),
+    "slurm": (
+        ("SLURM_PROCID", "SLURM_NTASKS", "SLURM_NODELIST"),
+        "srun python -m nsmae_plugin.host.openpcdet tools/train.py",
+    ),
+}
 Join = Callable[..., tuple[int, int]]
 
 
 def install(common_utils: ModuleType, commu_utils: ModuleType, datasets: ModuleType) -> None:
     """Replace what OpenPCDet starts and wraps processes with; idempotent."""
-    replace(datasets, "build_dataloader", _wait_for_the_checkpoint)
-    replace(common_utils, "init_dist_pytorch", _join)
-    replace(common_utils, "init_dist_slurm", _join)
+    replace(datasets, "build_dataloader", _build_dataloader)
+    for launcher in LAUNCHERS:
+        replace(common_utils, f"init_dist_{launcher}", partial(_join, launcher))
     _wrap_as_the_model_asks()
     if not torch.cuda.is_available():
         replace(commu_utils, "all_gather", _all_gather)
@@ -32,12 +45,18 @@ def install(common_utils: ModuleType, commu_utils: ModuleType, datasets: ModuleT
         torch.cuda.device_count = _NoDevices
 
 
-def _join(original: Join, tcp_port: int, local_rank: int, backend: str = "nccl") -> tuple[int, int]:
+def _join(
+    launcher: str, original: Join, tcp_port: int, local_rank: int, backend: str = "nccl"
+) -> tuple[int, int]:
     """Join the other processes; returns how many they are and the rank.
 
     OpenPCDet would have loading processes spawned, which import its script again, and then all that
     this package puts in place would be missing there. As in a single process, they are forked.
+
+    Raises:
+        ConfigError: the launcher has not started this process.
     """
+    require_environment(launcher, *LAUNCHERS[launcher])
     if mp.get_start_method(allow_none=True) is None:
         mp.set_start_method("fork")
     if torch.cuda.is_available():
@@ -46,12 +65,19 @@ def _join(original: Join, tcp_port: int, local_rank: int, backend: str = "nccl")
     return dist.get_world_size(), dist.get_rank()
 
 
-def _wait_for_the_checkpoint(original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+def _build_dataloader(original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     """Build a loader; one for evaluation when all processes have come to it.
 
     After its training OpenPCDet evaluates what it finds in the folder of the checkpoints. The
     others are there while rank 0 still writes the last one, and would find a part of it.
+
+    Raises:
+        ConfigError: a process would get no sample, or all processes of torchrun the same ones.
     """
+    if kwargs.get("batch_size", 1) < 1:
+        raise ConfigError("--batch_size must be at least 1 for every process")
+    if kwargs.get("dist") is False:
+        refuse_unlaunched_world()
     built = original(*args, **kwargs)
     if dist.is_initialized() and not kwargs.get("training", True):
         dist.barrier()
