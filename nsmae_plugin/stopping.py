@@ -6,10 +6,13 @@ processes are left in order. A training defers it to the next step, where its st
 
 from __future__ import annotations
 
+import atexit
+import multiprocessing
 import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from types import FrameType
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -116,8 +119,8 @@ def leave_to_parent() -> None:
 def survive_first_signals() -> None:
     """In a loader process: a signal for the whole job is the business of its parent.
 
-    The parent needs it until its state is saved. Only a second SIGTERM, from a parent that waits
-    for its end, counts.
+    The parent needs it until its state is saved. Only a second SIGTERM counts; see
+    :func:`end_loaders_at_exit`.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, _survive_first)
@@ -125,3 +128,20 @@ def survive_first_signals() -> None:
 
 def _survive_first(_signum: int, _frame: FrameType | None) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+@cache
+def end_loaders_at_exit() -> None:
+    """Let this process end its loader processes when it ends, with an error as well.
+
+    An error of a loader keeps it alive until then. Python sends a single SIGTERM, which the
+    processes survive, and would wait for them for ever.
+    """
+    atexit.register(_end_loaders)
+
+
+def _end_loaders() -> None:
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's handler would raise an error
+    for child in multiprocessing.active_children():
+        if child.daemon:  # those to which Python would send SIGTERM
+            child.kill()

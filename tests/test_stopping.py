@@ -20,8 +20,8 @@ TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "
 
 def run(workspace, *words, **environment):  # noqa: F811
     variables = {**os.environ, "OMP_NUM_THREADS": "1", **environment}
-    command = [sys.executable, *words]
-    return subprocess.run(command, cwd=workspace, env=variables, capture_output=True, text=True)
+    options = {"capture_output": True, "text": True, "timeout": 120}
+    return subprocess.run([sys.executable, *words], cwd=workspace, env=variables, **options)
 
 
 def log_of(workspace, tag):  # noqa: F811
@@ -159,9 +159,15 @@ def test_an_error_of_the_data_is_the_same_line_with_workers_and_without(
     assert log_of(workspace, "a").endswith("error: frame3 is broken\n")
 
 
+def test_a_process_ends_with_an_error_of_its_loader_processes(workspace):  # noqa: F811
+    words = [SCRIPT, *arguments("a", "--seed", "1", "--workers", "2")]
+    found = run(workspace, *words, TOY_BROKEN_FRAME="3")
+    assert (found.returncode, found.stderr) == (1, "error: frame3 is broken\n")
+
+
 def test_an_error_of_the_data_of_one_process_is_one_line_of_the_run(workspace):  # noqa: F811
     options = ("--launcher", "pytorch", "--device", "cpu", "--batch_size", "4", "--seed", "1")
-    words = [*TORCHRUN, SCRIPT, *arguments("a", *options)]
+    words = [*TORCHRUN, SCRIPT, *arguments("a", *options, "--workers", "1")]
     found = run(workspace, *words, TOY_BROKEN_FRAME="3")
     assert found.returncode != 0
     assert found.stderr.count("error: frame3 is broken\n") == 1

@@ -191,6 +191,8 @@ def build_dataloader(
         rank=rank,
         world_size=world_size,
     )
+    if workers:
+        stopping.end_loaders_at_exit()
     loader: DataLoader = DataLoader(
         SeededDataset(dataset, seed),
         batch_size=batch_size,
