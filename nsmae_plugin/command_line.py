@@ -9,9 +9,10 @@ from functools import wraps
 from typing import ParamSpec
 
 from nsmae_plugin import stopping
-from nsmae_plugin.errors import NSMAEError
+from nsmae_plugin.errors import NSMAEError, brief
 
 P = ParamSpec("P")
+LONGEST = 1000  # characters of an error, which may name what the user typed
 PREFIX = "error: "  # of the line that a tool ends with
 RUN_LOGGER = "nsmae_plugin.run"
 _LOST = "the connection to another process was lost; the message of that process says why"
@@ -60,12 +61,12 @@ def errors_in_one_line(main: Callable[P, int]) -> Callable[P, int]:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         except NSMAEError as error:
             if not error.told_elsewhere:
-                report(f"{PREFIX}{error}")
+                report(PREFIX + brief(str(error), LONGEST))
         except (OSError, RuntimeError) as error:
             message = _in_words(error)
             if message is None:
                 raise
-            report(f"{PREFIX}{message}")
+            report(PREFIX + brief(message, LONGEST))
         return 1
 
     return reporting

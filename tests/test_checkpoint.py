@@ -151,6 +151,10 @@ def test_foreign_and_missing_files_are_an_error(tmp_path):
         ({"model_state": {"a.b": torch.tensor(float("inf"))}}, "a.b is NaN or infinite"),
         ({"model_state": {}, "epoch": "three"}, "'epoch' is 'three', not a count"),
         ({"model_state": {}, "it": -1}, "'it' is -1, not a count"),
+        ({"model_state": {}, "config": [1]}, r"'config' is \[1\], not a dict"),
+        ({"model_state": {}, "version": b"x"}, "'version' is b'x', not a text"),
+        ({"model_state": {3: torch.ones(1)}}, "entry 3 is no name of a weight"),
+        ({"model_state": {"a.b": torch.ones(1).to_sparse()}}, "a.b is a sparse"),
     ],
 )
 def test_content_that_no_run_writes_is_refused(tmp_path, content, told):
@@ -292,6 +296,25 @@ def test_a_run_planned_differently_is_not_resumed(tmp_path, name, value):
     plan = Plan(**{**vars(PLAN), name: value})
     with pytest.raises(CheckpointError, match=f"{name} {getattr(PLAN, name)} -> {value}"):
         run_state.restore(run, plan, checkpoint.read(path), path)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "told"),
+    [
+        ("exp_avg", "x", "exp_avg is str, not a tensor"),
+        ("exp_avg", torch.ones(9), "exp_avg has another shape"),
+        ("exp_avg_sq", torch.full((4,), -1.0), "exp_avg_sq is negative"),
+        ("step", torch.tensor(float("nan")), "step has another shape, or is not finite"),
+        ("step", -1, "step is negative"),
+    ],
+)
+def test_moments_that_the_next_step_would_fail_on_are_refused(tmp_path, key, value, told):
+    run = new_run()
+    advance(run, 1)
+    content = checkpoint.read(saved(run, tmp_path / "a.pth"))
+    content["optimizer_state"]["state"][0][key] = value
+    with pytest.raises(CheckpointError, match=rf"a\.pth does not fit: the optimiser's {told}"):
+        run_state.restore(new_run(), PLAN, content, tmp_path / "a.pth")
 
 
 def test_weights_alone_are_not_resumed(tmp_path):

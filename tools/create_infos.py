@@ -34,7 +34,7 @@ from nsmae_plugin.files import output_errors
 logger = logging.getLogger("create_infos")
 
 
-def parse_arguments() -> argparse.Namespace:
+def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -63,7 +63,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument(
         "--lidar_dtype", default=NUSCENES.dtype, choices=DTYPES, help="as LIDAR_FILES.DTYPE"
     )
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(argv)
     if arguments.max_sweeps < 1:
         parser.error("--max_sweeps must be at least 1")
     return arguments
@@ -213,9 +213,10 @@ def create_infos(
 
 
 @errors_in_one_line
-def main() -> int:
+def main(arguments: list[str] | None = None) -> int:
+    args = parse_arguments(arguments)
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
-    create_infos(**vars(parse_arguments()))
+    create_infos(**vars(args))
     return 0
 
 

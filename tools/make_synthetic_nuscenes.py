@@ -13,12 +13,12 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from nsmae_plugin.command_line import errors_in_one_line
 from nsmae_plugin.data.synthetic import WorldOptions, write_world
 from nsmae_plugin.data.synthetic.world import default_workers
-from nsmae_plugin.errors import NSMAEError
 
 
-def parse_arguments() -> argparse.Namespace:
+def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     default = WorldOptions()
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -42,21 +42,20 @@ def parse_arguments() -> argparse.Namespace:
         "--workers", type=int, default=default_workers(), help="processes; do not change the files"
     )
     parser.add_argument("--quiet", action="store_true", help="no progress bar, no summary")
-    return parser.parse_args()
+    return parser.parse_args(argv)
 
 
-def main() -> None:
-    arguments = vars(parse_arguments())
+@errors_in_one_line
+def main(argv: list[str] | None = None) -> int:
+    arguments = vars(parse_arguments(argv))
     out, workers, quiet = (arguments.pop(name) for name in ("out", "workers", "quiet"))
     arguments["image_size"] = tuple(arguments["image_size"])
-    try:
-        target = write_world(out, WorldOptions(**arguments), workers, show_progress=not quiet)
-    except NSMAEError as error:
-        sys.exit(f"error: {error}")
+    target = write_world(out, WorldOptions(**arguments), workers, show_progress=not quiet)
     if not quiet:
         size = sum(path.stat().st_size for path in target.rglob("*") if path.is_file())
         print(f"wrote {target} ({size / 1e6:.1f} MB)")
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

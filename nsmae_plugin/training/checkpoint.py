@@ -11,13 +11,21 @@ import torch
 from torch import Tensor, nn
 
 from nsmae_plugin import files, torch_files
-from nsmae_plugin.errors import CheckpointError
+from nsmae_plugin.errors import CheckpointError, brief
 from nsmae_plugin.models.view_transform import remedy
 from nsmae_plugin.training import layouts
 
 SHOWN = 3  # differing keys that an error message spells out
 EPOCH_NAME = re.compile(r"checkpoint_epoch_(\d+)\.pth")
 COUNTS = ("epoch", "it", "batch_in_epoch")
+LONGEST_NAME = 250  # characters of a weight's name
+# Entries that may be absent or None -> their type.
+_KINDS: dict[str, tuple[type, str]] = {
+    **dict.fromkeys(("config", "plan", "manifest"), (Mapping, "a dict")),
+    **dict.fromkeys(
+        ("config_tag", "host", "precision", "pretrained_model", "version"), (str, "a text")
+    ),
+}
 
 
 def read(path: Path | str) -> dict[str, Any]:
@@ -35,6 +43,12 @@ def read(path: Path | str) -> dict[str, Any]:
         value = content.get(key)
         if value is not None and (not isinstance(value, int) or value < 0):
             raise CheckpointError(f"{path} is damaged: its {key!r} is {value!r:.50}, not a count")
+    for key, (kind, words) in _KINDS.items():
+        value = content.get(key)
+        if value is not None and not isinstance(value, kind):
+            raise CheckpointError(
+                f"{path} is damaged: its {key!r} is {brief(repr(value), 50)}, not {words}"
+            )
     return {**content, "model_state": checked_state(content["model_state"], path)}
 
 
@@ -50,10 +64,18 @@ def checked_state(state: Mapping[str, Any], path: Path) -> dict[str, Tensor]:
             nothing at all, and looks like one that has learnt nothing.
     """
     for name, value in state.items():
+        if not isinstance(name, str) or not name.isprintable() or len(name) > LONGEST_NAME:
+            raise CheckpointError(
+                f"{path} is no checkpoint: its entry {name!r:.100} is no name of a weight"
+            )
         if not isinstance(value, Tensor):
             raise CheckpointError(
                 f"{path} is no checkpoint: its entry {name!r:.100} is {type(value).__name__}, "
                 "not a tensor"
+            )
+        if value.layout != torch.strided or value.is_quantized:
+            raise CheckpointError(
+                f"{path}: {name} is a sparse or quantised tensor; save it as a dense one"
             )
         if not torch.isfinite(value).all():
             raise CheckpointError(f"{path}: {name} is NaN or infinite; take an earlier checkpoint")

@@ -25,10 +25,9 @@ from nsmae_plugin.training.weights import (
     GRID,
     MANIFEST,
     SAFETENSORS,
-    encoders_of,
-    inputs_of,
     slot_of,
     slots_of,
+    told_by,
 )
 
 logger = logging.getLogger(__name__)
@@ -110,6 +109,7 @@ def build_manifest(
     configuration of the run is not known.
     """
     slots = slots_of(state)
+    inputs, encoders = told_by(config, source) if config else (None, None)
     return {
         "format": FORMAT,
         "plugin": __version__,
@@ -120,8 +120,8 @@ def build_manifest(
         "epoch": content.get("epoch"),
         "step": content.get("it"),
         "modality": modality(slots),
-        "inputs": inputs_of(config["DATA_CONFIG"]) if config else None,
-        "model": encoders_of(config["MODEL"]) if config else None,
+        "inputs": inputs,
+        "model": encoders,
         "slots": {
             slot: {name: list(one.shape) for name, one in state.items() if slot_of(name) == slot}
             for slot in slots

@@ -16,16 +16,19 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 from torch.amp.grad_scaler import GradScaler
 from torch.optim import Optimizer
 
 from nsmae_plugin import __version__
-from nsmae_plugin.errors import CheckpointError
+from nsmae_plugin.errors import CheckpointError, brief
 from nsmae_plugin.training import distributed, optim, random_state
 from nsmae_plugin.training.checkpoint import COUNTS, load_model_state
 from nsmae_plugin.training.optim import Schedule
 
+# What torch, NumPy and Python raise for a state that is not one of theirs.
+_MISFITS = (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
 _RESUME_KEYS = ("optimizer_state", "scheduler_state", "scaler_state", "random_states", "plan")
 
 
@@ -97,7 +100,7 @@ def restore(run: Run, plan: Plan, content: Mapping[str, Any], source: Path, rank
     if missing:
         raise CheckpointError(
             f"{source} cannot be resumed, it holds no {', '.join(missing)} (written by "
-            f"{content.get('version')}); start from its weights with --pretrained_model"
+            f"{brief(str(content.get('version')))}); start from its weights with --pretrained_model"
         )
     _check_plan(plan, content["plan"], source)
     load_model_state(distributed.bare(run.model), content["model_state"], source)
@@ -107,8 +110,10 @@ def restore(run: Run, plan: Plan, content: Mapping[str, Any], source: Path, rank
         run.progress.batch_in_epoch = content["batch_in_epoch"]
         run.progress.step = content["it"]
         random_state.set_random_state(content["random_states"][rank])
-    except (ValueError, KeyError, TypeError, IndexError, RuntimeError, AttributeError) as error:
-        raise CheckpointError(f"the state of the run in {source} does not fit: {error}") from error
+    except _MISFITS as error:
+        raise CheckpointError(
+            f"the state of the run in {source} does not fit: {brief(error, 250)}"
+        ) from error
 
 
 def _restore_optimiser(run: Run, content: Mapping[str, Any]) -> None:
@@ -116,20 +121,49 @@ def _restore_optimiser(run: Run, content: Mapping[str, Any]) -> None:
     rates = [{key: one for key, one in group.items() if key != "params"} for group in groups]
     schedule = run.scheduler.state_dict()
     run.optimizer.load_state_dict(content["optimizer_state"])
+    _check_moments(run.optimizer)
     for group, own in zip(run.optimizer.param_groups, rates, strict=True):
         group.update(own)
     saved = content["scheduler_state"]
     counters = {key: saved[key] for key in ("last_epoch", "_step_count")}
+    for key, value in counters.items():
+        if not isinstance(value, int) or value < 0:
+            raise ValueError(f"{key} of the schedule is {value!r}, not a count")
     run.scheduler.load_state_dict({**schedule, **counters})
     optim.set_rates(run.scheduler)
     if run.scaler.is_enabled() and content["scaler_state"]:  # empty without float16
         run.scaler.load_state_dict(content["scaler_state"])
 
 
+def _check_moments(optimizer: Optimizer) -> None:
+    """Refuse what the next step would fail on, or turn into NaN; torch loads anything.
+
+    Raises:
+        ValueError: naming the entry.
+    """
+    known = set().union(*optimizer.state.values())
+    for parameter, state in optimizer.state.items():
+        if state.keys() != known:
+            raise ValueError(f"the optimiser holds no {known - state.keys()} for some weights")
+        for key, value in state.items():
+            if value is None:  # the momentum of SGD without momentum
+                continue
+            if key != "step" and not isinstance(value, Tensor):
+                raise ValueError(f"the optimiser's {key} is {type(value).__name__}, not a tensor")
+            number = torch.as_tensor(value)
+            shape = () if key == "step" else parameter.shape
+            if number.shape != shape or not torch.isfinite(number).all():
+                raise ValueError(f"the optimiser's {key} has another shape, or is not finite")
+            if (key == "step" or key.endswith("_sq")) and (number < 0).any():
+                raise ValueError(f"the optimiser's {key} is negative")
+
+
 def _check_plan(plan: Plan, saved: Mapping[str, Any], source: Path) -> None:
     now = asdict(plan)
     changed = [
-        f"{name} {saved.get(name)} -> {now[name]}" for name in now if saved.get(name) != now[name]
+        f"{name} {brief(str(saved.get(name)), 40)} -> {now[name]}"
+        for name in now
+        if saved.get(name) != now[name]
     ]
     if changed:
         raise CheckpointError(

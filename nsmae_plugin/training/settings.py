@@ -7,13 +7,14 @@ worth nothing, although they may fit. Others may change between the parts of a r
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from nsmae_plugin import schema
 from nsmae_plugin.config import plain, read
-from nsmae_plugin.errors import CheckpointError
+from nsmae_plugin.errors import CheckpointError, brief
 
 SHOWN = 3  # changes that an error message spells out
 LONGEST = 120  # characters of a value in a message
@@ -65,8 +66,7 @@ class Change(NamedTuple):
 
 
 def _words(value: Any) -> str:
-    text = "absent" if value is None else str(value)
-    return text if len(text) <= LONGEST else f"{text[: LONGEST - 4]} ..."
+    return "absent" if value is None else brief(str(value), LONGEST)
 
 
 def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[Change]:
@@ -107,7 +107,7 @@ def of_run(content: Mapping[str, Any], source: Path) -> Mapping[str, Any] | None
     if isinstance(content.get("config"), Mapping):
         return content["config"]
     path = source.resolve().parent.parent / f"{content.get('config_tag')}.yaml"
-    return read(path) if path.is_file() else None
+    return read(path) if os.path.isfile(path) else None  # also False for impossible names
 
 
 def check_use(

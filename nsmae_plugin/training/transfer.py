@@ -206,10 +206,10 @@ def _compare(
     before: dict[str, Any] = {**(manifest.get("inputs") or {}), **(manifest.get("model") or {})}
     config = None if manifest else settings.of_run(content, source)
     if config is not None:
-        before = weights.inputs_of(config.get("DATA_CONFIG", {}))
-        before |= weights.encoders_of(config.get("MODEL", {}))
+        inputs, encoders = weights.told_by(config, source)
+        before = inputs | encoders
         if slots.keys() & set(HEADS):
-            before["CLASS_NAMES"] = list(config["CLASS_NAMES"])
+            before["CLASS_NAMES"] = config.get("CLASS_NAMES")
     if dataset is None or not before:
         logger.info("  with what data and settings they were trained is not known")
         return

@@ -66,6 +66,22 @@ def encoders_of(model: Mapping[str, Any]) -> dict[str, Any]:
     return plain({key: model[key] for key in SECTIONS if model.get(key)})
 
 
+def told_by(config: Mapping[str, Any], source: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """:func:`inputs_of` and :func:`encoders_of` of the configuration in a checkpoint.
+
+    Raises:
+        CheckpointError: it is no configuration, or holds what JSON cannot.
+    """
+    try:
+        told = inputs_of(config.get("DATA_CONFIG") or {}), encoders_of(config.get("MODEL") or {})
+        json.dumps(told)
+    except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
+        raise CheckpointError(
+            f"{source} is damaged: its 'config' is no configuration ({brief(error)})"
+        ) from error
+    return told
+
+
 def read(path: Path | str) -> dict[str, Any]:
     """Content of a checkpoint, of an export, or of a ``.safetensors`` file, on the CPU.
 
@@ -77,7 +93,15 @@ def read(path: Path | str) -> dict[str, Any]:
         CheckpointError: for a missing, truncated or foreign file.
     """
     path = Path(path)
-    return _read_safetensors(path) if path.suffix == SAFETENSORS else checkpoint.read(path)
+    content = _read_safetensors(path) if path.suffix == SAFETENSORS else checkpoint.read(path)
+    manifest = content.get(MANIFEST) or {}
+    for key in ("inputs", "model"):
+        value = manifest.get(key)
+        if value is not None and not isinstance(value, Mapping):
+            raise CheckpointError(
+                f"{path}: {key!r} of its manifest is {brief(repr(value), 50)}, not a dict"
+            )
+    return content
 
 
 def _read_safetensors(path: Path) -> dict[str, Any]:
@@ -90,7 +114,8 @@ def _read_safetensors(path: Path) -> dict[str, Any]:
             manifest = (file.metadata() or {}).get(MANIFEST)
     except (SafetensorError, OSError) as error:
         raise CheckpointError(
-            f"cannot read the weights {path}, they may be truncated ({error}); export them again"
+            f"cannot read the weights {path}, they may be truncated ({brief(error)}); "
+            "export them again"
         ) from error
     content: dict[str, Any] = {"model_state": checkpoint.checked_state(state, path)}
     if manifest is not None:

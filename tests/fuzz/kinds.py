@@ -5,7 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from fuzz import calibration, clouds, images, maps, pickles, results, tables
+from fuzz import (
+    calibration,
+    checkpoints,
+    clouds,
+    command_lines,
+    images,
+    maps,
+    pickles,
+    results,
+    tables,
+)
 from fuzz.harness import Draw
 
 KINDS: dict[str, Callable[[Path], Draw]] = {
@@ -20,4 +30,6 @@ KINDS: dict[str, Callable[[Path], Draw]] = {
     "maps": maps.maps,
     "results": results.results,
     "records": results.records,
+    "checkpoints": checkpoints.checkpoints,
+    "command_lines": command_lines.command_lines,
 }
