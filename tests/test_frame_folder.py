@@ -12,6 +12,7 @@ from tiny_frames import MASKS, VERSION, camera, configuration, random_points
 
 from nsmae_plugin.data.frame_folder import NAME, FrameFolderDataset, read_folder
 from nsmae_plugin.data.images import camera_matrices
+from nsmae_plugin.data.missing_files import check_files
 from nsmae_plugin.errors import DataError
 
 IDENTITY = np.eye(4).tolist()
@@ -190,3 +191,9 @@ def test_without_lidar_cameras_are_enough(tmp_path):
     images = sample["camera_imgs"]  # a list of them on OpenPCDet, one tensor on the built-in host
     assert (len(images), *images[0].shape) == (1, 3, 48, 96)
     assert data.root_path == Path(folder, VERSION)  # not used: the paths are absolute
+
+
+def test_a_missing_file_with_an_endless_name_is_one_short_line(tmp_path):
+    with pytest.raises(DataError, match=r"cannot read the LiDAR file .*… of sample a") as caught:
+        check_files(tmp_path, [("ü" * 900, "the LiDAR file", "a")])
+    assert len(str(caught.value)) < 500

@@ -5,7 +5,8 @@ from os import listdir
 from os.path import split
 from pathlib import Path
 
-from nsmae_plugin.errors import DataError
+from nsmae_plugin.errors import DataError, brief
+from nsmae_plugin.reading import MOST_LETTERS
 
 
 def check_files(root: Path, files: Iterable[tuple[str, str, str]]) -> None:
@@ -24,7 +25,8 @@ def check_files(root: Path, files: Iterable[tuple[str, str, str]]) -> None:
         if folder not in folders:
             folders[folder] = _names(root / folder)
         if name not in folders[folder] and path not in missing:
-            missing[path] = f"{what} {root / path} of sample {token}"
+            shown = brief(root / path, MOST_LETTERS)
+            missing[path] = f"{what} {shown} of sample {brief(token)}"
     if missing:
         more = f" ({len(missing)} files are missing)" if len(missing) > 1 else ""
         raise DataError(
