@@ -20,6 +20,7 @@ import numpy as np
 import torch
 import toys
 
+import nsmae_plugin
 from fuzz.harness import Case, Draw
 from nsmae_plugin.errors import NSMAEError
 
@@ -57,12 +58,12 @@ def command_lines(folder: Path) -> Draw:
 def _good_lines(folder: Path) -> dict[str, list[str]]:
     """Tool -> arguments that it understands."""
     recipe = str(toys.REPOSITORY / "cfgs/tiny/nsmae_pretrain.yaml")
-    absent, out = str(folder / "absent"), str(folder / "out")
+    absent, out = str(folder / "absent"), str(folder / "written/out")
     toy = ["--cfg_file", str(toys.write_config(folder))]
     data = ["--set", "DATA_CONFIG.DATA_PATH", absent]
     trial = ["--cfg_file", recipe, "--device", "cpu", "--seed", "0", "--split", "test"]
     log = folder / "metrics.jsonl"
-    log.write_text('{"kind": "train", "step": 1, "loss": 0.5}\n')
+    log.write_text('{"split": "train", "step": 1, "loss": 0.5}\n')
     ckpt = folder / "weights.pth"
     torch.save({"model_state": {"vfe.weight": torch.ones(2)}, "epoch": 1}, ckpt)
     label = ["--fractions", "0.1", "1.0", "--seeds", "0", "--only", "scratch", "--jobs", "1"]
@@ -96,7 +97,7 @@ def _good_lines(folder: Path) -> dict[str, list[str]]:
         ],
         "label_efficiency": [
             *("--dry_run", *toy, *label, "--output_dir", out, "--extra_tag", "c"),
-            *("--train_args", "--use_amp", "--set", "OPTIMIZATION.LR", "0.01"),
+            *("--train_args=--use_amp", "--set", "OPTIMIZATION.LR", "0.01"),
         ],
     }
 
@@ -148,6 +149,14 @@ def _run(tool: Any, arguments: list[str], folder: Path) -> bool:
     return status == 0
 
 
+def register() -> None:
+    _register()
+    toys.register()
+
+
+_register = nsmae_plugin.register
+
+
 @contextlib.contextmanager
 def _borders(tool: Any, folder: Path) -> Iterator[None]:
     """The place where the work would begin is empty; no file outside ``folder`` is written."""
@@ -161,7 +170,7 @@ def _borders(tool: Any, folder: Path) -> Iterator[None]:
     stub = names.get(tool.__name__)
     border = mock.patch(stub) if stub else contextlib.nullcontext()
     try:
-        with environment, border, mock.patch("nsmae_plugin.register", toys.register):
+        with environment, border, mock.patch("nsmae_plugin.register", register):
             yield
     finally:
         os.chdir(before)
