@@ -133,7 +133,9 @@ def test_a_cloud_outside_the_range_is_named(frame):
     root, folder, info = frame
     for entry in (info, *info["sweeps"]):
         change_cloud(folder / entry["lidar_path"], out_of_range)
-    with pytest.raises(DataError, match=r"no LiDAR point of sample token-0 .*check the range"):
+    with pytest.raises(
+        DataError, match=r"no LiDAR point of sample token-0 .*check the range, .*metres"
+    ):
         dataset(root, training=False, without=("mask_voxels",))[0]
 
 

@@ -238,8 +238,8 @@ class MultiModalNuScenesDataset(NuScenesEvaluation, host.DatasetTemplate):
         elif "voxels" in sample and not len(sample["voxels"]):
             raise DataError(
                 f"no LiDAR point of sample {info['token']} ({info['lidar_path']}) lies in "
-                f"POINT_CLOUD_RANGE {list(self.dataset_cfg.POINT_CLOUD_RANGE)}; check the range "
-                "and the file"
+                f"POINT_CLOUD_RANGE {list(self.dataset_cfg.POINT_CLOUD_RANGE)}; check the "
+                "range, and that the file holds metres"
             )
         if self.normalization:
             for name in ("mean", "std"):
