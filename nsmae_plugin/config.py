@@ -138,7 +138,7 @@ def apply_overrides(config: dict[str, Any], overrides: Sequence[str]) -> None:
 
 
 def _known_below(known: Mapping[str, Any], name: str) -> Mapping[str, Any]:
-    """What the schema says of the section ``name``; nothing where it says nothing."""
+    """The schema of the section ``name``; empty where there is none."""
     kind = known.get(name)
     kind = kind.kind if isinstance(kind, Required) else kind
     kinds = kind if isinstance(kind, tuple) else (kind,)

@@ -37,7 +37,7 @@ def refuse_other_networks(folders: Iterable[Path], network: str) -> None:
 
 
 def _network(path: Path) -> str:
-    """What a file of predictions says of its network."""
+    """The network that a file of predictions names."""
     try:
         if path.name == MAP:
             with np.load(path, allow_pickle=False) as content:

@@ -87,7 +87,7 @@ def read_json(path: Path | str, what: str, remedy: str, most: int = GIB) -> Any:
 
 
 def _kind(path: Path | str) -> str | None:
-    """What stands at ``path`` if it is no regular file."""
+    """The kind of thing at ``path`` if it is not a regular file."""
     try:
         mode = os.stat(path).st_mode
     except OSError:

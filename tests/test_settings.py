@@ -1,4 +1,4 @@
-"""What a network was trained with goes with its weights, and decides what they are good for."""
+"""The settings of a training travel with its weights and are compared where they are used."""
 
 import copy
 import logging

@@ -179,7 +179,7 @@ def join(remarks: Iterable[Remarks]) -> Remarks:
 
 
 def describe(infos: Iterable[Mapping[str, Any]], remarks: Remarks) -> tuple[list[str], list[str]]:
-    """What the boxes of a split are, and what was left out and why: news, and warnings."""
+    """Report the boxes of a split by class, and those left out with the reason."""
     names = Counter(str(name) for info in infos for name in info["gt_names"])
     ignored = names.pop(IGNORED, 0)
     classes = ", ".join(f"{name} {count}" for name, count in names.most_common())

@@ -12,7 +12,7 @@ from nsmae_plugin.errors import DataError
 
 
 class Needs(NamedTuple):
-    """What of a frame is going to be read.
+    """The files of a frame that will be read.
 
     max_sweeps: the keyframe included. labels: boxes, where there are any; while training there
     must be.
@@ -64,7 +64,7 @@ def check_frames(frames: Infos, where: str, root: Path, needs: Needs) -> None:
 
 
 def check_batches(frames: Infos, batch_size: int) -> None:
-    """Whether the frames can share batches: their cameras are stacked.
+    """Check that the frames can share batches: their cameras are stacked.
 
     Raises:
         DataError: naming a frame that lacks a camera.

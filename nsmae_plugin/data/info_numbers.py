@@ -17,7 +17,7 @@ _IN_METRES = ("sensor2lidar_translation", "sensor2ego_translation")
 
 
 def check_numbers(infos: Infos, where: str, lidar: bool, cameras: bool, labels: bool) -> None:
-    """Whether poses are rigid, and calibrations, time lags and boxes can be meant.
+    """Check that poses are rigid, and calibrations, time lags and boxes plausible.
 
     Args:
         infos: frames in which :func:`~nsmae_plugin.data.info_checks.check_infos` finds nothing.

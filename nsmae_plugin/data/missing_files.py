@@ -10,7 +10,7 @@ from nsmae_plugin.reading import MOST_LETTERS
 
 
 def check_files(root: Path, files: Iterable[tuple[str, str, str]]) -> None:
-    """Whether all files are there; every folder is listed once, which is fast on network disks.
+    """Check that all files exist. Each folder is listed once, which is fast on network disks.
 
     Args:
         files: path below ``root``, what it is, and the token of the sample that reads it.

@@ -116,7 +116,7 @@ class MultiModalNuScenesDataset(NuScenesEvaluation, host.DatasetTemplate):
 
     @property
     def needs(self) -> Needs:
-        """What of a frame is going to be read."""
+        """The files of a frame that will be read."""
         return Needs(
             lidar=self.use_lidar,
             cameras=self.use_camera,

@@ -175,7 +175,7 @@ def _check_values(flat: np.ndarray) -> None:
 
 
 class _Stand:
-    """What is on the unpickler's stack in place of what the file names."""
+    """Placeholder on the unpickler's stack for an object that the file names."""
 
     __slots__ = ()
     __hash__ = None  # type: ignore[assignment]  # neither a key nor a member of a set

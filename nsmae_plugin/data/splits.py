@@ -65,7 +65,7 @@ def custom_splits(root: Path, version: str) -> dict[str, list[str]]:
 
 
 def _is_split(scenes: object) -> bool:
-    """Whether they are names, as a list or the keys of an object; other entries are remarks."""
+    """Return whether the entries are names: a list, or the keys of an object."""
     return isinstance(scenes, list | dict) and all(isinstance(one, str) for one in scenes)
 
 

@@ -1,4 +1,4 @@
-"""What a database's own numbers say about its units, before info files are made of it."""
+"""Plausibility checks of a database's numbers and units, before info files are made."""
 
 from collections.abc import Iterable, Sequence
 
@@ -12,7 +12,7 @@ MOST_OFFSET = 1.0  # seconds between a keyframe's sensors; nuScenes' differ by 0
 
 
 def check_calibration(tables: NuScenesTables, samples: Iterable[str], cameras: bool) -> None:
-    """Whether every sensor that is going to be read has a calibration that can be meant.
+    """Check that each sensor that will be read has a plausible calibration.
 
     Args:
         samples: tokens. cameras: whether cameras are read, besides the LiDAR.
@@ -51,7 +51,7 @@ def _size(data: Record) -> tuple[int, int] | None:
 
 
 def check_times(tables: NuScenesTables, samples: Sequence[str], lidar: str, cameras: bool) -> None:
-    """Whether the times of the keyframes of one scene, and the way between them, can be meant.
+    """Check that the times of a scene's keyframes, and the speeds between them, are plausible.
 
     Args:
         samples: tokens of one scene, in any order. lidar: channel of the LiDAR.

@@ -132,7 +132,7 @@ class NSMAE(host.Detector3DTemplate):
 
     @property
     def find_unused_parameters(self) -> bool:
-        """What ``DistributedDataParallel`` has to be told: some parameters may stop learning."""
+        """Argument of ``DistributedDataParallel``: some parameters may stop learning."""
         return self.model_cfg.LOSS_CONFIG.get("BEV_DEPTH_STOP_EPOCH") is not None
 
     def get_training_loss(
@@ -153,7 +153,7 @@ class NSMAE(host.Detector3DTemplate):
         return loss, tb_dict, {}
 
     def post_processing(self, batch_dict: dict[str, Any]) -> tuple[list[dict[str, Any]], dict]:
-        """What was rendered of each sample and what should have been, and no recall of boxes."""
+        """Renderings and targets of each sample; there is no recall of boxes."""
         own = {
             key: batch_dict[key] for key in batch_dict if key.startswith(("rendered_", "target_"))
         }

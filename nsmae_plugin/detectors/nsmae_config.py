@@ -39,7 +39,7 @@ def check_sections(model_cfg: Any) -> None:
 
 
 def _check_stops(loss_config: Any) -> None:
-    """Whether the view from above, the only one, trains to the end."""
+    """Check that the view from above, the only one, trains to the end."""
     where = "without MODEL.PERSPECTIVE_HEAD depth from above is the only loss"
     if loss_config.get("BEV_DEPTH_STOP_EPOCH") is not None:
         raise ConfigError(

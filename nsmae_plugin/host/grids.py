@@ -1,4 +1,4 @@
-"""Whether the grids and widths of a network fit together, for every detector of either host.
+"""Checks that the grids and widths of a network fit together, for every detector and host.
 
 Nothing of this is checked where the modules are built: maps of different places would be fused, and
 sizes that differ end in an error of torch in the first batch. Only modules whose arithmetic is
@@ -124,7 +124,7 @@ def _check_voxels(dataset: Any) -> None:
 
 
 def _check_height(model_cfg: Any, dataset: Any) -> None:
-    """Whether MAP_TO_BEV finds the levels of height that its NUM_BEV_FEATURES stand for.
+    """Check that MAP_TO_BEV gets as many levels of height as NUM_BEV_FEATURES expects.
 
     Warns where the backbone's strides do not come out even and the topmost voxels are lost.
     """
@@ -213,7 +213,7 @@ def _check_output_range(model_cfg: Any, dataset: Any) -> None:
 
 
 def _check_backbone_2d(model_cfg: Any, stride: int, cells: tuple[int, int]) -> None:
-    """Whether the levels of the BEV backbone meet, on the grid of the detection head.
+    """Check that the levels of the BEV backbone meet, on the grid of the detection head.
 
     Args:
         stride: voxels per BEV cell in front. cells: along y and x.

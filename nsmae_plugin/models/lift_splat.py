@@ -28,7 +28,7 @@ GEOMETRY = "view_geometry"  # in a batch, between preparation and lift
 
 
 class ViewGeometry(NamedTuple):
-    """What calibration and points alone decide.
+    """Geometry that follows from calibration and points alone.
 
     plan: where the pairs of pixel and depth bin go in the view from above.
     hints: (B * N, 1, H, W) metres, the LiDAR depth that the view transform reads; None if it reads
@@ -119,7 +119,7 @@ class LiftSplatTransform(nn.Module, ABC):
         return geometry.plan
 
     def prepare(self, batch_dict: Mapping[str, Any]) -> ViewGeometry:
-        """What needs no features.
+        """The part that needs no features.
 
         Its sizes hang on the data, so that a GPU has to be waited for. Detectors put it into the
         batch before they queue anything: behind the image backbone the wait would be a long one.

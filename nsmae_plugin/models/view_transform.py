@@ -77,7 +77,7 @@ class FactorizedDepthLSSTransform(LiftSplatTransform):
         return torch.where(hints.any(), self.dtransform(hints), 0.0)
 
     def prepare(self, batch_dict: Mapping[str, Any]) -> ViewGeometry:
-        """As the base class, with the depth hints."""
+        """As the base class, with the depth points."""
         return ViewGeometry(self.plan(batch_dict), self.depth_hints(batch_dict).to(self.depths))
 
     @torch.no_grad()
@@ -140,7 +140,7 @@ def _check_eighth(image_size: tuple[int, ...], feature_size: tuple[int, ...]) ->
     if feature_size != expected:
         raise ConfigError(
             f"{where}.FEATURE_SIZE {list(feature_size)} must be {list(expected)}, an eighth "
-            f"of {where}.IMAGE_SIZE {list(image_size)}: the depth hints meet the features"
+            f"of {where}.IMAGE_SIZE {list(image_size)}: the depth points meet the features"
         )
 
 

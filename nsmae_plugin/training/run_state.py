@@ -1,4 +1,4 @@
-"""What a training step changes: into the content of a checkpoint, and out of it again.
+"""The state of a run, written to the content of a checkpoint and restored from it.
 
 A checkpoint holds OpenPCDet's keys ``epoch`` (epochs completed), ``it`` (optimiser steps),
 ``model_state``, ``optimizer_state`` and ``version``, so that stock OpenPCDet loads it; and, for an
@@ -34,7 +34,7 @@ _RESUME_KEYS = ("optimizer_state", "scheduler_state", "scaler_state", "random_st
 
 @dataclass(frozen=True)
 class Plan:
-    """What the parts of an interrupted run must share to be one run."""
+    """Settings that the parts of an interrupted run must share."""
 
     seed: int
     batch_size: int

@@ -66,10 +66,10 @@ def rasteriser_of(map_cfg: Mapping[str, Any]) -> str:
 
 
 def drawing_of(map_cfg: Mapping[str, Any]) -> dict[str, Any]:
-    """What a score has to say of its labels: ``rasteriser`` and ``line_width`` in metres."""
+    """How labels were drawn, kept beside each score: ``rasteriser``, ``line_width`` in metres."""
     return {"rasteriser": rasteriser_of(map_cfg), "line_width": float(map_cfg["LINE_WIDTH"])}
 
 
 def describe_drawing(drawing: Mapping[str, Any]) -> str:
-    """What :func:`drawing_of` gives, in words."""
+    """The result of :func:`drawing_of` as text."""
     return f"rasteriser {drawing['rasteriser']}, lines {drawing['line_width']:g} m wide"

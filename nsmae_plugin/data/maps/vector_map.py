@@ -90,7 +90,7 @@ def load_map(root: Path, location: str, classes: Sequence[str], line_width: floa
 
 
 def read_map(root: Path, location: str, make: Callable[..., Made], *args: Any) -> Made:
-    """What ``make(nuscenes_map, *args)`` makes of a location's map; kept until the file changes.
+    """Return ``make(nuscenes_map, *args)`` for a location, cached until its file changes.
 
     Args:
         root: folder that holds ``maps/expansion/<location>.json``.

@@ -1,4 +1,4 @@
-"""What ``python -m nsmae_plugin.host.openpcdet`` does before its ``__main__`` is there.
+"""Checks of ``python -m nsmae_plugin.host.openpcdet`` that run before its ``__main__``.
 
 Python imports the package first, and with it OpenPCDet; until then ``sys.argv`` begins with -m.
 """

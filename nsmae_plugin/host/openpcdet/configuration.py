@@ -31,7 +31,7 @@ Read = Callable[..., Any]
 
 
 class Reader:
-    """What takes the places of ``cfg_from_yaml_file`` and ``cfg_from_list``.
+    """Replacements of ``cfg_from_yaml_file`` and ``cfg_from_list``.
 
     Args:
         config_module: ``pcdet.config``.

@@ -1,4 +1,4 @@
-"""What OPTIMIZATION asks for beyond OpenPCDet, in the training loop of OpenPCDet.
+"""Keys of OPTIMIZATION that OpenPCDet lacks, honoured in its training loop.
 
 Its ``tools/train_utils/optimization`` builds optimiser and schedule, and reads of OPTIMIZATION what
 it knows. Here follows the rest: each key of ours is honoured, or refused in one line.
@@ -150,7 +150,7 @@ def _leaves(module: nn.Module) -> list[nn.Module]:
 
 
 def _refuse_to_spare(trained: Sequence[str], no_decay: Sequence[str]) -> None:
-    """What the optimiser leaves out, as Swin's position biases, does not decay; the rest does."""
+    """Refuse NO_DECAY for parameters that the optimiser trains, which all decay there."""
     for part in no_decay:
         if any(part in name for name in trained):
             raise ConfigError(
