@@ -254,7 +254,7 @@ def test_the_same_seed_gives_the_sample_of_openpcdets_dataset(
         other = theirs[1]
     drawn = {"flip_x", "flip_y", "noise_rot", "noise_scale", "noise_translate"}
     assert set(other) - set(one) <= drawn | {"img_process_infos"}
-    assert set(one) - set(other) == {"image_mean", "image_std"}
+    assert set(one) - set(other) == {"image_mean", "image_std", "image_bounds"}
     for key in set(one) & set(other) - {"camera_imgs"}:
         if np.array(one[key]).dtype.kind == "f":
             np.testing.assert_allclose(one[key], other[key], atol=3e-5, err_msg=key)
