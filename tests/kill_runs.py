@@ -59,7 +59,7 @@ def outcome(tag):
 
 
 def same(one, other):
-    """Whether two nested values are equal to the last bit."""
+    """Return whether two nested values are equal to the last bit."""
     if isinstance(one, torch.Tensor):
         return torch.equal(one, other)
     if isinstance(one, dict):

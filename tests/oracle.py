@@ -29,7 +29,7 @@ AHEAD = [2.0, 12.0, -0.8, 4.5, 1.9, 1.6, 1.2, 1.0, 2.0]  # a car before the vehi
 
 
 def or_nan(weights):
-    """What an overflow makes of huge weights. NaN itself is refused when weights are loaded."""
+    """Huge weights as NaN, as after an overflow. NaN itself is refused when weights are loaded."""
     return torch.where(weights < BROKEN, weights, torch.nan)
 
 

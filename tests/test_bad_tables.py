@@ -1,4 +1,4 @@
-"""Tables that have gaps or cannot be meant end in one line that names the record."""
+"""Tables with gaps or implausible values end in one line that names the record."""
 # ruff: noqa: F401, F811
 # Fixtures of another file are imported, and named as arguments.
 

@@ -52,7 +52,7 @@ def enlarged(maps, size):
 
 
 def recomputed(state, features, config, training):
-    """What the published decoder does with these weights, layer after layer."""
+    """The published decoder with these weights, layer by layer."""
     levels = []
     for level in range(len(config["LAYER_NUMS"])):
         for block in range(config["LAYER_NUMS"][level]):

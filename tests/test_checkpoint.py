@@ -228,7 +228,7 @@ def test_a_run_goes_on_from_its_newest_checkpoint_unless_told_otherwise(tmp_path
 
 
 def openpcdets(epoch, step):
-    """What OpenPCDet's own train.py writes."""
+    """A checkpoint as OpenPCDet's own train.py writes it."""
     state = {"model_state": {"a.b": torch.ones(3)}, "optimizer_state": np.float64(0.1)}
     return {"epoch": epoch, "it": step, "version": "pcdet+0.6.0", **state}
 

@@ -1,4 +1,4 @@
-"""Numbers on the command line that cannot be meant."""
+"""Implausible numbers on the command line."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Reading configurations: merging, overriding, and refusing what cannot be meant."""
+"""Reading configurations: merging, overriding, and refusing invalid ones."""
 
 import os
 import shutil

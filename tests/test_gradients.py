@@ -50,7 +50,7 @@ def clipped(limit, separately):
 
 
 def of_torch(limit, *slots):
-    """What torch makes of the gradients of some slots."""
+    """The gradients of some slots as clipped by torch."""
     model = TwoSensors()
     gradients(model)
     named = [(name, one) for name, one in model.named_parameters() if name.startswith(slots)]

@@ -1,4 +1,4 @@
-"""Info files made elsewhere: numbers that cannot be meant are refused before training starts."""
+"""Info files made elsewhere: implausible numbers are refused before training starts."""
 
 import copy
 

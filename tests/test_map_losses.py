@@ -1,4 +1,4 @@
-"""Losses of map segmentation: by hand, against a loop, at extremes, and what cannot be meant."""
+"""Losses of map segmentation: by hand, against a loop, at extremes, and with invalid input."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""What OpenPCDet's evaluation makes of checkpoints that are not there, or not this network's."""
+"""OpenPCDet's evaluation with checkpoints that are missing or of another network."""
 
 import logging
 

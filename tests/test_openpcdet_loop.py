@@ -1,4 +1,4 @@
-"""What the plugin's data sets and networks count on in OpenPCDet's training loop."""
+"""Properties of OpenPCDet's training loop that the plugin relies on."""
 
 import logging
 from collections import Counter

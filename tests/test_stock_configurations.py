@@ -52,7 +52,7 @@ def train(openpcdet_copy, data):
 
 
 def check_steps(log, checkpoint, steps=STEPS):
-    """Whether every parameter has taken all steps, but for those that OpenPCDet leaves out."""
+    """Check that every parameter has taken all steps, except those that OpenPCDet leaves out."""
     assert checkpoint["it"] == steps
     state = checkpoint["optimizer_state"]["state"].values()
     assert {int(one["step"]) for one in state} == {steps}

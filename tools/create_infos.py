@@ -4,7 +4,7 @@ DATA_PATH/VERSION holds samples/, sweeps/ and, in a folder VERSION again, the JS
 Writes DATA_PATH/VERSION/nuscenes_infos_{max_sweeps}sweeps_{train,val}.pkl (v1.0-test: _test.pkl),
 and with --with_gt_database, for gt_sampling, gt_database_{max_sweeps}sweeps_withvelo/ and
 nuscenes_dbinfos_{max_sweeps}sweeps_withvelo.pkl of the training split. Tables, calibrations, times
-and files are checked first; nothing is written unless all of them can be meant.
+and files are checked first; nothing is written unless all of them are plausible.
 """
 
 import argparse
@@ -98,7 +98,7 @@ def split_samples(tables: NuScenesTables, names: dict[str, set[str]]) -> dict[st
 
 
 def check_database(tables: NuScenesTables, samples: list[str], with_cam: bool) -> None:
-    """Refuse units and calibrations that cannot be meant."""
+    """Refuse implausible units and calibrations."""
     check_calibration(tables, samples, with_cam)
     scenes: dict[str, list[str]] = {}
     for token in samples:

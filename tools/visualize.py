@@ -1,4 +1,4 @@
-"""Draw what a pre-trained network makes of a sample: colour and depth, beside their targets."""
+"""Draw colour and depth rendered by a pre-trained network, beside their targets."""
 
 import argparse
 import sys

@@ -53,7 +53,7 @@ def build_dataset(config: Any, variant: str, sweeps: int | None) -> Any:
 
 
 def moving(sweep: dict[str, Any], number: int) -> dict[str, Any]:
-    """A sweep; where the keyframe stands in for a missing one, as if the vehicle had moved.
+    """A sweep; a keyframe that replaces a missing sweep is moved as if the vehicle had driven.
 
     Sweeps of the first frame of a scene are copies of the keyframe, which would cost less than
     others: no transformation, and no voxels of their own.

@@ -22,7 +22,7 @@ MATRIX_KEYS = (
 def load_views(
     root: Path, info: Mapping[str, Any], settings: Any, training: bool
 ) -> dict[str, Any]:
-    """What a sample holds of its N cameras, before augmentation.
+    """Images and calibrations of the N cameras of a sample, before augmentation.
 
     Args:
         root: folder that the paths of ``info`` start at.

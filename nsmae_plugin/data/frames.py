@@ -33,7 +33,7 @@ def read_frames(paths: Sequence[Path], root: Path, needs: Needs) -> list[dict[st
 
     Raises:
         DataError: a file is missing, damaged or of another layout; there is no frame at all; or a
-            frame lacks something, has numbers that cannot be meant, or names a missing file.
+            frame lacks something, has implausible numbers, or names a missing file.
         ConfigError: MAX_SWEEPS asks for more sweeps than a file lists.
     """
     frames: list[dict[str, Any]] = []
@@ -51,13 +51,13 @@ def read_frames(paths: Sequence[Path], root: Path, needs: Needs) -> list[dict[st
 
 
 def check_frames(frames: Infos, where: str, root: Path, needs: Needs) -> None:
-    """Numbers of frames that cannot be meant, and files that are missing.
+    """Check that the numbers of frames are plausible and that their files exist.
 
     Args:
-        where: words for the file that they come from.
+        where: how messages name the file that the frames come from.
 
     Raises:
-        DataError: naming the frame.
+        DataError: a number is implausible or a file is missing; the message names the frame.
     """
     check_numbers(frames, where, needs.lidar, needs.cameras, needs.labels)
     check_files(root, files_of(frames, needs.lidar, needs.cameras))

@@ -130,7 +130,7 @@ def _tensor(values: np.ndarray) -> torch.Tensor:
 
 
 def _is_entry(entry: Any) -> bool:
-    """Whether an entry is complete and of the form that sampling needs."""
+    """Return whether an entry is complete and of the form that sampling needs."""
     if not isinstance(entry, dict) or not set(entry) >= _ENTRY_KEYS:
         return False
     box = entry["box3d_lidar"]

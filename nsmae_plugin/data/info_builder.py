@@ -139,7 +139,7 @@ class InfoBuilder:
                     "time_lag": 1e-6 * reference["timestamp"] - 1e-6 * current["timestamp"],
                 }
             )
-        if not sweeps and wanted > 0:  # the first frame of a scene stands in for its past
+        if not sweeps and wanted > 0:  # the first frame of a scene is repeated as its past
             stand_in = {
                 "lidar_path": reference["filename"],
                 "sample_data_token": reference["token"],

@@ -75,7 +75,7 @@ def _check_frame(info: Any, where: str) -> None:
 
 
 def _check_sweeps(sweeps: list[Any], where: str) -> None:
-    checked: set[int] = set()  # at the start of a scene one stands in for others
+    checked: set[int] = set()  # at the start of a scene the same sweep is repeated
     for position, sweep in enumerate(sweeps):
         if id(sweep) in checked:
             continue
@@ -164,13 +164,13 @@ def _is_name(value: Any) -> bool:
 
 
 def _is_array(value: Any, kinds: str, length: int | None = None) -> bool:
-    """Whether ``value`` is an array of these kinds, and one row of ``length``."""
+    """Return whether ``value`` is an array of one of these kinds, of shape (length,) if given."""
     fits = isinstance(value, np.ndarray) and value.dtype.kind in kinds
     return fits and (length is None or value.shape == (length,))
 
 
 def _are_numbers(value: Any, shape: tuple[int, ...]) -> bool:
-    """Whether ``value`` is an array, or nested lists, of finite numbers in that shape."""
+    """Return whether ``value`` is an array, or nested lists, of finite numbers of that shape."""
     try:
         array = np.asarray(value)
     except ValueError:  # lists of different lengths

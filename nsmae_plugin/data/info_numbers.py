@@ -1,4 +1,4 @@
-"""Finite numbers of info files that cannot be meant, whoever made the file; and missing files.
+"""Checks that the numbers of info files are plausible and that the files they name exist.
 
 All frames of a file are compared at once, so that the start of a training stays short.
 """

@@ -1,4 +1,4 @@
-"""What the network may not see: image patches, LiDAR voxels, depth hints.
+"""Masking of the input: image patches, LiDAR voxels and depth points.
 
 The functions are pure and draw from an explicit generator. Counts are exact: of ``n`` elements,
 ``round(ratio * n)`` are hidden, per sample and, for images, per camera. Everywhere ``True`` means

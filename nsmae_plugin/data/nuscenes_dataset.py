@@ -82,7 +82,7 @@ class MultiModalNuScenesDataset(NuScenesEvaluation, host.DatasetTemplate):
         self.lidar_files = points.LidarFiles.from_config(dataset_cfg.get("LIDAR_FILES"))
         self.camera_config = dataset_cfg.get("CAMERA_CONFIG")
         self.use_camera = bool(self.camera_config) and self.camera_config.get("USE_CAMERA", True)
-        label_fraction.settings(dataset_cfg)  # refuses what cannot be meant before anything is read
+        label_fraction.settings(dataset_cfg)  # refuses bad settings before anything is read
         dataset_cfg = check_pipeline(dataset_cfg, training, self.use_camera, self.use_lidar)
         if training and host.NAME == "openpcdet":
             gt_sampling.check_databases(dataset_cfg, root / dataset_cfg.VERSION, class_names)

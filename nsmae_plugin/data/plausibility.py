@@ -1,4 +1,4 @@
-"""Numbers that cannot be meant: the units and conventions that people mix up.
+"""Checks that numbers are plausible: units and conventions are easily mixed up.
 
 Every function returns what is wrong, in words that follow the name of a record, or None.
 """

@@ -22,7 +22,7 @@ SET = (
 DTYPES = ("float32", "float64")
 USED = ("x", "y", "z", "intensity")
 
-# What a cloud may hold. Columns that are taken for others show within a few points.
+# Limits of a cloud. Mistaken columns show within a few points.
 LIMITS = (1e5, 1e5, 1e5, 1e6)  # of the used columns: metres, and any unit of intensity
 FAR = 1000.0  # metres; returns of a LiDAR come from nearer
 MOST_RINGS = 10_000
@@ -116,7 +116,7 @@ def read_points(path: Path, token: str, layout: LidarFiles = NUSCENES) -> np.nda
 
 
 def _implausible(points: np.ndarray, columns: Sequence[str]) -> str | None:
-    """What shows that the columns are others, in words."""
+    """A description of why the columns cannot be these, or None."""
     by_name = dict(zip(columns, points.T, strict=True))
     # False for NaN, which is named elsewhere.
     far = np.maximum(np.maximum(abs(by_name["x"]), abs(by_name["y"])), abs(by_name["z"])) > FAR

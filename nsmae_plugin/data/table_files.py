@@ -23,9 +23,9 @@ _NUMBERS = {int, float}
 
 
 class _Kind(NamedTuple):
-    """What a field may hold.
+    """The values that a field may hold.
 
-    words: for messages. check: a column → whether all of it is good.
+    words: how messages name them. check: a column -> whether all its values are valid.
     """
 
     words: str
@@ -57,7 +57,7 @@ def _flags(column: Sequence[Any]) -> bool:
 
 
 def _finite(column: Sequence[Any], shape: tuple[int, ...]) -> bool:
-    """Whether the column is an array (n, *shape) without NaN and infinity."""
+    """Return whether the column is an array (n, *shape) of finite numbers."""
     values = _array(column)
     return values is not None and values.shape[1:] == shape and bool(np.isfinite(values).all())
 

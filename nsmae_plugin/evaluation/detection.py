@@ -66,7 +66,7 @@ def predicts(model: nn.Module) -> bool:
 
 
 def reconstructs(model: nn.Module) -> bool:
-    """Whether the network renders its own input, as in pre-training."""
+    """Return whether the network renders its own input, as in pre-training."""
     return getattr(model, RENDER_HEAD, None) is not None
 
 

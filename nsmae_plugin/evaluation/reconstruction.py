@@ -94,7 +94,7 @@ def score(annotations: Sequence[Mapping[str, Any]], folder: Path) -> tuple[str, 
 
 
 def rendered(sample: Mapping[str, Any]) -> bool:
-    """Whether a network has rendered a sample."""
+    """Return whether a sample holds renderings of a network."""
     return any(name.startswith("rendered_") for name in sample)
 
 

@@ -1,8 +1,8 @@
 """Checks that the grids and widths of a network fit together, for every detector and host.
 
-Nothing of this is checked where the modules are built: maps of different places would be fused, and
-sizes that differ end in an error of torch in the first batch. Only modules whose arithmetic is
-known are checked, under OpenPCDet's names; what others make of their input is left to them.
+The modules do not check this when they are built: maps of different places would be fused, and
+sizes that differ would end in an error of torch in the first batch. Only modules whose arithmetic
+is known, under OpenPCDet's names, are checked.
 """
 
 from __future__ import annotations

@@ -47,8 +47,8 @@ class FactorizedDepthLSSTransform(LiftSplatTransform):
     :class:`~nsmae_plugin.models.lift_splat.LiftSplatTransform`, with FEATURE_SIZE an eighth of
     IMAGE_SIZE.
 
-    Reads besides: ``points`` (absent: no hints), ``depth_hint_mask`` (optional, true: hidden),
-    ``lidar2image`` (B, N, 4, 4).
+    Also reads ``points`` (absent: no depth points), ``depth_hint_mask`` (optional, true: hidden),
+    and ``lidar2image`` (B, N, 4, 4).
 
     Raises:
         ConfigError: FEATURE_SIZE is not that of the depth features; see also the base class.
@@ -68,7 +68,7 @@ class FactorizedDepthLSSTransform(LiftSplatTransform):
         return self.depthnet(torch.cat((self.hint_features(geometry.hints), features), dim=1))
 
     def hint_features(self, hints: torch.Tensor) -> torch.Tensor:
-        """(B * N, 64, fH, fW) what ``dtransform`` makes of the hints; 0 in a batch without any.
+        """(B * N, 64, fH, fW) features of the depth points; 0 in a batch without any.
 
         An image of zeros has no spread, for which BatchNorm's running variance would shrink to
         nothing while the bias before it drifts: evaluation would then multiply noise by 300.
@@ -100,10 +100,10 @@ class FactorizedDepthLSSTransform(LiftSplatTransform):
 
 
 def remedy(own: Collection[str], theirs: Collection[str]) -> str:
-    """What to set where only one of two networks reads LiDAR depth; else nothing.
+    """Advice where only one of two networks reads LiDAR depth; otherwise an empty string.
 
     Args:
-        own: names of the parameters of the network that loads. theirs: of the weights.
+        own: names of the parameters of the network. theirs: names of the weights to load.
     """
     kinds = [
         any(name.startswith("vtransform.dtransform.") for name in names)

@@ -97,7 +97,7 @@ class Session:
         return self.options.check_steps or (1 if on_cpu else self.options.log_steps)
 
     def evaluation_is_due(self) -> bool:
-        """Whether the last thing of the present step is an evaluation, at the end of an epoch."""
+        """Return whether an evaluation is due after the epoch that this step has completed."""
         progress = self.run.progress
         if self.evaluate is None or progress.epoch == 0 or progress.batch_in_epoch:
             return False

@@ -54,14 +54,14 @@ class Change(NamedTuple):
 
     @property
     def of_meaning(self) -> bool:
-        """Whether weights that were trained before are not for this configuration."""
+        """Whether the change makes earlier weights unusable with this configuration."""
         if self.key.startswith("DATA_CONFIG.MAP_CONFIG") and None in (self.before, self.now):
             return False  # a map that the network does not draw; one that it draws is in MODEL
         return self.key.startswith(_MEANING) and not self.is_free
 
     @property
     def is_free(self) -> bool:
-        """Whether it weighs, filters or speeds up, and leaves the network what it is."""
+        """Whether the key leaves the network as it is: loss weights, filters, speed options."""
         return bool(_FREE.intersection(self.key.split(".")))
 
 

@@ -48,7 +48,10 @@ def save_pictures(sample: SampleView, caption: str, folder: Path) -> list[Path]:
 
 
 def draw_camera(view: CameraView, limits: Limits, errors: Limits) -> Figure:
-    """Input, masked input; target and rendered colour; target and rendered depth; hints, error.
+    """Panels of one camera, two to a row.
+
+    Input and masked input; target and rendered colour; target and rendered depth; depth points and
+    depth error.
 
     Args:
         view: the camera.

@@ -112,7 +112,7 @@ def mutate_state(rng: np.random.Generator, good: dict[str, Any]) -> tuple[str, d
 
 
 def checkpoints(folder: Path) -> Draw:
-    """What is read must be usable: a step can be taken, weights are finite."""
+    """A checkpoint that is read must be usable: a step can be taken, weights are finite."""
     good = good_content()
     config, own = good["config"], Network()
     run_folder, out = folder / "run/ckpt", folder / "out"

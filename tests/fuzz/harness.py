@@ -159,7 +159,7 @@ def _hook(event: str, arguments: tuple[object, ...]) -> None:
 
 @contextlib.contextmanager
 def _programs() -> Iterator[list[str]]:
-    """What is started meanwhile."""
+    """Record the programs that are started in this context."""
     global _hooked
     if not _hooked:
         sys.addaudithook(_hook)

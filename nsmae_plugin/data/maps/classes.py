@@ -1,4 +1,4 @@
-"""What ``MAP_CONFIG`` asks for: classes, the layers that make them up, and how they are drawn."""
+"""Settings of ``MAP_CONFIG``: classes, the layers that they consist of, and how they are drawn."""
 
 from collections.abc import Mapping
 from typing import Any

@@ -83,7 +83,7 @@ def patch_of(
 
 
 def flips_of(augmentation: np.ndarray) -> tuple[bool, bool]:
-    """Whether a matrix mirrors along x and along y, judged by itself.
+    """Return whether a matrix mirrors along x and along y, judged from the matrix alone.
 
     A mirror image is one flip and a turn by less than a quarter. Two flips are half a turn: they
     count as flips only where nothing else is turned.

@@ -104,7 +104,7 @@ def install(config_module: ModuleType, started_in: Path) -> None:
 
 
 def is_ours(config: Mapping[str, Any]) -> bool:
-    """Whether a configuration names a dataset or a detector of the plugin."""
+    """Return whether a configuration names a dataset or a detector of the plugin."""
     named = {"dataset": ("DATA_CONFIG", "DATASET"), "detector": ("MODEL", "NAME")}
     return any(
         registry.is_own(slot, (config.get(section) or {}).get(key))

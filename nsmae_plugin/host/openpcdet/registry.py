@@ -77,7 +77,7 @@ def lookup(slot: str, name: str) -> Any:
 
 
 def is_own(slot: str, name: str | None) -> bool:
-    """Whether ``name`` stands for a class of the plugin."""
+    """Return whether ``name`` is registered for a class of the plugin."""
     module = getattr(_table(slot).get(str(name)), "__module__", "")
     return module.partition(".")[0] == __name__.partition(".")[0]
 
