@@ -121,7 +121,7 @@ def _devices() -> dict[str, str]:
 
 
 def _warn_of_torch(found: Diagnosis) -> None:
-    from nsmae_plugin.torch_files import unsafe_torch
+    from nsmae_plugin.runtime.torch_files import unsafe_torch
 
     warning = unsafe_torch()
     if warning:

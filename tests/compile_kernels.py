@@ -17,11 +17,11 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from nsmae_plugin.models.bev_pool import bev_pool
-from nsmae_plugin.models.frustum_render import render_frustum
-from nsmae_plugin.models.kernels import bev_pool as pooling
-from nsmae_plugin.models.kernels import frustum_render as rendering
-from nsmae_plugin.models.pooling_plan import build_plan
+from nsmae_plugin.ops.bev_pool import bev_pool
+from nsmae_plugin.ops.frustum_render import render_frustum
+from nsmae_plugin.ops.kernels import bev_pool as pooling
+from nsmae_plugin.ops.kernels import frustum_render as rendering
+from nsmae_plugin.ops.pooling_plan import build_plan
 
 CAPABILITIES = (80, 90)  # A100, H100
 TYPES = {torch.float32: "*fp32", torch.float64: "*fp64", torch.int32: "*i32"}

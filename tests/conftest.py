@@ -43,7 +43,7 @@ def kernel_device(device, monkeypatch) -> torch.device:
     pytest.importorskip("triton", minversion="3.7", reason="older interpreters do less")
     from checked_kernels import check_accesses
 
-    from nsmae_plugin.models.kernels import bev_pool, frustum_render
+    from nsmae_plugin.ops.kernels import bev_pool, frustum_render
 
     check_accesses(monkeypatch, (bev_pool, frustum_render))
     return device

@@ -10,7 +10,7 @@ import toys
 import yaml
 from matplotlib.figure import Figure
 
-from nsmae_plugin.evaluation.label_efficiency import report, trials
+from nsmae_plugin.experiments.label_efficiency import report, trials
 
 sys.path.insert(0, str(toys.REPOSITORY / "tools"))
 

@@ -6,7 +6,7 @@ from made_up_batch import made_up_batch
 
 import nsmae_plugin
 from nsmae_plugin import host
-from nsmae_plugin.data.maps.grid import MapGrid
+from nsmae_plugin.geometry.map_grid import MapGrid
 
 # recipe -> the mode of its batches
 MAPS = {

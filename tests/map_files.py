@@ -12,8 +12,8 @@ from scipy.spatial.transform import Rotation
 from shapely.geometry import LineString, Polygon, box
 from tiny_frames import VERSION, write_frames
 
-from nsmae_plugin.data.infos import write_infos
-from nsmae_plugin.data.maps.classes import LINE_LAYERS, POLYGON_LAYERS
+from nsmae_plugin.formats.infos import write_infos
+from nsmae_plugin.formats.maps.map_classes import LINE_LAYERS, POLYGON_LAYERS
 
 LOCATION = "boston-seaport"
 ORIGIN = np.array([700.3, 1200.7])

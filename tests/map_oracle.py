@@ -13,7 +13,7 @@ from oracle import TINY, OracleDetector, or_nan
 from torch import nn
 
 from nsmae_plugin import host
-from nsmae_plugin.config import load_config
+from nsmae_plugin.config.load import load_config
 from nsmae_plugin.training import checkpoint
 
 MAP_CONFIG = {

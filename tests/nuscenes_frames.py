@@ -6,8 +6,8 @@ import numpy as np
 from easydict import EasyDict
 from nuscenes.eval.detection.constants import DETECTION_NAMES
 
-from nsmae_plugin.data.infos import read_infos
-from nsmae_plugin.evaluation.nuscenes_evaluation import NuScenesEvaluation
+from nsmae_plugin.data.nuscenes_evaluation import NuScenesEvaluation
+from nsmae_plugin.formats.infos import read_infos
 
 VERSION = "v1.0-mini"
 

@@ -13,7 +13,7 @@ import yaml
 from torch import nn
 
 from nsmae_plugin import host
-from nsmae_plugin.config import load_config
+from nsmae_plugin.config.load import load_config
 from nsmae_plugin.training import checkpoint
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tools"))

@@ -22,7 +22,7 @@ from tensorboardX.proto.event_pb2 import Event
 from torch import nn
 
 from nsmae_plugin import host
-from nsmae_plugin.data.infos import read_infos
+from nsmae_plugin.formats.infos import read_infos
 from nsmae_plugin.registration import register_all
 from nsmae_plugin.training import checkpoint
 

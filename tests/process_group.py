@@ -7,7 +7,7 @@ import torch
 import torch.multiprocessing as mp
 from toys import free_port
 
-from nsmae_plugin.training import distributed
+from nsmae_plugin.runtime import distributed
 
 
 def run_in_processes(look, folder, count=2):

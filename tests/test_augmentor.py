@@ -11,9 +11,9 @@ from easydict import EasyDict
 from PIL import Image
 from tiny_frames import AUGMENTORS
 
-from nsmae_plugin.data import world
 from nsmae_plugin.data.loader import seeded
 from nsmae_plugin.errors import ConfigError
+from nsmae_plugin.geometry.world_augmentation import STEPS, compose
 from nsmae_plugin.host.builtin.augmentor import DataAugmentor
 from nsmae_plugin.host.builtin.registry import REGISTRIES
 
@@ -128,11 +128,11 @@ def test_composing_drawn_values_gives_openpcdets_formula_in_its_order():
     }
     # (x, y, z) → mirrored (x, -y, z) → turned (y, x, z) → doubled, shifted
     expected = [[0, 2, 0, 1], [2, 0, 0, 2], [0, 0, 2, 3], [0, 0, 0, 1]]
-    np.testing.assert_allclose(world.compose(world.STEPS, drawn), expected, atol=1e-9)
+    np.testing.assert_allclose(compose(STEPS, drawn), expected, atol=1e-9)
     # Shifted first: (x, y, z) → (x + 1, y + 2, z + 3) → mirrored → turned → doubled
     expected = [[0, 2, 0, 4], [2, 0, 0, 2], [0, 0, 2, 6], [0, 0, 0, 1]]
-    order = (world.STEPS[3], *world.STEPS[:3])
-    np.testing.assert_allclose(world.compose(order, drawn), expected, atol=1e-9)
+    order = (STEPS[3], *STEPS[:3])
+    np.testing.assert_allclose(compose(order, drawn), expected, atol=1e-9)
 
 
 def test_imgaug_treats_every_camera_by_itself_and_writes_down_what_it_did():

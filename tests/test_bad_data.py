@@ -9,10 +9,10 @@ from PIL import Image
 from tiny_frames import CLASSES, configuration, dataset, write_frames
 
 from nsmae_plugin import host
-from nsmae_plugin.data.infos import write_infos
 from nsmae_plugin.data.loader import build_dataloader
 from nsmae_plugin.data.nuscenes_dataset import MultiModalNuScenesDataset
 from nsmae_plugin.errors import ConfigError, DataError
+from nsmae_plugin.formats.infos import write_infos
 
 
 @pytest.fixture

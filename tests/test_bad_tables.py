@@ -12,9 +12,9 @@ import pytest
 from test_create_infos import TABLES, VERSION, database, edit, tool
 from tiny_frames import link_database
 
-from nsmae_plugin.data import plausibility
-from nsmae_plugin.data.infos import read_infos, write_infos
 from nsmae_plugin.errors import DataError, OutputError
+from nsmae_plugin.formats import plausibility
+from nsmae_plugin.formats.infos import read_infos, write_infos
 
 
 def change(database, table, position, **fields):
@@ -312,7 +312,7 @@ def test_infos_and_database_of_read_only_data_go_to_a_folder_of_ones_own(
 def read_infos_of_database(folder):
     from pathlib import Path
 
-    from nsmae_plugin.data.gt_database import read_gt_database
+    from nsmae_plugin.formats.gt_database import read_gt_database
 
     content = read_gt_database(folder / "nuscenes_dbinfos_1sweeps_withvelo.pkl")
     return [Path(entry["path"]) for entries in content.values() for entry in entries]

@@ -12,18 +12,13 @@ import pytest
 import torch
 
 from nsmae_plugin import host
-from nsmae_plugin.benchmark import commands, frustum, parity, report, step
-from nsmae_plugin.benchmark.inputs import FIRST_CAMERA, made_up_batch, ring_of_cameras, scan
-from nsmae_plugin.benchmark.measure import (
-    MeasurementError,
-    compare,
-    interleave,
-    run_isolated,
-)
-from nsmae_plugin.benchmark.parity import without_dropout
-from nsmae_plugin.config import load_config
-from nsmae_plugin.geometry import image_from_lidar
-from nsmae_plugin.memory import CHOICES
+from nsmae_plugin.config.load import load_config
+from nsmae_plugin.geometry.projection import image_from_lidar
+from nsmae_plugin.runtime.memory import CHOICES
+from tools.benchmarks import commands, frustum, parity, report, step
+from tools.benchmarks.inputs import FIRST_CAMERA, made_up_batch, ring_of_cameras, scan
+from tools.benchmarks.measure import MeasurementError, compare, interleave, run_isolated
+from tools.benchmarks.parity import without_dropout
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tools"))
 import benchmark
@@ -35,7 +30,7 @@ CONFIGS = Path(__file__).resolve().parents[1] / "cfgs" / "tiny"
 ALLOCATOR = {*CHOICES, "THP_MEM_ALLOC_ENABLE"}
 ALLOCATIONS = """
 import json, torch
-from nsmae_plugin.benchmark.measure import measure_calls
+from tools.benchmarks.measure import measure_calls
 
 def allocate():
     for _ in range(5):
@@ -65,7 +60,7 @@ def test_the_fused_kernels_are_measured_where_they_run(monkeypatch):
 
 def test_the_fused_kernels_must_agree_with_the_other_formulations(kernel_device, monkeypatch):
     """float64 as above, then float32 as parity compares devices; sizes for the interpreter."""
-    from nsmae_plugin.models.kernels import frustum_render as fused_rendering
+    from nsmae_plugin.ops.kernels import frustum_render as fused_rendering
 
     size = frustum.Size((16, 24), 2, 4, (1.0, 7.0, 1.0), (-8.0, 8.0, 2.0))
     monkeypatch.setitem(frustum.SIZES, "tiny", size)
@@ -150,14 +145,14 @@ def test_memory_that_cannot_be_read_is_left_out():
 
 def test_a_process_that_fails_says_why():
     with pytest.raises(MeasurementError, match="invalid choice: 'nonsense'"):
-        run_isolated("nsmae_plugin.benchmark.frustum", ["nonsense"], memory="small_pages")
+        run_isolated("tools.benchmarks.frustum", ["nonsense"], memory="small_pages")
 
 
 def test_what_a_process_refuses_is_one_line():
     config = Path(__file__).parents[1] / "cfgs" / "tiny" / "centerpoint_lidar.yaml"
     arguments = ["ours", "--cfg_file", str(config), "--set", "DATA_CONFIG.DATA_PATH", "nowhere"]
     with pytest.raises(MeasurementError, match=r"^cannot read the info file nowhere/.*VERSION$"):
-        run_isolated("nsmae_plugin.benchmark.loader", arguments, memory="small_pages")
+        run_isolated("tools.benchmarks.loader", arguments, memory="small_pages")
 
 
 def test_the_command_compares_the_formulations_at_tiny_size(tmp_path, capsys, monkeypatch):

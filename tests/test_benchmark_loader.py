@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from nsmae_plugin.benchmark import loader
-from nsmae_plugin.benchmark.measure import MeasurementError
-from nsmae_plugin.benchmark.stopwatch import Stopwatch, watch
-from nsmae_plugin.config import load_config
+from nsmae_plugin.config.load import load_config
+from tools.benchmarks import loader
+from tools.benchmarks.measure import MeasurementError
+from tools.benchmarks.stopwatch import Stopwatch, watch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tools"))
 import benchmark
@@ -30,7 +30,7 @@ def test_a_stage_within_another_is_not_counted_twice(monkeypatch):
     def work(seconds):
         clock[0] += seconds
 
-    monkeypatch.setattr("nsmae_plugin.benchmark.stopwatch.time.process_time", lambda: clock[0])
+    monkeypatch.setattr("tools.benchmarks.stopwatch.time.process_time", lambda: clock[0])
     stopwatch = Stopwatch()
     inner = stopwatch.timed("inner", work)
     with stopwatch.stage("outer"):

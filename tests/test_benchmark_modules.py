@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from nsmae_plugin.benchmark.modules import LOSS, ModuleTimer
+from tools.benchmarks.modules import LOSS, ModuleTimer
 
 CPU = torch.device("cpu")
 CLOCK = [0.0]  # seconds; modules that take time advance it
@@ -105,7 +105,7 @@ def test_the_detector_is_left_as_it_was(batch):
 
 
 def test_seconds_are_of_the_module_that_takes_them(batch, monkeypatch):
-    monkeypatch.setattr("nsmae_plugin.benchmark.modules.time.perf_counter", lambda: CLOCK[0])
+    monkeypatch.setattr("tools.benchmarks.modules.time.perf_counter", lambda: CLOCK[0])
     timer = ModuleTimer(Detector(), CPU)
     timer.step(batch)
     forward = {name: one.forward for name, one in timer.timings.items()}

@@ -10,12 +10,12 @@ import torch
 from test_benchmark import CONFIGS, benchmark, tiny_config
 
 from nsmae_plugin import host
-from nsmae_plugin.benchmark import frustum, growth, inference, step
-from nsmae_plugin.benchmark.inputs import made_up_batch
-from nsmae_plugin.benchmark.measure import MeasurementError
-from nsmae_plugin.config import load_config
+from nsmae_plugin.config.load import load_config
 from nsmae_plugin.errors import ConfigError
-from nsmae_plugin.models.depth_map import image_returns
+from nsmae_plugin.geometry.depth_map import image_returns
+from tools.benchmarks import frustum, growth, inference, step
+from tools.benchmarks.inputs import made_up_batch
+from tools.benchmarks.measure import MeasurementError
 
 CPU = torch.device("cpu")
 

@@ -9,8 +9,9 @@ from made_up_batch import made_up_batch
 from process_group import run_in_processes
 from test_nsmae import build
 
-from nsmae_plugin.training import distributed, engine, run_state
-from nsmae_plugin.training.optim import build_optimizer, build_scheduler
+from nsmae_plugin.optimization.optim import build_optimizer, build_scheduler
+from nsmae_plugin.runtime import distributed
+from nsmae_plugin.training import engine, run_state
 from nsmae_plugin.training.run_state import Plan, Progress, Run
 
 CPU = torch.device("cpu")

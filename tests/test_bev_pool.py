@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from nsmae_plugin.errors import ConfigError
-from nsmae_plugin.models import bev_pool as module
-from nsmae_plugin.models.bev_pool import bev_pool, to_rows
-from nsmae_plugin.models.pooling_plan import BevGrid, bin_count, build_plan, frustum_cells
+from nsmae_plugin.ops import bev_pool as module
+from nsmae_plugin.ops.bev_pool import bev_pool, to_rows
+from nsmae_plugin.ops.pooling_plan import BevGrid, bin_count, build_plan, frustum_cells
 
 GRID = BevGrid(lower=(-2.0, -1.0, -1.0), step=(1.0, 0.5, 2.0), size=(4, 4, 1))
 

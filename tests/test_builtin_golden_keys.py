@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from nsmae_plugin.config import load_config
+from nsmae_plugin.config.load import load_config
 from nsmae_plugin.host import builtin
 from nsmae_plugin.models.lift_splat import STOCK_GRID_KEYS
 

@@ -12,10 +12,10 @@ from torch import nn
 from toys import CONFIG, ToyDetector, batch
 
 from nsmae_plugin.errors import CheckpointError, ConfigError, OutputError
+from nsmae_plugin.optimization.optim import build_optimizer, build_scheduler
+from nsmae_plugin.runtime.random_state import seed_everything
 from nsmae_plugin.training import checkpoint, engine, run_state
 from nsmae_plugin.training.keeper import Keeper, to_resume
-from nsmae_plugin.training.optim import build_optimizer, build_scheduler
-from nsmae_plugin.training.random_state import seed_everything
 from nsmae_plugin.training.run_state import Plan, Progress, Run
 
 PLAN = Plan(seed=1, batch_size=2, accumulate_steps=1, world_size=1, epochs=3, batches_per_epoch=5)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from nsmae_plugin.command_line import waiting_time
+from nsmae_plugin.runtime.command_line import waiting_time
 
 
 @pytest.mark.parametrize("text", ["0", "0.5", "30", "1e4"])

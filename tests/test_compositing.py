@@ -6,8 +6,8 @@ import math
 import pytest
 import torch
 
-from nsmae_plugin.models import compositing
-from nsmae_plugin.models.compositing import composite, density_bias
+from nsmae_plugin.ops import compositing
+from nsmae_plugin.ops.compositing import composite, density_bias
 
 
 def render_with_loops(density, edges, colour, background=0.5):

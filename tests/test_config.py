@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from nsmae_plugin.config import load_config
+from nsmae_plugin.config.load import load_config
 from nsmae_plugin.errors import ConfigError
 
 CFGS = Path(__file__).resolve().parents[1] / "cfgs"

@@ -17,10 +17,10 @@ from pyquaternion import Quaternion
 from tiny_frames import CLASSES, MASKS, VERSION, all_infos, configuration, link_database
 
 import nsmae_plugin
-from nsmae_plugin.data.info_builder import CAMERAS
-from nsmae_plugin.data.infos import read_infos
 from nsmae_plugin.data.nuscenes_dataset import MultiModalNuScenesDataset
 from nsmae_plugin.errors import ConfigError, DataError
+from nsmae_plugin.formats.infos import read_infos
+from nsmae_plugin.formats.nuscenes.info_builder import CAMERAS
 
 REPOSITORY = Path(nsmae_plugin.__file__).parents[1]
 TABLES = Path(VERSION, VERSION)

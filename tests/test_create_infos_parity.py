@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from tiny_frames import CLASSES, VERSION, all_infos, configuration, link_database
 
-from nsmae_plugin.data.info_builder import InfoBuilder
-from nsmae_plugin.data.infos import write_infos
 from nsmae_plugin.data.loader import seeded
 from nsmae_plugin.data.nuscenes_dataset import MultiModalNuScenesDataset
-from nsmae_plugin.data.tables import NuScenesTables
+from nsmae_plugin.formats.infos import write_infos
+from nsmae_plugin.formats.nuscenes.info_builder import InfoBuilder
+from nsmae_plugin.formats.nuscenes.tables import NuScenesTables
 
 pytestmark = pytest.mark.openpcdet
 

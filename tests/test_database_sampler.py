@@ -8,11 +8,11 @@ import pytest
 from easydict import EasyDict
 from tiny_frames import VERSION, add_gt_database
 
-from nsmae_plugin.data.gt_database import read_gt_database
-from nsmae_plugin.data.infos import read_infos, write_infos
 from nsmae_plugin.data.loader import seeded
-from nsmae_plugin.data.points import read_frame
 from nsmae_plugin.errors import ConfigError, DataError
+from nsmae_plugin.formats.gt_database import read_gt_database
+from nsmae_plugin.formats.infos import read_infos, write_infos
+from nsmae_plugin.formats.lidar_files import read_frame
 from nsmae_plugin.host.builtin.augmentor import DataAugmentor
 from nsmae_plugin.host.builtin.database_sampler import DatabaseSampler
 

@@ -16,10 +16,10 @@ from tiny_frames import (
 )
 
 from nsmae_plugin import host
-from nsmae_plugin.data.infos import write_infos
 from nsmae_plugin.data.loader import build_dataloader, seeded
 from nsmae_plugin.data.nuscenes_dataset import MultiModalNuScenesDataset
 from nsmae_plugin.errors import ConfigError, DataError
+from nsmae_plugin.formats.infos import write_infos
 
 WORLD = ("flip", "rotation", "scaling", "translation")
 CAMERA_STEPS = ("image_calibrate", "image_normalize", "mask_image_patches")

@@ -23,7 +23,7 @@ from nsmae_plugin import host
 from nsmae_plugin.data.loader import seeded
 from nsmae_plugin.data.nuscenes_dataset import MultiModalNuScenesDataset
 from nsmae_plugin.errors import ConfigError
-from nsmae_plugin.geometry import frustum_rays, image_from_lidar
+from nsmae_plugin.geometry.projection import frustum_rays, image_from_lidar
 
 WORLD = ("flip", "rotation", "scaling", "translation")
 

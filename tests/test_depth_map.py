@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from nsmae_plugin.errors import ConfigError
-from nsmae_plugin.models.depth_map import lidar_depth_map
+from nsmae_plugin.geometry.depth_map import lidar_depth_map
 
 SIZE = (24, 32)
 

@@ -12,7 +12,7 @@ from nsmae_plugin.data.loader import Draw
 from nsmae_plugin.errors import DataError, NonFiniteError
 from nsmae_plugin.evaluation import detection
 from nsmae_plugin.evaluation.detection import Predictions, predict
-from nsmae_plugin.training.distributed import World
+from nsmae_plugin.runtime.distributed import World
 
 WORLD = World(0, 1, torch.device("cpu"))
 

@@ -15,9 +15,10 @@ from toys import CONFIG, ToyDetector, batch, free_port
 
 from nsmae_plugin import host
 from nsmae_plugin.errors import ConfigError, DataError, NSMAEError
-from nsmae_plugin.training import checkpoint, distributed, engine, run_state
+from nsmae_plugin.optimization.optim import build_optimizer, build_scheduler
+from nsmae_plugin.runtime import distributed
+from nsmae_plugin.training import checkpoint, engine, run_state
 from nsmae_plugin.training.keeper import Keeper
-from nsmae_plugin.training.optim import build_optimizer, build_scheduler
 from nsmae_plugin.training.run_state import Plan, Progress, Run
 
 LAUNCHER_VARIABLES = (

@@ -11,11 +11,11 @@ from easydict import EasyDict
 from toys import CONFIG, ToyDetector, batch
 
 from nsmae_plugin.errors import NonFiniteError
+from nsmae_plugin.optimization.optim import build_optimizer, build_scheduler
+from nsmae_plugin.runtime.distributed import World
+from nsmae_plugin.runtime.random_state import seed_everything
 from nsmae_plugin.training import checkpoint, engine, run_log, run_state
-from nsmae_plugin.training.distributed import World
 from nsmae_plugin.training.keeper import Keeper
-from nsmae_plugin.training.optim import build_optimizer, build_scheduler
-from nsmae_plugin.training.random_state import seed_everything
 from nsmae_plugin.training.run_state import Plan, Progress, Run
 
 BATCHES = [batch(2 * k, 2 * k + 1) for k in range(5)]

@@ -23,7 +23,7 @@ from toys import train
 import nsmae_plugin
 
 # isort: split
-from nsmae_plugin.config import read
+from nsmae_plugin.config.load import read
 
 MAP_CONFIG = {
     "CLASSES": ["drivable_area", "walkway", "divider"],

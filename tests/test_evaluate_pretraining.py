@@ -10,8 +10,8 @@ import toys
 from oracle_runs import run_tool, scalars
 from test_visualize import SMALL_CAMERA
 
-from nsmae_plugin.config import load_config
-from nsmae_plugin.evaluation.prepare import prepare
+from nsmae_plugin.config.load import load_config
+from nsmae_plugin.runs.prepare import prepare
 from nsmae_plugin.training import checkpoint
 
 sys.path.insert(0, str(toys.REPOSITORY / "tools"))

@@ -17,8 +17,8 @@ from oracle_runs import (
 )
 from tensorboardX import event_file_writer
 
-from nsmae_plugin.evaluation import session as evaluation_session
 from nsmae_plugin.evaluation.history import History
+from nsmae_plugin.runs import test as evaluation_session
 from nsmae_plugin.training import checkpoint
 
 

@@ -6,8 +6,8 @@ import pytest
 from easydict import EasyDict
 
 from nsmae_plugin.errors import DataError
-from nsmae_plugin.evaluation.prepare import Trial, data_of_split
 from nsmae_plugin.evaluation.report import format_table
+from nsmae_plugin.runs.prepare import Trial, data_of_split
 
 
 def test_table_has_a_row_per_measured_metric_and_a_column_per_predictor():

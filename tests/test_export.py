@@ -12,7 +12,7 @@ from torch import nn
 
 import nsmae_plugin
 from nsmae_plugin import host
-from nsmae_plugin.config import load_config
+from nsmae_plugin.config.load import load_config
 from nsmae_plugin.errors import CheckpointError, ConfigError
 from nsmae_plugin.training import run_log, weights
 from nsmae_plugin.training.export import export

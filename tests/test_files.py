@@ -10,9 +10,9 @@ import threading
 import pytest
 import torch
 
-from nsmae_plugin import files
-from nsmae_plugin.command_line import errors_in_one_line
 from nsmae_plugin.errors import OutputError
+from nsmae_plugin.runtime import files
+from nsmae_plugin.runtime.command_line import errors_in_one_line
 
 WRITE_AND_DIE = """
 import os, signal, sys

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from nsmae_plugin import folders
 from nsmae_plugin.errors import OutputError
-from nsmae_plugin.folders import replacing_folder, restore
+from nsmae_plugin.runtime import folders
+from nsmae_plugin.runtime.folders import replacing_folder, restore
 
 
 def write(folder, content):

@@ -12,8 +12,8 @@ from tiny_frames import MASKS, VERSION, camera, configuration, random_points
 
 from nsmae_plugin.data.frame_folder import NAME, FrameFolderDataset, read_folder
 from nsmae_plugin.data.images import camera_matrices
-from nsmae_plugin.data.missing_files import check_files
 from nsmae_plugin.errors import DataError
+from nsmae_plugin.formats.missing_files import check_files
 
 IDENTITY = np.eye(4).tolist()
 

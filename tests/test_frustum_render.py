@@ -5,9 +5,9 @@ import math
 import pytest
 import torch
 
-from nsmae_plugin.models import frustum_render
-from nsmae_plugin.models.compositing import bin_centres, composite, density_bias
-from nsmae_plugin.models.frustum_render import render_frustum
+from nsmae_plugin.ops import frustum_render
+from nsmae_plugin.ops.compositing import bin_centres, composite, density_bias
+from nsmae_plugin.ops.frustum_render import render_frustum
 
 
 def frustum(images=2, bins=6, height=2, width=3, dtype=torch.float64, seed=0, device="cpu"):

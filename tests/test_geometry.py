@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from nsmae_plugin.errors import DataError
-from nsmae_plugin.geometry import (
+from nsmae_plugin.geometry.projection import (
     frustum_pixels,
     frustum_rays,
     image_from_lidar,

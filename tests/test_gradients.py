@@ -9,11 +9,11 @@ import toys
 from test_distributed import new_run
 from torch import nn
 
-from nsmae_plugin.benchmark.gradients import measure_steps
-from nsmae_plugin.config import load_config
-from nsmae_plugin.training import session
-from nsmae_plugin.training.gradients import branch_norms, by_branch, clip_gradients
+from nsmae_plugin.config.load import load_config
+from nsmae_plugin.optimization.gradients import branch_norms, by_branch, clip_gradients
+from nsmae_plugin.runs import train
 from nsmae_plugin.training.update import read_records, update_weights
+from tools.benchmarks.gradients import measure_steps
 
 CPU = torch.device("cpu")
 
@@ -131,7 +131,7 @@ def test_the_configuration_chooses(separately, tmp_path):
         ckpt_save_step_interval=None,
         eval_interval=0,
     )
-    assert session._make_options(arguments, load_config(path)).clip_by_branch is separately
+    assert train._make_options(arguments, load_config(path)).clip_by_branch is separately
 
 
 def test_zero_gradients_stay_zero():

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from tiny_frames import VERSION, add_gt_database, link_database, write_frames
 
-from nsmae_plugin.data.annotations import DETECTION_NAMES
-from nsmae_plugin.data.gt_database import box_of_points, read_gt_database, write_gt_database
-from nsmae_plugin.data.infos import read_infos
-from nsmae_plugin.data.points import read_frame
 from nsmae_plugin.errors import DataError
+from nsmae_plugin.formats.gt_database import box_of_points, read_gt_database, write_gt_database
+from nsmae_plugin.formats.infos import read_infos
+from nsmae_plugin.formats.lidar_files import read_frame
+from nsmae_plugin.formats.nuscenes.annotations import DETECTION_NAMES
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 LIST = "nuscenes_dbinfos_3sweeps_withvelo.pkl"

@@ -11,12 +11,12 @@ from tiny_frames import CLASSES, MASKS, VERSION, add_gt_database, configuration
 
 from nsmae_plugin import host
 from nsmae_plugin.data import gt_sampling
-from nsmae_plugin.data.gt_database import read_gt_database
 from nsmae_plugin.data.gt_sampling import samplers
-from nsmae_plugin.data.infos import read_infos, write_infos
 from nsmae_plugin.data.loader import build_dataloader, seeded
 from nsmae_plugin.data.nuscenes_dataset import MultiModalNuScenesDataset
 from nsmae_plugin.errors import ConfigError, DataError
+from nsmae_plugin.formats.gt_database import read_gt_database
+from nsmae_plugin.formats.infos import read_infos, write_infos
 
 LIST = "nuscenes_dbinfos_3sweeps_withvelo.pkl"
 INFOS = "nuscenes_infos_3sweeps_train.pkl"

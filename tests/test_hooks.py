@@ -9,7 +9,7 @@ from easydict import EasyDict
 from torch.utils.data import DataLoader, Dataset
 
 from nsmae_plugin.errors import ConfigError
-from nsmae_plugin.training import hooks
+from nsmae_plugin.host import hooks
 
 LOGGER = logging.getLogger("hooks")
 HOOK = EasyDict(DisableAugmentationHook={"DISABLE_AUG_LIST": ["flip"], "NUM_LAST_EPOCHS": 2})

@@ -5,7 +5,6 @@ import pytest
 from PIL import Image
 
 from nsmae_plugin.data import images
-from nsmae_plugin.data.image_files import load_image
 from nsmae_plugin.data.images import (
     centre_crop,
     load_crop,
@@ -15,6 +14,7 @@ from nsmae_plugin.data.images import (
 )
 from nsmae_plugin.data.loader import seeded
 from nsmae_plugin.errors import DataError
+from nsmae_plugin.formats.image_files import load_image
 
 
 @pytest.fixture

@@ -10,12 +10,12 @@ import torch
 from oracle import PICTURES, SHIFT, TINY, boxes_of, call
 
 from nsmae_plugin import host
-from nsmae_plugin.boxes import lidar_to_global
-from nsmae_plugin.config import load_config
+from nsmae_plugin.config.load import load_config
 from nsmae_plugin.data.frame_folder import NAME, FrameFolderDataset
-from nsmae_plugin.data.infos import read_infos
 from nsmae_plugin.data.pipeline import LIDAR_PROCESSORS
-from nsmae_plugin.evaluation.prepare import prepare
+from nsmae_plugin.formats.infos import read_infos
+from nsmae_plugin.geometry.boxes import lidar_to_global
+from nsmae_plugin.runs.prepare import prepare
 
 oracle.register()
 

@@ -10,11 +10,11 @@ from oracle import boxes_of, call
 from PIL import Image
 from test_infer_folder import export
 
-from nsmae_plugin.boxes import lidar_to_global
-from nsmae_plugin.config import load_config
-from nsmae_plugin.data.infos import read_infos
-from nsmae_plugin.data.scenes import scenes_of_samples
-from nsmae_plugin.evaluation.prepare import prepare
+from nsmae_plugin.config.load import load_config
+from nsmae_plugin.formats.infos import read_infos
+from nsmae_plugin.formats.nuscenes.scenes import scenes_of_samples
+from nsmae_plugin.geometry.boxes import lidar_to_global
+from nsmae_plugin.runs.prepare import prepare
 
 map_oracle.register()
 oracle.register()

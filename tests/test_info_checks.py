@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from tiny_frames import dataset, write_frames
 
-from nsmae_plugin.data.info_checks import check_infos
-from nsmae_plugin.data.infos import write_infos
 from nsmae_plugin.errors import DataError
+from nsmae_plugin.formats.info_checks import check_infos
+from nsmae_plugin.formats.infos import write_infos
 
 
 @pytest.fixture(scope="module")

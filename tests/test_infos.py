@@ -5,8 +5,8 @@ import pickle
 
 import pytest
 
-from nsmae_plugin.data.infos import read_infos, write_infos
 from nsmae_plugin.errors import DataError
+from nsmae_plugin.formats.infos import read_infos, write_infos
 
 
 def test_writing_replaces_the_file_as_a_whole_or_not_at_all(tmp_path):

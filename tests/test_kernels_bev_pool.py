@@ -10,8 +10,8 @@ import torch
 from test_bev_pool import random_factors, values_and_gradients
 
 from nsmae_plugin.errors import ConfigError
-from nsmae_plugin.models.bev_pool import bev_pool
-from nsmae_plugin.models.pooling_plan import BevGrid, build_plan, frustum_cells
+from nsmae_plugin.ops.bev_pool import bev_pool
+from nsmae_plugin.ops.pooling_plan import BevGrid, build_plan, frustum_cells
 
 
 def assert_same_as_torch(depth, context, plan, weight, tolerance=1e-12):
@@ -129,7 +129,7 @@ def test_cells_with_the_most_pairs_come_first():
 
 def test_tensors_on_the_cpu_are_refused_with_the_remedy(monkeypatch):
     pytest.importorskip("triton")
-    from nsmae_plugin.models.kernels import launch
+    from nsmae_plugin.ops.kernels import launch
 
     # What a kernel is outside the interpreter.
     monkeypatch.setattr(launch, "triton", SimpleNamespace(JITFunction=object))

@@ -7,7 +7,7 @@ import pytest
 import torch
 from test_frustum_render import assert_matches_loops, frustum
 
-from nsmae_plugin.models.frustum_render import render_frustum
+from nsmae_plugin.ops.frustum_render import render_frustum
 
 # The interpreter's NumPy remarks on exp(-x) = inf in a sigmoid, which is 1 / inf = 0 as it should,
 # and on infinities that are there on purpose.

@@ -8,11 +8,11 @@ import pytest
 from tiny_frames import CLASSES, VERSION, configuration, dataset, write_frames
 
 from nsmae_plugin import host
-from nsmae_plugin.data.infos import balanced_resampling, write_infos
 from nsmae_plugin.data.label_fraction import every_kth, settings, whole_scenes
 from nsmae_plugin.data.loader import build_dataloader
 from nsmae_plugin.data.nuscenes_dataset import MultiModalNuScenesDataset
 from nsmae_plugin.errors import ConfigError, DataError
+from nsmae_plugin.formats.infos import balanced_resampling, write_infos
 
 FRAMES = [{"token": str(number), "timestamp": float(number)} for number in range(20)]
 SCENES = {str(number): f"scene-{number // 4}" for number in range(20)}  # five scenes of four

@@ -20,7 +20,7 @@ from label_runs import (
 )
 
 from nsmae_plugin.errors import DataError
-from nsmae_plugin.evaluation.label_efficiency import jobs
+from nsmae_plugin.experiments.label_efficiency import jobs
 
 
 @pytest.fixture
@@ -57,7 +57,7 @@ def start_tool(workspace):
     script = (
         "import sys, signal; from pathlib import Path\n"
         f"sys.path.insert(0, {str(toys.REPOSITORY / 'tools')!r})\n"
-        "import label_efficiency; from nsmae_plugin.evaluation.label_efficiency import trials\n"
+        "import label_efficiency; from nsmae_plugin.experiments.label_efficiency import trials\n"
         "trials.TOOLS = Path('tools').resolve()\n"
         "signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))\n"
         # A test run in the background of a shell was told to ignore Ctrl-C, and passes it on.

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from nsmae_plugin.losses import (
+from nsmae_plugin.models.losses import (
     colour_loss,
     depth_loss,
     depth_schedule,

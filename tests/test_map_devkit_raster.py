@@ -10,13 +10,13 @@ from shapely import affinity
 from shapely.geometry import LineString, Polygon, box
 from tiny_frames import VERSION, dataset
 
-from nsmae_plugin.boxes import lidar_to_global
-from nsmae_plugin.data import world
 from nsmae_plugin.data.loader import seeded
-from nsmae_plugin.data.maps.classes import LAYERS_OF_CLASS, POLYGON_LAYERS
-from nsmae_plugin.data.maps.devkit_raster import flips_of
-from nsmae_plugin.data.maps.labels import MapLabels
 from nsmae_plugin.errors import ConfigError
+from nsmae_plugin.formats.maps.devkit_raster import flips_of
+from nsmae_plugin.formats.maps.map_classes import LAYERS_OF_CLASS, POLYGON_LAYERS
+from nsmae_plugin.formats.maps.map_labels import MapLabels
+from nsmae_plugin.geometry.boxes import lidar_to_global
+from nsmae_plugin.geometry.world_augmentation import flip, rotation, scaling, translation
 
 DEVKIT = {
     "CLASSES": ["drivable_area", "walkway", "stop_line", "divider", "ped_crossing"],
@@ -123,7 +123,7 @@ def test_turned_and_shifted_worlds_are_drawn_as_the_devkit_draws_their_patch(roo
     info = sample(2.0, -2.3, 0.4)
     drawer = labels(root, info)
     for angle, shift in ((0.7, (0, 0, 0)), (0, (1.3, -0.8, 0.4)), (-2.2, (0.2, 3.0, -1.0))):
-        augmentation = world.translation(shift) @ world.rotation(angle)
+        augmentation = translation(shift) @ rotation(angle)
         expected = published(devkit, info, augmentation)
         np.testing.assert_array_equal(drawer.masks(info, augmentation), expected)
 
@@ -134,13 +134,13 @@ def test_turned_and_shifted_worlds_are_drawn_as_the_devkit_draws_their_patch(roo
 def test_a_flip_flips_the_mask(root, devkit, flips, axes):
     """Also below a turn and a shift, which then go the other way round."""
     info = sample(2.0, -2.3, 0.4)
-    drawer, flip = labels(root, info), world.flip(*flips)
+    drawer, mirror = labels(root, info), flip(*flips)
     expected = np.flip(published(devkit, info, np.eye(4)), axes)
-    np.testing.assert_array_equal(drawer.masks(info, flip), expected)
-    np.testing.assert_array_equal(drawer.masks(info, flip, flips), expected)
-    later = world.translation([0.5, 1.5, 0]) @ world.rotation(0.6)
-    augmentation = later @ flip
-    expected = np.flip(published(devkit, info, flip @ later @ flip), axes)
+    np.testing.assert_array_equal(drawer.masks(info, mirror), expected)
+    np.testing.assert_array_equal(drawer.masks(info, mirror, flips), expected)
+    later = translation([0.5, 1.5, 0]) @ rotation(0.6)
+    augmentation = later @ mirror
+    expected = np.flip(published(devkit, info, mirror @ later @ mirror), axes)
     np.testing.assert_array_equal(drawer.masks(info, augmentation, flips), expected)
     if flips != (True, True):  # else the matrix is that of a turn
         np.testing.assert_array_equal(drawer.masks(info, augmentation), expected)
@@ -149,9 +149,9 @@ def test_a_flip_flips_the_mask(root, devkit, flips, axes):
 @pytest.mark.parametrize("scale", [0.9, 1.07])
 def test_a_scaled_world_is_a_patch_of_another_size_on_the_same_canvas(root, devkit, scale):
     info = sample(2.0, -2.3, 0.4)
-    augmentation = world.scaling(scale) @ world.rotation(0.2)
+    augmentation = scaling(scale) @ rotation(0.2)
     expected = published(devkit, info, augmentation, scale)
-    assert (expected != published(devkit, info, world.rotation(0.2))).any()
+    assert (expected != published(devkit, info, rotation(0.2))).any()
     np.testing.assert_array_equal(labels(root, info).masks(info, augmentation), expected)
 
 
@@ -160,14 +160,14 @@ def test_an_oblong_grid_beside_the_vehicle_shows_its_part_of_a_larger_one(root, 
     layers = {"walkway": [box(-30, 1, 4, 9.5), box(6, -8, 15.5, 30)]}
     info = {"token": "token-0"}
     place(info, pose(0.0, 0.0, np.pi / 2))  # the LiDAR's x axis along the global one
-    info["ref_from_car"] = np.linalg.inv(world.rotation(-np.pi / 2))
+    info["ref_from_car"] = np.linalg.inv(rotation(-np.pi / 2))
     write_map(root / "oblong", layers)
     write_tables(root / "oblong", [LOCATION])
     part = {"CLASSES": ["walkway"], "XBOUND": [-4, 12, 0.5], "YBOUND": [-9, 11, 0.5]}
     for flips in ((False, False), (True, False), (False, True)):
-        flip = world.flip(*flips)
+        mirror = flip(*flips)
         whole, cut = (
-            MapLabels(DEVKIT | section, [info], root / "oblong", VERSION).masks(info, flip)[0]
+            MapLabels(DEVKIT | section, [info], root / "oblong", VERSION).masks(info, mirror)[0]
             for section in ({"CLASSES": ["walkway"]}, part)
         )
         assert cut.shape == (40, 32)
@@ -212,7 +212,10 @@ def test_samples_carry_them_with_the_flips_that_were_drawn(tmp_path):
     devkit = NuScenesMap(str(tmp_path / VERSION), LOCATION)
     section = SECTION | {"LINE_WIDTH": 1.5, "RASTERISER": "devkit"}
     data = dataset(
-        tmp_path, training=True, MAP_CONFIG=section, augmentors=("flip", "rotation", "translation")
+        tmp_path,
+        training=True,
+        MAP_CONFIG=section,
+        augmentors=("flip", "rotation", "translation"),
     )
     data = pickle.loads(pickle.dumps(data))  # as for a worker that is not forked
     seen = set()
@@ -222,7 +225,7 @@ def test_samples_carry_them_with_the_flips_that_were_drawn(tmp_path):
         augmentation = one["lidar_aug_matrix"]
         # Turns of less than a quarter: the diagonal's signs are the flips.
         flips = (augmentation[1, 1] < 0, augmentation[0, 0] < 0)
-        masks = published(devkit, infos[0], world.flip(*flips) @ augmentation, section=section)
+        masks = published(devkit, infos[0], flip(*flips) @ augmentation, section=section)
         axes = [axis for axis, flipped in zip((1, 2), flips, strict=True) if flipped]
         np.testing.assert_array_equal(one["gt_masks_bev"], np.flip(masks, axes))
         assert "world_flips" not in one
@@ -231,11 +234,14 @@ def test_samples_carry_them_with_the_flips_that_were_drawn(tmp_path):
 
 
 def test_flips_are_read_off_a_matrix():
-    turn = world.rotation(1.2)
+    turn = rotation(1.2)
     for flips in ((False, False), (True, False), (False, True)):
-        assert flips_of(turn @ world.flip(*flips)) == flips
-    assert flips_of(world.scaling(1.1) @ world.flip(True, True)) == (True, True)
-    assert flips_of(world.rotation(3.0)) == (False, False)
+        assert flips_of(turn @ flip(*flips)) == flips
+    assert flips_of(scaling(1.1) @ flip(True, True)) == (
+        True,
+        True,
+    )
+    assert flips_of(rotation(3.0)) == (False, False)
     swap = np.eye(4)[[1, 0, 2, 3]]  # a mirror image on the diagonal, a quarter from both axes
     assert flips_of(swap) == (True, False)
 

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from nsmae_plugin.config import _check_data
-from nsmae_plugin.data.maps.classes import LAYERS_OF_CLASS, map_classes
-from nsmae_plugin.data.maps.grid import MapGrid
+from nsmae_plugin.config.load import _check_data
 from nsmae_plugin.errors import ConfigError
+from nsmae_plugin.formats.maps.map_classes import LAYERS_OF_CLASS, map_classes
+from nsmae_plugin.geometry.map_grid import MapGrid
 
 MAP = {
     "CLASSES": ["drivable_area", "divider"],

@@ -6,8 +6,8 @@ import torch.nn.functional as F
 from easydict import EasyDict
 from torch import nn
 
-from nsmae_plugin.data.maps.grid import MapGrid
 from nsmae_plugin.errors import ConfigError
+from nsmae_plugin.geometry.map_grid import MapGrid
 from nsmae_plugin.models.map_head import BEVSegmentationHead, GridResampler, interpolation_matrix
 
 # Other extents, steps and counts along x and y, so that no axis can stand in for the other.

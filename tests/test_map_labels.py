@@ -23,16 +23,17 @@ from shapely.geometry import box
 from tiny_frames import CLASSES, VERSION, configuration, dataset, write_frames
 
 from nsmae_plugin import host
-from nsmae_plugin.boxes import lidar_to_global
-from nsmae_plugin.data import nuscenes_dataset, world
+from nsmae_plugin.data import nuscenes_dataset
 from nsmae_plugin.data.frame_folder import FrameFolderDataset
-from nsmae_plugin.data.infos import write_infos
 from nsmae_plugin.data.loader import build_dataloader, seeded
-from nsmae_plugin.data.maps import labels
-from nsmae_plugin.data.maps.grid import MapGrid
-from nsmae_plugin.data.maps.labels import MapLabels, ground_to_lidar
-from nsmae_plugin.data.maps.raster import rasterise
 from nsmae_plugin.errors import ConfigError, DataError
+from nsmae_plugin.formats.infos import write_infos
+from nsmae_plugin.formats.maps import map_labels
+from nsmae_plugin.formats.maps.map_labels import MapLabels, ground_to_lidar
+from nsmae_plugin.formats.maps.map_raster import rasterise
+from nsmae_plugin.geometry.boxes import lidar_to_global
+from nsmae_plugin.geometry.map_grid import MapGrid
+from nsmae_plugin.geometry.world_augmentation import flip, scaling, translation
 
 WORLD = ("flip", "rotation", "scaling", "translation")
 LAYERS = {
@@ -181,7 +182,7 @@ def test_leaving_out_what_is_far_leaves_out_nothing_that_is_seen(tmp_path):
     (whole,) = drawer._maps.values()
     for yaw in (0.0, 0.4, 2.0, -1.0):
         place(info, pose(3.0, -2.0, yaw))
-        augmentation = world.translation([1, -2, 0]) @ world.scaling(1.1) @ world.flip(yaw > 0)
+        augmentation = translation([1, -2, 0]) @ scaling(1.1) @ flip(yaw > 0)
         to_grid = ground_to_lidar(info, augmentation)
         expected = rasterise(whole.rings, to_grid, drawer.grid, 1)
         np.testing.assert_array_equal(drawer.masks(info, augmentation), expected)
@@ -206,7 +207,7 @@ def test_batches_hold_boolean_stacks_on_either_host(root):
 
 def test_workers_get_the_maps_with_the_data_set(root, monkeypatch):
     data = mapped(root, training=False)
-    monkeypatch.setattr(labels, "load_map", None)  # nothing is opened again
+    monkeypatch.setattr(map_labels, "load_map", None)  # nothing is opened again
     copy = pickle.loads(pickle.dumps(data))
     np.testing.assert_array_equal(copy[1]["gt_masks_bev"], data[1]["gt_masks_bev"])
 
@@ -256,9 +257,9 @@ def test_frames_of_ones_own_have_no_map(tmp_path):
 def test_only_maps_of_locations_with_samples_are_opened_each_once(tmp_path, monkeypatch):
     infos = write_world(tmp_path, frames=3)
     write_tables(tmp_path / VERSION, [LOCATION, "singapore-onenorth", LOCATION])
-    opened, load = [], labels.load_map
+    opened, load = [], map_labels.load_map
     monkeypatch.setattr(
-        labels, "load_map", lambda root, *args: opened.append(args[0]) or load(root, *args)
+        map_labels, "load_map", lambda root, *args: opened.append(args[0]) or load(root, *args)
     )
     assert mapped(tmp_path, LABEL_FRACTION=0.5).infos[1]["token"] == "token-2"
     assert opened == [LOCATION]

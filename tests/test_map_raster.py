@@ -7,10 +7,10 @@ import pytest
 import shapely
 from shapely.geometry import Point, Polygon, box
 
-from nsmae_plugin.data import world
-from nsmae_plugin.data.maps.grid import MapGrid
-from nsmae_plugin.data.maps.raster import rasterise
-from nsmae_plugin.data.maps.vector_map import VectorMap
+from nsmae_plugin.formats.maps.map_raster import rasterise
+from nsmae_plugin.formats.maps.vector_map import VectorMap
+from nsmae_plugin.geometry.map_grid import MapGrid
+from nsmae_plugin.geometry.world_augmentation import flip, rotation, scaling, translation
 
 SMALL = MapGrid((0.0, 5.0, 1.0), (0.0, 4.0, 1.0))
 SQUARE = MapGrid((-20.0, 20.0, 0.5), (-20.0, 20.0, 0.5))
@@ -104,8 +104,8 @@ def test_drawing_after_augmenting_is_asking_where_each_centre_came_from(
 ):
     rng = np.random.default_rng(5)
     areas = blobs(rng)
-    augmentation = world.translation([*rng.normal(0, 2, 2), 0.5]) @ world.scaling(scale)
-    augmentation = augmentation @ world.rotation(angle) @ world.flip(along_x, along_y)
+    augmentation = translation([*rng.normal(0, 2, 2), 0.5]) @ scaling(scale)
+    augmentation = augmentation @ rotation(angle) @ flip(along_x, along_y)
     centres = grid.centres()
     flat = np.concatenate([centres, np.zeros((*grid.shape, 1)), np.ones((*grid.shape, 1))], axis=-1)
     origin = flat @ np.linalg.inv(augmentation).T
@@ -121,7 +121,7 @@ def test_mirroring_and_quarter_turns_of_the_world_mirror_and_turn_the_drawing(fa
     rng = np.random.default_rng(6)
     areas = [(number, shapely.transform(area, lambda p: p + far)) for number, area in blobs(rng)]
     place = np.array([[1.0, 0, -far], [0, 1, -far], [0, 0, 1]])
-    pose = world.rotation(0.4)[np.ix_([0, 1, 3], [0, 1, 3])] @ place
+    pose = rotation(0.4)[np.ix_([0, 1, 3], [0, 1, 3])] @ place
 
     def drawn(moved):
         return draw(areas, SQUARE, (np.array(moved) @ pose)[:2], channels=3)

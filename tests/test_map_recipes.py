@@ -12,11 +12,11 @@ from torch import nn
 
 import nsmae_plugin
 from nsmae_plugin import host
-from nsmae_plugin.config import load_config
+from nsmae_plugin.config.load import load_config
 from nsmae_plugin.data.loader import build_dataloader
-from nsmae_plugin.data.maps.grid import MapGrid
 from nsmae_plugin.detectors.branches import bev_columns
-from nsmae_plugin.training.optim import build_optimizer
+from nsmae_plugin.geometry.map_grid import MapGrid
+from nsmae_plugin.optimization.optim import build_optimizer
 from nsmae_plugin.training.transfer import load_pretrained
 
 CONFIGS = Path(__file__).resolve().parents[1] / "cfgs"

@@ -12,9 +12,9 @@ import shapely
 from map_files import LINE_WIDTH, LOCATION, ORIGIN, street, write_map
 from shapely.geometry import LineString, Polygon, box
 
-from nsmae_plugin.data.maps import vector_map
-from nsmae_plugin.data.maps.vector_map import VectorMap, load_map
 from nsmae_plugin.errors import DataError
+from nsmae_plugin.formats.maps import vector_map
+from nsmae_plugin.formats.maps.vector_map import VectorMap, load_map
 
 
 def area_of(areas: VectorMap, channel: int) -> float:

@@ -7,13 +7,13 @@ import sys
 
 import pytest
 
-from nsmae_plugin.memory import CHOICES, keep_freed_memory
+from nsmae_plugin.runtime.memory import CHOICES, keep_freed_memory
 
 MIB = 2**20
 #: Touches 64 MiB, frees them, and prints what was set and by how much the process has grown.
 PROGRAM = """
 import numpy, os, sys
-from nsmae_plugin.memory import keep_freed_memory, release_freed_memory
+from nsmae_plugin.runtime.memory import keep_freed_memory, release_freed_memory
 def resident():
     with open("/proc/self/statm") as file:
         return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")

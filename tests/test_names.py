@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from nsmae_plugin.errors import DataError
-from nsmae_plugin.names import file_name
+from nsmae_plugin.runtime.file_names import file_name
 
 
 @pytest.mark.parametrize("name", ["a1b2", "scene-0103", "Größe 3", "..a", "a.b", "a" * 200])

@@ -12,7 +12,7 @@ from made_up_batch import EXTENT, HEIGHT, VOXEL, WIDTH, made_up_batch
 
 import nsmae_plugin
 from nsmae_plugin import host
-from nsmae_plugin.config import load_config
+from nsmae_plugin.config.load import load_config
 from nsmae_plugin.errors import ConfigError
 
 CONFIGS = Path(__file__).resolve().parents[1] / "cfgs" / "tiny"

@@ -11,8 +11,8 @@ from nuscenes.utils.splits import create_splits_scenes
 from nuscenes_frames import VERSION, Frames, annotation
 
 from nsmae_plugin.errors import ConfigError, DataError
-from nsmae_plugin.evaluation import nuscenes_benchmark
-from nsmae_plugin.evaluation.nuscenes_results import make_results
+from nsmae_plugin.formats.nuscenes import benchmark
+from nsmae_plugin.formats.nuscenes.results import make_results
 
 
 @pytest.fixture
@@ -234,15 +234,15 @@ def test_a_split_of_ones_own_is_evaluated_under_its_name(copied_tables, syntheti
 
 def test_unknown_splits_are_refused(synthetic_root):
     with pytest.raises(ConfigError, match=r"no split 'vall'.*known: train, val, mini_train"):
-        nuscenes_benchmark.find(synthetic_root / VERSION, VERSION, "vall")
+        benchmark.find(synthetic_root / VERSION, VERSION, "vall")
     with pytest.raises(ConfigError, match=r"v1.0-mini has no split 'train_track'"):
-        nuscenes_benchmark.find(synthetic_root / VERSION, VERSION, "train_track")
+        benchmark.find(synthetic_root / VERSION, VERSION, "train_track")
 
 
 def score_content(val, content, folder):
     path = folder / "mine.json"
     path.write_text(content if isinstance(content, str) else json.dumps(content), encoding="utf-8")
-    return nuscenes_benchmark.score(val.benchmark(), path, folder)
+    return benchmark.score(val.benchmark(), path, folder)
 
 
 def test_a_results_file_from_elsewhere_is_scored_or_refused(val, tmp_path):
@@ -271,4 +271,4 @@ def test_a_results_file_from_elsewhere_is_scored_or_refused(val, tmp_path):
         ):
             score_content(val, content, tmp_path)
     with pytest.raises(DataError, match="cannot read the results"):
-        nuscenes_benchmark.score(val.benchmark(), tmp_path / "absent.json", tmp_path)
+        benchmark.score(val.benchmark(), tmp_path / "absent.json", tmp_path)

@@ -9,7 +9,7 @@ from nuscenes.eval.detection.constants import ATTRIBUTE_NAMES, DETECTION_NAMES
 from nuscenes_frames import VERSION, Frames, annotation
 
 from nsmae_plugin.errors import DataError, NonFiniteError
-from nsmae_plugin.evaluation.nuscenes_results import (
+from nsmae_plugin.formats.nuscenes.results import (
     ATTRIBUTES,
     attribute,
     make_results,

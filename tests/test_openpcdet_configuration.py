@@ -10,7 +10,7 @@ import yaml
 from easydict import EasyDict
 
 import nsmae_plugin
-from nsmae_plugin.config import load_config
+from nsmae_plugin.config.load import load_config
 from nsmae_plugin.errors import ConfigError
 
 pytestmark = pytest.mark.openpcdet

@@ -8,7 +8,7 @@ import math
 import pytest
 import torch
 
-from nsmae_plugin.config import load_config
+from nsmae_plugin.config.load import load_config
 
 pytestmark = pytest.mark.openpcdet
 

@@ -10,7 +10,7 @@ import torch
 from easydict import EasyDict
 from torch import nn
 
-from nsmae_plugin import schema
+from nsmae_plugin.config import schema
 from nsmae_plugin.errors import ConfigError
 
 pytestmark = pytest.mark.openpcdet

@@ -12,7 +12,7 @@ from torch.nn.parallel import DistributedDataParallel
 from toys import free_port
 
 from nsmae_plugin.errors import ConfigError
-from nsmae_plugin.training import distributed
+from nsmae_plugin.runtime import distributed
 
 pytestmark = [
     pytest.mark.openpcdet,

@@ -14,10 +14,10 @@ from easydict import EasyDict
 
 import nsmae_plugin
 from nsmae_plugin import host
-from nsmae_plugin.config import load_config
+from nsmae_plugin.config.load import load_config
 from nsmae_plugin.data.loader import seeded
 from nsmae_plugin.host.batch import share_large_arrays
-from nsmae_plugin.training import optim
+from nsmae_plugin.optimization import optim
 from nsmae_plugin.training.run_state import Progress, Run
 from nsmae_plugin.training.update import read_records, update_weights
 

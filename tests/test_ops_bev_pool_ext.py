@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from nsmae_plugin.ops import bev_pool_ext
+from nsmae_plugin.ops.compiled import bev_pool_ext
 
 GRID = {"b": 2, "d": 1, "h": 3, "w": 4}
 

@@ -5,9 +5,9 @@ import math
 import pytest
 import torch
 
-from nsmae_plugin.ops import roiaware_pool3d_cuda as ops
-from nsmae_plugin.ops import uncompiled
-from nsmae_plugin.ops.ingroup_inds_cuda import forward as ingroup_forward
+from nsmae_plugin.ops.compiled import roiaware_pool3d_cuda as ops
+from nsmae_plugin.ops.compiled import uncompiled
+from nsmae_plugin.ops.compiled.ingroup_inds_cuda import forward as ingroup_forward
 
 GRID = (3, 2, 2)
 

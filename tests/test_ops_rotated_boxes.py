@@ -6,7 +6,8 @@ import pytest
 import torch
 from shapely.geometry import Polygon
 
-from nsmae_plugin.ops import iou3d_nms_cuda, rotated_boxes
+from nsmae_plugin.ops import rotated_boxes
+from nsmae_plugin.ops.compiled import iou3d_nms_cuda
 
 
 def box(x, y, dx, dy, heading=0.0):

@@ -8,11 +8,7 @@ from torch import nn
 from toys import ToyDetector, batch
 
 from nsmae_plugin.errors import ConfigError
-from nsmae_plugin.training.optim import (
-    build_optimizer,
-    build_scheduler,
-    set_batchnorm_momentum,
-)
+from nsmae_plugin.optimization.optim import build_optimizer, build_scheduler, set_batchnorm_momentum
 
 ONE_CYCLE = {
     "OPTIMIZER": "adam_onecycle",

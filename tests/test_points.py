@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from tiny_frames import random_points
 
-from nsmae_plugin.data.points import LidarFiles, read_frame, read_points
-from nsmae_plugin.data.world import transform_points
 from nsmae_plugin.errors import ConfigError, DataError
+from nsmae_plugin.formats.lidar_files import LidarFiles, read_frame, read_points
+from nsmae_plugin.geometry.world_augmentation import transform_points
 
 
 @pytest.fixture

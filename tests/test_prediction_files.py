@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from nsmae_plugin.errors import OutputError
-from nsmae_plugin.prediction_files import BOXES, MAP, refuse_other_networks
+from nsmae_plugin.runs.prediction_files import BOXES, MAP, refuse_other_networks
 
 
 def write(folder, boxes=None, of_map=None):

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from nsmae_plugin.config import load_config
+from nsmae_plugin.config.load import load_config
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "RECIPES.md"

@@ -5,9 +5,9 @@ import torch
 from easydict import EasyDict
 
 from nsmae_plugin.errors import ConfigError
-from nsmae_plugin.models.compositing import bin_centres, composite
-from nsmae_plugin.models.frustum_render import render_frustum
 from nsmae_plugin.models.render_heads import BEVRenderHead, PerspectiveRenderHead
+from nsmae_plugin.ops.compositing import bin_centres, composite
+from nsmae_plugin.ops.frustum_render import render_frustum
 
 EDGES = 0.5 + torch.arange(13.0)  # bins of 1 m at 1, 2, … 12 m
 

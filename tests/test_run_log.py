@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from easydict import EasyDict
 
-from nsmae_plugin import config as configuration
+from nsmae_plugin.config import load as configuration
 from nsmae_plugin.training import run_log
 from nsmae_plugin.training.run_log import Curves, Meter, Pace
 

@@ -11,8 +11,8 @@ from collections import OrderedDict
 import numpy as np
 import pytest
 
-from nsmae_plugin.data.safe_pickle import load_plain
 from nsmae_plugin.errors import DataError
+from nsmae_plugin.runtime.safe_pickle import load_plain
 
 BIG = struct.pack("<Q", 1 << 40)
 
@@ -201,7 +201,7 @@ def test_a_made_up_file_runs_nothing_in_a_fresh_process(tmp_path, name):
     done = in_a_fresh_process(f"""
         import sys
         from pathlib import Path
-        from nsmae_plugin.data.infos import read_infos
+        from nsmae_plugin.formats.infos import read_infos
         from nsmae_plugin.errors import NSMAEError
         try:
             repr(read_infos(Path({str(path)!r})))
@@ -268,7 +268,7 @@ BOMBS = {
 LIMITED = """
 import resource, sys
 from pathlib import Path
-from nsmae_plugin.data.safe_pickle import load_plain
+from nsmae_plugin.runtime.safe_pickle import load_plain
 from nsmae_plugin.errors import DataError
 used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (used + (64 << 20),) * 2)

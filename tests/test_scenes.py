@@ -5,9 +5,13 @@ from pathlib import Path
 
 import pytest
 
-from nsmae_plugin.data.infos import read_infos
-from nsmae_plugin.data.scenes import frames_of_scene, locations_of_samples, scenes_of_samples
 from nsmae_plugin.errors import DataError
+from nsmae_plugin.formats.infos import read_infos
+from nsmae_plugin.formats.nuscenes.scenes import (
+    frames_of_scene,
+    locations_of_samples,
+    scenes_of_samples,
+)
 
 VERSION = "v1.0-mini"
 

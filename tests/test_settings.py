@@ -8,7 +8,7 @@ import pytest
 import torch
 from toys import REPOSITORY
 
-from nsmae_plugin.config import load_config, plain
+from nsmae_plugin.config.load import load_config, plain
 from nsmae_plugin.errors import CheckpointError
 from nsmae_plugin.training import settings
 

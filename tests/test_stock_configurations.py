@@ -9,7 +9,7 @@ import pytest
 import torch
 from stock_scripts import start
 
-from nsmae_plugin.data.infos import read_infos, write_infos
+from nsmae_plugin.formats.infos import read_infos, write_infos
 
 pytestmark = [pytest.mark.openpcdet, pytest.mark.usefixtures("openpcdet_host")]
 

@@ -19,7 +19,7 @@ from test_visualize import SMALL_CAMERA
 
 import nsmae_plugin
 from nsmae_plugin import host
-from nsmae_plugin.config import load_config
+from nsmae_plugin.config.load import load_config
 from nsmae_plugin.training import checkpoint
 
 # Both sides run inside OpenPCDet.

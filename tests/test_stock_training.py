@@ -13,8 +13,8 @@ from stock_scripts import REPOSITORY, start
 
 import nsmae_plugin
 from nsmae_plugin import host
-from nsmae_plugin.config import load_config
-from nsmae_plugin.data.infos import read_infos, write_infos
+from nsmae_plugin.config.load import load_config
+from nsmae_plugin.formats.infos import read_infos, write_infos
 from nsmae_plugin.training.export import export
 
 pytestmark = pytest.mark.openpcdet

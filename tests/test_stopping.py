@@ -10,9 +10,9 @@ import pytest
 import toys
 from test_train import arguments, assert_same, folder, last_content, train, workspace  # noqa: F401
 
-from nsmae_plugin import stopping
-from nsmae_plugin.command_line import errors_in_one_line
-from nsmae_plugin.training.session import how_to_go_on
+from nsmae_plugin.runs.train import how_to_go_on
+from nsmae_plugin.runtime import stopping
+from nsmae_plugin.runtime.command_line import errors_in_one_line
 
 SCRIPT = str(toys.REPOSITORY / "tests/toys.py")
 TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")

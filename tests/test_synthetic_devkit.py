@@ -16,7 +16,7 @@ from nuscenes.utils.geometry_utils import points_in_box
 from nuscenes.utils.splits import mini_train, mini_val
 from pyquaternion import Quaternion
 
-from nsmae_plugin.data.synthetic import WorldOptions, write_world
+from nsmae_plugin.synthetic import WorldOptions, write_world
 
 matplotlib.use("Agg")
 OPTIONS = WorldOptions(scenes=3, keyframes=3, sweeps=2, image_size=(64, 112))

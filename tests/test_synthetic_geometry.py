@@ -5,17 +5,17 @@ import pytest
 from shapely.geometry import Polygon
 from shapely.strtree import STRtree
 
-from nsmae_plugin.data.synthetic import WorldOptions
-from nsmae_plugin.data.synthetic.actors import Speed
-from nsmae_plugin.data.synthetic.camera import take_picture
-from nsmae_plugin.data.synthetic.lidar import NOISE_BOUND, sweep
-from nsmae_plugin.data.synthetic.raycast import GROUND, NEAR, NOTHING, Bodies, cast
-from nsmae_plugin.data.synthetic.rig import CameraRays, LidarRays, make_cameras, make_lidar
-from nsmae_plugin.data.synthetic.road import Centreline, Piece
-from nsmae_plugin.data.synthetic.scene import build_stage
-from nsmae_plugin.data.synthetic.scenery import rectangle
-from nsmae_plugin.data.synthetic.shapes import LOOKS
-from nsmae_plugin.data.synthetic.world import plan
+from nsmae_plugin.synthetic import WorldOptions
+from nsmae_plugin.synthetic.actors import Speed
+from nsmae_plugin.synthetic.camera import take_picture
+from nsmae_plugin.synthetic.lidar import NOISE_BOUND, sweep
+from nsmae_plugin.synthetic.raycast import GROUND, NEAR, NOTHING, Bodies, cast
+from nsmae_plugin.synthetic.rig import CameraRays, LidarRays, make_cameras, make_lidar
+from nsmae_plugin.synthetic.road import Centreline, Piece
+from nsmae_plugin.synthetic.scene import build_stage
+from nsmae_plugin.synthetic.scenery import rectangle
+from nsmae_plugin.synthetic.shapes import LOOKS
+from nsmae_plugin.synthetic.world import plan
 
 SIZE = (64, 112)
 

@@ -10,9 +10,9 @@ from nuscenes.map_expansion.map_api import NuScenesMap
 from nuscenes.nuscenes import NuScenes
 from shapely.geometry import Point
 
-from nsmae_plugin.data.synthetic import WorldOptions, ground, write_world
-from nsmae_plugin.data.synthetic.scene import build_stage
-from nsmae_plugin.data.synthetic.world import plan
+from nsmae_plugin.synthetic import WorldOptions, ground, write_world
+from nsmae_plugin.synthetic.scene import build_stage
+from nsmae_plugin.synthetic.world import plan
 
 OPTIONS = WorldOptions(scenes=5, keyframes=2, sweeps=0, cameras=1, image_size=(32, 56), azimuths=90)
 SIX_CLASSES = ("drivable_area", "ped_crossing", "walkway", "stop_line", "carpark_area")

@@ -11,11 +11,11 @@ import pytest
 from nuscenes.nuscenes import NuScenes
 from PIL import Image
 
-from nsmae_plugin.data.synthetic import WorldOptions, write_world
-from nsmae_plugin.data.synthetic.options import LOCATIONS
-from nsmae_plugin.data.synthetic.scene import SceneRecorder
-from nsmae_plugin.data.synthetic.world import MARKER, plan
 from nsmae_plugin.errors import ConfigError, DataError, OutputError
+from nsmae_plugin.synthetic import WorldOptions, write_world
+from nsmae_plugin.synthetic.options import LOCATIONS
+from nsmae_plugin.synthetic.scene import SceneRecorder
+from nsmae_plugin.synthetic.world import MARKER, plan
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 SMALLEST = WorldOptions(

@@ -6,8 +6,8 @@ import random
 import pytest
 import torch
 
-from nsmae_plugin import torch_files
 from nsmae_plugin.errors import CheckpointError
+from nsmae_plugin.runtime import torch_files
 
 CONTENT = {"weight": torch.arange(2000.0), "step": 7, "name": "a"}
 

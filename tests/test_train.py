@@ -11,8 +11,8 @@ import pytest
 import torch
 import toys
 
-from nsmae_plugin import files
 from nsmae_plugin.errors import DataError
+from nsmae_plugin.runtime import files
 from nsmae_plugin.training import checkpoint
 
 OPENPCDET_FLAGS = (

@@ -8,7 +8,7 @@ import torch
 
 import nsmae_plugin
 from nsmae_plugin import host
-from nsmae_plugin.config import load_config
+from nsmae_plugin.config.load import load_config
 from nsmae_plugin.errors import CheckpointError
 from nsmae_plugin.training import checkpoint, weights
 from nsmae_plugin.training.export import export

@@ -7,8 +7,8 @@ import torch
 from easydict import EasyDict
 
 from nsmae_plugin.errors import ConfigError, DataError
-from nsmae_plugin.models import kernels
 from nsmae_plugin.models.view_transform import FactorizedDepthLSSTransform, OneChannelConv2d
+from nsmae_plugin.ops import kernels
 
 BINS, CHANNELS = 6, 4
 CONFIG = {

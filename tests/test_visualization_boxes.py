@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from nsmae_plugin.boxes import make_boxes
+from nsmae_plugin.geometry.boxes import make_boxes
 from nsmae_plugin.visualization.boxes import (
     NEAR,
     NUSCENES_COLOURS,

@@ -6,7 +6,7 @@ from matplotlib.collections import LineCollection
 from matplotlib.quiver import Quiver
 from PIL import Image
 
-from nsmae_plugin.boxes import make_boxes
+from nsmae_plugin.geometry.boxes import make_boxes
 from nsmae_plugin.visualization.boxes import class_colours
 from nsmae_plugin.visualization.detection import (
     PLACES,

@@ -2,8 +2,8 @@
 
 import pytest
 
-from nsmae_plugin.evaluation.label_efficiency.comparison import Comparison, Spread
-from nsmae_plugin.visualization.label_efficiency import draw
+from nsmae_plugin.experiments.label_efficiency.comparison import Comparison, Spread
+from nsmae_plugin.experiments.label_efficiency.plot import draw
 
 
 def comparison(fraction, scratch, pretrained, metric="mAP"):

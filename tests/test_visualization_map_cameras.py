@@ -6,13 +6,13 @@ from PIL import Image
 from scipy.ndimage import binary_dilation
 from scipy.spatial.transform import Rotation
 
-from nsmae_plugin.bev_map import BEVMap
-from nsmae_plugin.boxes import Boxes, make_boxes
-from nsmae_plugin.data.image_files import load_image
 from nsmae_plugin.data.images import camera_matrices
-from nsmae_plugin.data.infos import read_infos
-from nsmae_plugin.data.maps.grid import MapGrid
-from nsmae_plugin.data.maps.labels import MapLabels
+from nsmae_plugin.formats.image_files import load_image
+from nsmae_plugin.formats.infos import read_infos
+from nsmae_plugin.formats.maps.bev_map import BEVMap
+from nsmae_plugin.formats.maps.map_labels import MapLabels
+from nsmae_plugin.geometry.boxes import Boxes, make_boxes
+from nsmae_plugin.geometry.map_grid import MapGrid
 from nsmae_plugin.visualization.boxes import project
 from nsmae_plugin.visualization.detection import Photograph, Scenery
 from nsmae_plugin.visualization.map_cameras import (

@@ -8,10 +8,10 @@ from matplotlib.colors import to_hex, to_rgb
 from nuscenes.map_expansion.map_api import NuScenesMapExplorer
 from PIL import Image
 
-from nsmae_plugin.bev_map import BEVMap
-from nsmae_plugin.boxes import make_boxes
-from nsmae_plugin.data.maps.classes import LAYERS_OF_CLASS
-from nsmae_plugin.data.maps.grid import MapGrid
+from nsmae_plugin.formats.maps.bev_map import BEVMap
+from nsmae_plugin.formats.maps.map_classes import LAYERS_OF_CLASS
+from nsmae_plugin.geometry.boxes import make_boxes
+from nsmae_plugin.geometry.map_grid import MapGrid
 from nsmae_plugin.visualization.detection import PLACES, Photograph, Scenery
 from nsmae_plugin.visualization.maps import MAP_COLOURS, compare, draw_map, map_colours, paint
 

@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from nsmae_plugin import host
-from nsmae_plugin.config import load_config
-from nsmae_plugin.evaluation.prepare import prepare
+from nsmae_plugin.config.load import load_config
 from nsmae_plugin.evaluation.reconstruction import evaluate
+from nsmae_plugin.runs.prepare import prepare
 from nsmae_plugin.training import checkpoint
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tools"))

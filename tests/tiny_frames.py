@@ -13,10 +13,10 @@ from easydict import EasyDict
 from PIL import Image
 
 from nsmae_plugin import host
-from nsmae_plugin.data.gt_database import write_gt_database
-from nsmae_plugin.data.infos import read_infos, write_infos
 from nsmae_plugin.data.masking import PROCESSORS
 from nsmae_plugin.data.nuscenes_dataset import MultiModalNuScenesDataset
+from nsmae_plugin.formats.gt_database import write_gt_database
+from nsmae_plugin.formats.infos import read_infos, write_infos
 
 VERSION = "v1.0-mini"
 WIDTH, HEIGHT, FOCAL = 160, 96, 80.0

@@ -26,9 +26,9 @@ import yaml
 from easydict import EasyDict
 from torch import nn
 
-from nsmae_plugin import host
+import nsmae_plugin.runs.train
+from nsmae_plugin import host, runs
 from nsmae_plugin.errors import DataError
-from nsmae_plugin.training import session
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 FEATURES = 4
@@ -173,7 +173,7 @@ def train(*arguments, register_toys=True):
         sys.path.pop(0)
     with pytest.MonkeyPatch.context() as patch:
         if os.environ.get("TOY_EVALUATE"):
-            patch.setattr(session, "_make_evaluation", lambda *_: evaluate)
+            patch.setattr(runs.train, "_make_evaluation", lambda *_: evaluate)
         if register_toys:
             patch.setattr(nsmae_plugin, "register", register)
         return tool.main([str(one) for one in arguments])

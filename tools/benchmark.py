@@ -15,11 +15,11 @@ import nsmae_plugin  # noqa: F401  (before torch: sets the OpenMP policy)
 # isort: split
 import torch
 
-from nsmae_plugin import files
-from nsmae_plugin.benchmark import commands, frustum
-from nsmae_plugin.benchmark.measure import MEMORY, MeasurementError, describe_device
-from nsmae_plugin.command_line import positive
 from nsmae_plugin.errors import NSMAEError
+from nsmae_plugin.runtime import files
+from nsmae_plugin.runtime.command_line import positive
+from tools.benchmarks import commands, frustum
+from tools.benchmarks.measure import MEMORY, MeasurementError, describe_device
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:

@@ -17,19 +17,24 @@ from typing import Any
 
 from tqdm import tqdm
 
-from nsmae_plugin.command_line import errors_in_one_line
-from nsmae_plugin.data.annotations import describe, join
 from nsmae_plugin.data.frames import Needs, check_frames
-from nsmae_plugin.data.gt_database import write_gt_database
-from nsmae_plugin.data.info_builder import LIDAR, InfoBuilder, parallel
-from nsmae_plugin.data.info_numbers import cameras_problem
-from nsmae_plugin.data.infos import read_infos, write_infos
-from nsmae_plugin.data.points import DTYPES, NUSCENES, LidarFiles, read_points
-from nsmae_plugin.data.splits import check_scenes, custom_splits, scene_names, split_file
-from nsmae_plugin.data.table_checks import check_calibration, check_times
-from nsmae_plugin.data.tables import NuScenesTables
 from nsmae_plugin.errors import ConfigError, DataError, OutputError
-from nsmae_plugin.files import output_errors
+from nsmae_plugin.formats.gt_database import write_gt_database
+from nsmae_plugin.formats.info_numbers import cameras_problem
+from nsmae_plugin.formats.infos import read_infos, write_infos
+from nsmae_plugin.formats.lidar_files import DTYPES, NUSCENES, LidarFiles, read_points
+from nsmae_plugin.formats.nuscenes.annotations import describe, join
+from nsmae_plugin.formats.nuscenes.info_builder import LIDAR, InfoBuilder, parallel
+from nsmae_plugin.formats.nuscenes.splits import (
+    check_scenes,
+    custom_splits,
+    scene_names,
+    split_file,
+)
+from nsmae_plugin.formats.nuscenes.table_checks import check_calibration, check_times
+from nsmae_plugin.formats.nuscenes.tables import NuScenesTables
+from nsmae_plugin.runtime.command_line import errors_in_one_line
+from nsmae_plugin.runtime.files import output_errors
 
 logger = logging.getLogger("create_infos")
 

@@ -10,12 +10,12 @@ import nsmae_plugin  # noqa: F401  (before torch: sets the OpenMP policy)
 # isort: split
 from tqdm import tqdm
 
-from nsmae_plugin.command_line import errors_in_one_line
-from nsmae_plugin.config import load_config
-from nsmae_plugin.evaluation.prepare import add_trial_arguments, prepare
+from nsmae_plugin.config.load import load_config
 from nsmae_plugin.evaluation.reconstruction import evaluate
 from nsmae_plugin.evaluation.report import format_table
-from nsmae_plugin.training import distributed
+from nsmae_plugin.runs.prepare import add_trial_arguments, prepare
+from nsmae_plugin.runtime import distributed
+from nsmae_plugin.runtime.command_line import errors_in_one_line
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:

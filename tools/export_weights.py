@@ -10,7 +10,7 @@ from pathlib import Path
 import nsmae_plugin  # noqa: F401  (before torch: sets the OpenMP policy)
 
 # isort: split
-from nsmae_plugin.command_line import errors_in_one_line
+from nsmae_plugin.runtime.command_line import errors_in_one_line
 from nsmae_plugin.training.export import export
 
 

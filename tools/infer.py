@@ -11,15 +11,15 @@ import nsmae_plugin  # noqa: F401  (before torch: sets the OpenMP policy)
 
 # isort: split
 from nsmae_plugin import host
-from nsmae_plugin.command_line import errors_in_one_line
-from nsmae_plugin.config import load_config
+from nsmae_plugin.config.load import load_config
 from nsmae_plugin.data.frame_folder import FrameFolderDataset
-from nsmae_plugin.data.scenes import frames_of_scene, scenes_of_samples
-from nsmae_plugin.evaluation.prepare import add_trial_arguments, prepare
-from nsmae_plugin.inference import Inference
-from nsmae_plugin.names import file_name
-from nsmae_plugin.prediction_files import refuse_other_networks
-from nsmae_plugin.training import distributed
+from nsmae_plugin.formats.nuscenes.scenes import frames_of_scene, scenes_of_samples
+from nsmae_plugin.runs.infer import Inference
+from nsmae_plugin.runs.prediction_files import refuse_other_networks
+from nsmae_plugin.runs.prepare import add_trial_arguments, prepare
+from nsmae_plugin.runtime import distributed
+from nsmae_plugin.runtime.command_line import errors_in_one_line
+from nsmae_plugin.runtime.file_names import file_name
 from nsmae_plugin.visualization.detection import FILM_WIDTH, film_frame, save_film
 
 logger = logging.getLogger("infer")

@@ -16,14 +16,14 @@ from pathlib import Path
 import nsmae_plugin  # noqa: F401  (before torch: sets the OpenMP policy)
 
 # isort: split
-from nsmae_plugin.command_line import errors_in_one_line, positive
-from nsmae_plugin.config import load_config
+from nsmae_plugin.config.load import load_config
 from nsmae_plugin.data.loader import default_workers
 from nsmae_plugin.errors import ConfigError, NSMAEError
-from nsmae_plugin.evaluation.label_efficiency.comparison import usual_metrics
-from nsmae_plugin.evaluation.label_efficiency.jobs import Runner
-from nsmae_plugin.evaluation.label_efficiency.report import write_report
-from nsmae_plugin.evaluation.label_efficiency.trials import ARMS, PRETRAINED, SCRATCH, Experiment
+from nsmae_plugin.experiments.label_efficiency.comparison import usual_metrics
+from nsmae_plugin.experiments.label_efficiency.jobs import Runner
+from nsmae_plugin.experiments.label_efficiency.report import write_report
+from nsmae_plugin.experiments.label_efficiency.trials import ARMS, PRETRAINED, SCRATCH, Experiment
+from nsmae_plugin.runtime.command_line import errors_in_one_line, positive
 from nsmae_plugin.training.checkpoint import find
 
 

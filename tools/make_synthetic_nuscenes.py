@@ -13,9 +13,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from nsmae_plugin.command_line import errors_in_one_line
-from nsmae_plugin.data.synthetic import WorldOptions, write_world
-from nsmae_plugin.data.synthetic.world import default_workers
+from nsmae_plugin.runtime.command_line import errors_in_one_line
+from nsmae_plugin.synthetic import WorldOptions, write_world
+from nsmae_plugin.synthetic.world import default_workers
 
 
 def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:

@@ -4,8 +4,8 @@ import argparse
 import sys
 from pathlib import Path
 
-from nsmae_plugin import files
-from nsmae_plugin.command_line import errors_in_one_line
+from nsmae_plugin.runtime import files
+from nsmae_plugin.runtime.command_line import errors_in_one_line
 from nsmae_plugin.visualization import panels
 from nsmae_plugin.visualization.curves import draw_curves, read_metrics
 

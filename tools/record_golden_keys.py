@@ -24,9 +24,9 @@ import numpy as np
 import yaml
 from easydict import EasyDict
 
-from nsmae_plugin import files
-from nsmae_plugin.command_line import errors_in_one_line
 from nsmae_plugin.errors import HostError
+from nsmae_plugin.runtime import files
+from nsmae_plugin.runtime.command_line import errors_in_one_line
 
 CONFIG = "tools/cfgs/nuscenes_models/bevfusion.yaml"
 VOXEL_SIZE = (0.075, 0.075, 0.2)  # metres, as in the files that the docstring names

@@ -15,12 +15,12 @@ from pathlib import Path
 import nsmae_plugin  # (before torch: sets the OpenMP policy)
 
 # isort: split
-from nsmae_plugin.command_line import errors_in_one_line, waiting_time
-from nsmae_plugin.config import load_config
+from nsmae_plugin.config.load import load_config
 from nsmae_plugin.data.loader import default_workers
-from nsmae_plugin.evaluation import session
-from nsmae_plugin.evaluation.prepare import SPLITS
-from nsmae_plugin.training import distributed
+from nsmae_plugin.runs import test
+from nsmae_plugin.runs.prepare import SPLITS
+from nsmae_plugin.runtime import distributed
+from nsmae_plugin.runtime.command_line import errors_in_one_line, waiting_time
 
 
 def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -71,15 +71,15 @@ def run(args: argparse.Namespace) -> None:
     """Evaluate what the arguments ask for."""
     config = load_config(args.cfg_file, args.overrides)
     if args.results:
-        print(session.score_file(args, config, args.results))
+        print(test.score_file(args, config, args.results))
         return
     world = distributed.start(args.launcher, args.device, args.tcp_port, args.local_rank)
     nsmae_plugin.register()
-    tests = session.build(args, config, world)
+    tests = test.build(args, config, world)
     if args.eval_all:
-        session.evaluate_all(tests)
+        test.evaluate_all(tests)
     else:
-        session.evaluate_one(tests)
+        test.evaluate_one(tests)
 
 
 if __name__ == "__main__":

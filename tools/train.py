@@ -12,12 +12,13 @@ from pathlib import Path
 import nsmae_plugin  # (before torch: sets the OpenMP policy)
 
 # isort: split
-from nsmae_plugin.command_line import errors_in_one_line, positive
-from nsmae_plugin.config import load_config
+from nsmae_plugin.config.load import load_config
 from nsmae_plugin.data.loader import default_workers
-from nsmae_plugin.training import distributed, engine
-from nsmae_plugin.training.random_state import FIXED_SEED
-from nsmae_plugin.training.session import AMP_DTYPES, build, run_of_its_own
+from nsmae_plugin.runs.train import AMP_DTYPES, build, run_of_its_own
+from nsmae_plugin.runtime import distributed
+from nsmae_plugin.runtime.command_line import errors_in_one_line, positive
+from nsmae_plugin.runtime.random_state import FIXED_SEED
+from nsmae_plugin.training import engine
 
 
 def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:

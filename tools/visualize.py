@@ -11,10 +11,10 @@ import nsmae_plugin  # noqa: F401  (before torch: sets the OpenMP policy)
 import torch
 
 from nsmae_plugin import host
-from nsmae_plugin.command_line import errors_in_one_line
-from nsmae_plugin.config import load_config
-from nsmae_plugin.evaluation.prepare import add_trial_arguments, prepare
-from nsmae_plugin.training import distributed
+from nsmae_plugin.config.load import load_config
+from nsmae_plugin.runs.prepare import add_trial_arguments, prepare
+from nsmae_plugin.runtime import distributed
+from nsmae_plugin.runtime.command_line import errors_in_one_line
 from nsmae_plugin.visualization.reconstruction import save_pictures
 from nsmae_plugin.visualization.sample import extract_sample
 

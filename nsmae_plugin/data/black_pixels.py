@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from nsmae_plugin.data.image_files import image_size
 from nsmae_plugin.errors import DataError
+from nsmae_plugin.formats.image_files import image_size
 
 
 def black_share(size: tuple[int, int], final: Sequence[int], limits: Sequence[float]) -> float:

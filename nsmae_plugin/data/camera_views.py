@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from nsmae_plugin.data import images
-from nsmae_plugin.data.image_files import check_view
+from nsmae_plugin.formats.image_files import check_view
 
 MATRIX_KEYS = (
     "camera_intrinsics",

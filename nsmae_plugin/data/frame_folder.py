@@ -28,10 +28,10 @@ from scipy.spatial.transform import Rotation
 
 from nsmae_plugin.data.frames import check_frames
 from nsmae_plugin.data.nuscenes_dataset import MultiModalNuScenesDataset
-from nsmae_plugin.data.points import LidarFiles
 from nsmae_plugin.errors import ConfigError, DataError, brief
-from nsmae_plugin.names import file_name
-from nsmae_plugin.reading import read_json
+from nsmae_plugin.formats.lidar_files import LidarFiles
+from nsmae_plugin.runtime.file_names import file_name
+from nsmae_plugin.runtime.reading import read_json
 
 NAME = "calibration.json"
 HELP = "docs/INFERENCE.md describes the layout"

@@ -4,11 +4,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from nsmae_plugin.data.info_checks import check_infos
-from nsmae_plugin.data.info_numbers import Infos, cameras_problem, check_numbers, files_of
-from nsmae_plugin.data.infos import read_infos
-from nsmae_plugin.data.missing_files import check_files
 from nsmae_plugin.errors import DataError
+from nsmae_plugin.formats.info_checks import check_infos
+from nsmae_plugin.formats.info_numbers import Infos, cameras_problem, check_numbers, files_of
+from nsmae_plugin.formats.infos import read_infos
+from nsmae_plugin.formats.missing_files import check_files
 
 
 class Needs(NamedTuple):

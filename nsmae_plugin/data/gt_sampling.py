@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from nsmae_plugin.data.gt_database import CREATE, Entry, read_gt_database
 from nsmae_plugin.errors import ConfigError, DataError
+from nsmae_plugin.formats.gt_database import CREATE, Entry, read_gt_database
 
 NAME = "gt_sampling"
 

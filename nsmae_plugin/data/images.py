@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from nsmae_plugin.data.image_files import decode, opened
+from nsmae_plugin.formats.image_files import decode, opened
 
 Crop = tuple[int, int, int, int]
 Placement = tuple[float, Crop]
@@ -43,7 +43,7 @@ def load_crop(
         the part, as of :func:`scale_and_crop`; scale and crop; width and height of the whole image.
 
     Raises:
-        DataError: see :func:`~nsmae_plugin.data.image_files.opened`.
+        DataError: see :func:`~nsmae_plugin.formats.image_files.opened`.
     """
     with opened(path, token) as image:
         size = image.size

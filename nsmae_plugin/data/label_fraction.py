@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from nsmae_plugin.data.scenes import scenes_of_samples
 from nsmae_plugin.errors import ConfigError, DataError
+from nsmae_plugin.formats.nuscenes.scenes import scenes_of_samples
 
 MODES = ("frames", "scenes")
 TOLERANCE = 0.1  # how far k · fraction may lie from 1

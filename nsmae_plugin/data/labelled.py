@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from nsmae_plugin.data import gt_sampling, infos, label_fraction
+from nsmae_plugin.data import gt_sampling, label_fraction
 from nsmae_plugin.errors import DataError
+from nsmae_plugin.formats import infos
 
 Frames = list[dict[str, Any]]
 

@@ -20,12 +20,13 @@ import torch
 import torch.distributed as dist
 from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 
-from nsmae_plugin import host, stopping
-from nsmae_plugin.cores import usable_cores
+from nsmae_plugin import host
 from nsmae_plugin.data import shared_memory
 from nsmae_plugin.errors import ConfigError, DataError
 from nsmae_plugin.host.batch import share_large_arrays
-from nsmae_plugin.memory import keep_freed_memory
+from nsmae_plugin.runtime import stopping
+from nsmae_plugin.runtime.cores import usable_cores
+from nsmae_plugin.runtime.memory import keep_freed_memory
 
 
 @dataclass(frozen=True)

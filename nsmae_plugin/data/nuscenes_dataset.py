@@ -8,21 +8,16 @@ from typing import Any
 import numpy as np
 
 from nsmae_plugin import host
-from nsmae_plugin.data import (
-    black_pixels,
-    gt_sampling,
-    label_fraction,
-    labelled,
-    points,
-    world,
-)
+from nsmae_plugin.data import black_pixels, gt_sampling, label_fraction, labelled
 from nsmae_plugin.data.camera_views import load_views
 from nsmae_plugin.data.frames import Needs, check_batches, read_frames
 from nsmae_plugin.data.loader import seeded
-from nsmae_plugin.data.maps.labels import MapLabels
+from nsmae_plugin.data.nuscenes_evaluation import NuScenesEvaluation
 from nsmae_plugin.data.pipeline import check_pipeline, enabled_augmentors, find_step
 from nsmae_plugin.errors import DataError
-from nsmae_plugin.evaluation.nuscenes_evaluation import NuScenesEvaluation
+from nsmae_plugin.formats import lidar_files
+from nsmae_plugin.formats.maps.map_labels import MapLabels
+from nsmae_plugin.geometry.world_augmentation import DRAWN_KEYS, STEPS, compose
 
 LIDAR_KEYS = ("points", "voxels", "voxel_coords", "voxel_num_points", "use_lead_xyz")
 
@@ -40,7 +35,7 @@ class MultiModalNuScenesDataset(NuScenesEvaluation, host.DatasetTemplate):
       part is taken before ``BALANCED_RESAMPLING``;
     - ``USE_LIDAR`` (True): without it no point leaves the data set;
     - ``LIDAR_FILES`` (nuScenes'): ``COLUMNS`` and ``DTYPE`` of LiDAR files, see
-      :class:`nsmae_plugin.data.points.LidarFiles`;
+      :class:`nsmae_plugin.formats.lidar_files.LidarFiles`;
     - ``CAMERA_CONFIG.USE_CAMERA``: without it no image is read.
 
     While training, sweeps, crops, augmentations and masks are drawn from NumPy's global state, that
@@ -79,7 +74,7 @@ class MultiModalNuScenesDataset(NuScenesEvaluation, host.DatasetTemplate):
         self.evaluation_seed = 0
         self.use_labels = dataset_cfg.get("USE_LABELS", False)
         self.use_lidar = dataset_cfg.get("USE_LIDAR", True)
-        self.lidar_files = points.LidarFiles.from_config(dataset_cfg.get("LIDAR_FILES"))
+        self.lidar_files = lidar_files.LidarFiles.from_config(dataset_cfg.get("LIDAR_FILES"))
         self.camera_config = dataset_cfg.get("CAMERA_CONFIG")
         self.use_camera = bool(self.camera_config) and self.camera_config.get("USE_CAMERA", True)
         label_fraction.settings(dataset_cfg)  # refuses bad settings before anything is read
@@ -94,7 +89,7 @@ class MultiModalNuScenesDataset(NuScenesEvaluation, host.DatasetTemplate):
             logger=logger or logging.getLogger(__name__),
         )
         augmentors = enabled_augmentors(dataset_cfg)
-        self.world_steps = [name for name in augmentors if name in world.STEPS]
+        self.world_steps = [name for name in augmentors if name in STEPS]
         self.normalization = find_step(dataset_cfg, "image_normalize")
         self.infos = self._read_infos()
         self.epoch_length = len(self.infos)
@@ -190,7 +185,7 @@ class MultiModalNuScenesDataset(NuScenesEvaluation, host.DatasetTemplate):
         if self.training:
             count = len(info["sweeps"])
             chosen = np.random.choice(count, wanted, replace=False)  # noqa: NPY002 (loader seeds)
-        cloud = points.read_frame(self.root_path, info, chosen, self.lidar_files)
+        cloud = lidar_files.read_frame(self.root_path, info, chosen, self.lidar_files)
         # OpenPCDet's voxels, and what detectors make of its points, need contiguous rows.
         return np.ascontiguousarray(cloud) if host.NAME == "openpcdet" else cloud
 
@@ -224,10 +219,10 @@ class MultiModalNuScenesDataset(NuScenesEvaluation, host.DatasetTemplate):
         formula is right for one order only; here the matrices are multiplied in the order of the
         configuration.
         """
-        drawn = {key: data_dict.pop(key) for key in world.DRAWN_KEYS if key in data_dict}
+        drawn = {key: data_dict.pop(key) for key in DRAWN_KEYS if key in data_dict}
         data_dict["world_flips"] = tuple(bool(drawn.get(key)) for key in ("flip_x", "flip_y"))
         if "lidar_aug_matrix" not in data_dict:
-            data_dict["lidar_aug_matrix"] = world.compose(self.world_steps, drawn)
+            data_dict["lidar_aug_matrix"] = compose(self.world_steps, drawn)
         return data_dict
 
     def _finish(self, sample: dict[str, Any], info: dict[str, Any]) -> dict[str, Any]:

@@ -5,8 +5,9 @@ from typing import Any
 from easydict import EasyDict
 
 from nsmae_plugin import host
-from nsmae_plugin.data import gt_sampling, world
+from nsmae_plugin.data import gt_sampling
 from nsmae_plugin.errors import ConfigError
+from nsmae_plugin.geometry import world_augmentation
 
 CAMERA_AUGMENTORS = ("imgaug",)
 CAMERA_PROCESSORS = ("image_calibrate", "image_normalize", "mask_image_patches")
@@ -85,7 +86,7 @@ def _check_openpcdet(dataset_cfg: Any, augmentors: list[str], processors: list[s
     for slot, names in (("augmentor", augmentors), ("processor", processors)):
         for name in names:
             host.lookup(slot, name)  # OpenPCDet itself would answer with an AttributeError
-    world_steps = [name for name in augmentors if name in world.STEPS]
+    world_steps = [name for name in augmentors if name in world_augmentation.STEPS]
     repeated = sorted({name for name in world_steps if world_steps.count(name) > 1})
     if repeated:
         raise ConfigError(

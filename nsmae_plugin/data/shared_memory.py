@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from nsmae_plugin.command_line import RUN_LOGGER
+from nsmae_plugin.runtime.command_line import RUN_LOGGER
 
 PLACE = Path("/dev/shm")
 SLOW = (

@@ -6,10 +6,10 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
-from nsmae_plugin.data.maps.classes import map_classes
-from nsmae_plugin.data.maps.grid import MapGrid
 from nsmae_plugin.detectors.bev_network import BEVNetwork, ModelInfo
 from nsmae_plugin.errors import ConfigError
+from nsmae_plugin.formats.maps.map_classes import map_classes
+from nsmae_plugin.geometry.map_grid import MapGrid
 from nsmae_plugin.models.map_head import BEVSegmentationHead
 
 Batch = dict[str, Any]

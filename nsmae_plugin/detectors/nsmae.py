@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from nsmae_plugin import host, losses
+from nsmae_plugin import host
 from nsmae_plugin.data.loader import batches_per_epoch
 from nsmae_plugin.detectors.branches import bev_columns, prepare_geometry, require_inputs
 from nsmae_plugin.detectors.nsmae_config import (
@@ -18,6 +18,7 @@ from nsmae_plugin.detectors.nsmae_config import (
     depth_edges,
 )
 from nsmae_plugin.errors import ConfigError
+from nsmae_plugin.models import losses
 from nsmae_plugin.models.lift_splat import LiftSplatTransform
 from nsmae_plugin.models.mask_token import ImageMaskToken
 from nsmae_plugin.models.render_heads import BEVRenderHead, PerspectiveRenderHead

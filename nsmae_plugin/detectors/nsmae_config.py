@@ -10,8 +10,8 @@ from torch import Tensor
 
 from nsmae_plugin.detectors.branches import CAMERA_SECTIONS, LIDAR_SECTIONS, has_branch
 from nsmae_plugin.errors import ConfigError
-from nsmae_plugin.models.pooling_plan import bin_count
 from nsmae_plugin.models.targets import CameraGrid, Columns
+from nsmae_plugin.ops.pooling_plan import bin_count
 
 MASKED_CAMERA = ("MASK_TOKEN", *CAMERA_SECTIONS)
 

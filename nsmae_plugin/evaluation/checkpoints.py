@@ -9,8 +9,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from nsmae_plugin.command_line import RUN_LOGGER
 from nsmae_plugin.errors import CheckpointError
+from nsmae_plugin.runtime.command_line import RUN_LOGGER
 from nsmae_plugin.training import checkpoint, settings, weights
 
 logger = logging.getLogger(RUN_LOGGER)

@@ -16,10 +16,10 @@ from torch import nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from nsmae_plugin import files, host
+from nsmae_plugin import host
 from nsmae_plugin.errors import DataError
-from nsmae_plugin.training import distributed
-from nsmae_plugin.training.distributed import World
+from nsmae_plugin.runtime import distributed, files
+from nsmae_plugin.runtime.distributed import World
 
 RESULT = "result.txt"  # written last: its presence says that an evaluation is complete
 WARM_UP = 0.1  # share of the batches that the latency leaves out

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tensorboardX import SummaryWriter
 
-from nsmae_plugin import files
+from nsmae_plugin.runtime import files
 from nsmae_plugin.training import metrics_file
 
 

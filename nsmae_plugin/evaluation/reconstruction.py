@@ -31,8 +31,8 @@ from nsmae_plugin.evaluation.sums import (
     colour_record,
     depth_record,
 )
-from nsmae_plugin.files import replacing, write_text
-from nsmae_plugin.training import distributed
+from nsmae_plugin.runtime import distributed
+from nsmae_plugin.runtime.files import replacing, write_text
 
 SUMMARY = "reconstruction_metrics.json"
 _DEPTH_VIEWS = {"depth": "target_depth", "bev_depth": "target_bev"}

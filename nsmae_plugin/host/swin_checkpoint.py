@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from nsmae_plugin import torch_files
 from nsmae_plugin.errors import CheckpointError
+from nsmae_plugin.runtime import torch_files
 
 logger = logging.getLogger("nsmae_plugin.run.image_weights")  # so that it stands in a run's log
 

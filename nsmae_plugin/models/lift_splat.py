@@ -10,10 +10,10 @@ import torch
 from torch import nn
 
 from nsmae_plugin.errors import ConfigError, DataError
-from nsmae_plugin.geometry import frustum_pixels, frustum_rays
-from nsmae_plugin.models.bev_pool import bev_pool, to_rows
-from nsmae_plugin.models.kernels import check_kernels
-from nsmae_plugin.models.pooling_plan import (
+from nsmae_plugin.geometry.projection import frustum_pixels, frustum_rays
+from nsmae_plugin.ops.bev_pool import bev_pool, to_rows
+from nsmae_plugin.ops.kernels import check_kernels
+from nsmae_plugin.ops.pooling_plan import (
     ROUNDINGS,
     BevGrid,
     PoolingPlan,

@@ -9,10 +9,10 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from nsmae_plugin.data.maps.grid import MapGrid
 from nsmae_plugin.errors import ConfigError
-from nsmae_plugin.map_losses import map_loss
-from nsmae_plugin.models.compositing import at_least_float32
+from nsmae_plugin.geometry.map_grid import MapGrid
+from nsmae_plugin.models.map_losses import map_loss
+from nsmae_plugin.ops.compositing import at_least_float32
 
 #: Probability that an untrained head gives every class. Most cells belong to few classes: from 0.5,
 #: where the published head starts, the first steps would only learn that (arXiv 1708.02002, section
@@ -28,7 +28,7 @@ class BEVSegmentationHead(nn.Module):
     Untrained, it gives every class the probability :data:`PRIOR`.
 
     Config keys: HIDDEN_CHANNEL (default: as many as come in), LOSS_CONFIG
-    (:func:`~nsmae_plugin.map_losses.map_loss`) with LOSS_WEIGHTS.map_weight.
+    (:func:`~nsmae_plugin.models.map_losses.map_loss`) with LOSS_WEIGHTS.map_weight.
 
     Reads: ``spatial_features_2d`` (B, input_channels, Y', X'), which cover ``feature_range``.
 

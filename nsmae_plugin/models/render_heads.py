@@ -10,20 +10,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nsmae_plugin.errors import ConfigError
-from nsmae_plugin.models.compositing import (
-    at_least_float32,
-    bin_centres,
-    composite,
-    density_bias,
-)
-from nsmae_plugin.models.frustum_render import render_frustum
+from nsmae_plugin.ops.compositing import at_least_float32, bin_centres, composite, density_bias
+from nsmae_plugin.ops.frustum_render import render_frustum
 
 
 class PerspectiveRenderHead(nn.Module):
     """Colour and depth in every camera, from the two factors of the view transform's frustum.
 
     A bias-free 1×1 projection of the context gives red, green, blue and density per pixel;
-    :func:`~nsmae_plugin.models.frustum_render.render_frustum` does the rest.
+    :func:`~nsmae_plugin.ops.frustum_render.render_frustum` does the rest.
 
     Config keys: IN_CHANNELS, of ``depth_context``.
 

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from nsmae_plugin.errors import ConfigError
-from nsmae_plugin.models.depth_map import ImageReturns, image_returns, z_buffer
+from nsmae_plugin.geometry.depth_map import ImageReturns, image_returns, z_buffer
 
 EDGE = 0.25  # pixels of the input by which turning an image may round
 

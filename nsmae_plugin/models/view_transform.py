@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from nsmae_plugin.errors import ConfigError
-from nsmae_plugin.models.depth_map import lidar_depth_map
+from nsmae_plugin.geometry.depth_map import lidar_depth_map
 from nsmae_plugin.models.lift_splat import (
     LiftSplatTransform,
     ViewGeometry,

@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from nsmae_plugin import files, torch_files
 from nsmae_plugin.errors import CheckpointError, brief
 from nsmae_plugin.models.view_transform import remedy
+from nsmae_plugin.runtime import files, torch_files
 from nsmae_plugin.training import layouts
 
 SHOWN = 3  # differing keys that an error message spells out

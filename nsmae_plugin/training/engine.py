@@ -20,10 +20,10 @@ from torch import nn
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from nsmae_plugin import stopping
 from nsmae_plugin.errors import NonFiniteError
-from nsmae_plugin.training import distributed, feeding, random_state, run_state
-from nsmae_plugin.training.distributed import World
+from nsmae_plugin.runtime import distributed, random_state, stopping
+from nsmae_plugin.runtime.distributed import World
+from nsmae_plugin.training import feeding, run_state
 from nsmae_plugin.training.keeper import Keeper
 from nsmae_plugin.training.run_log import Curves, Meter, Pace
 from nsmae_plugin.training.run_state import Plan, Run

@@ -16,9 +16,10 @@ from typing import Any
 from safetensors.torch import save
 from torch import Tensor
 
-from nsmae_plugin import __version__, files
-from nsmae_plugin.config import load_config
+from nsmae_plugin import __version__
+from nsmae_plugin.config.load import load_config
 from nsmae_plugin.errors import CheckpointError, ConfigError
+from nsmae_plugin.runtime import files
 from nsmae_plugin.training import checkpoint, settings
 from nsmae_plugin.training.weights import (
     ENCODERS,

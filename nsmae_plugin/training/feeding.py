@@ -6,9 +6,8 @@ from collections.abc import Iterable, Iterator
 from itertools import islice
 from typing import Any
 
-from nsmae_plugin import stopping
 from nsmae_plugin.errors import NSMAEError
-from nsmae_plugin.training import distributed
+from nsmae_plugin.runtime import distributed, stopping
 
 Batch = dict[str, Any]
 

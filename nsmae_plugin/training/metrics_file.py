@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from nsmae_plugin import files
-from nsmae_plugin.command_line import RUN_LOGGER
-from nsmae_plugin.reading import GIB, read_bytes
+from nsmae_plugin.runtime import files
+from nsmae_plugin.runtime.command_line import RUN_LOGGER
+from nsmae_plugin.runtime.reading import GIB, read_bytes
 
 Record = dict[str, Any]
 

@@ -14,9 +14,9 @@ from typing import Any, TypeVar
 import yaml
 from tensorboardX import SummaryWriter
 
-from nsmae_plugin import files
-from nsmae_plugin.command_line import RUN_LOGGER
-from nsmae_plugin.config import plain
+from nsmae_plugin.config.load import plain
+from nsmae_plugin.runtime import files
+from nsmae_plugin.runtime.command_line import RUN_LOGGER
 from nsmae_plugin.training import metrics_file
 
 T = TypeVar("T")
@@ -42,7 +42,7 @@ def create_logger(
 ) -> logging.Logger:
     """Logger to the console and to ``file``; other ranks than 0 only pass warnings on.
 
-    Of those, the file gets the errors alone, see :func:`nsmae_plugin.command_line.report`.
+    Of those, the file gets the errors alone, see :func:`nsmae_plugin.runtime.command_line.report`.
     """
     logger = logging.getLogger(name)
     logger.handlers.clear()

@@ -23,9 +23,10 @@ from torch.optim import Optimizer
 
 from nsmae_plugin import __version__
 from nsmae_plugin.errors import CheckpointError, brief
-from nsmae_plugin.training import distributed, optim, random_state
+from nsmae_plugin.optimization import optim
+from nsmae_plugin.optimization.optim import Schedule
+from nsmae_plugin.runtime import distributed, random_state
 from nsmae_plugin.training.checkpoint import COUNTS, load_model_state
-from nsmae_plugin.training.optim import Schedule
 
 # What torch, NumPy and Python raise for a state that is not one of theirs.
 _MISFITS = (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)

@@ -12,8 +12,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from nsmae_plugin import schema
-from nsmae_plugin.config import plain, read
+from nsmae_plugin.config import schema
+from nsmae_plugin.config.load import plain, read
 from nsmae_plugin.errors import CheckpointError, brief
 
 SHOWN = 3  # changes that an error message spells out

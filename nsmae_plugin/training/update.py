@@ -18,8 +18,8 @@ from torch import Tensor
 
 from nsmae_plugin import host
 from nsmae_plugin.errors import NonFiniteError
-from nsmae_plugin.training import distributed
-from nsmae_plugin.training.gradients import branch_norms, clip_gradients
+from nsmae_plugin.optimization.gradients import branch_norms, clip_gradients
+from nsmae_plugin.runtime import distributed
 from nsmae_plugin.training.run_log import Meter
 from nsmae_plugin.training.run_state import Run
 
@@ -82,7 +82,7 @@ def update_weights(
 
     Args:
         clip: the largest norm of all gradients together, or with ``clip_by_branch`` of those of
-            each branch (:mod:`~nsmae_plugin.training.gradients`).
+            each branch (:mod:`~nsmae_plugin.optimization.gradients`).
         amp_dtype: autocast to it, or None for float32.
         check: read the numbers before the weights change, which waits for the device. Without it a
             loss or gradient that is not finite is learnt, and noticed when the record is read.

@@ -9,7 +9,7 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
-from nsmae_plugin.config import plain
+from nsmae_plugin.config.load import plain
 from nsmae_plugin.errors import CheckpointError, brief
 from nsmae_plugin.models.lift_splat import STOCK_GRID_KEYS
 from nsmae_plugin.training import checkpoint

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from matplotlib import colormaps
 
-from nsmae_plugin.boxes import CORNER_SIGNS, Boxes, box_points
+from nsmae_plugin.geometry.boxes import CORNER_SIGNS, Boxes, box_points
 
 Colour = tuple[float, float, float]
 

@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from nsmae_plugin.errors import DataError, brief
-from nsmae_plugin.reading import GIB, read_bytes
+from nsmae_plugin.runtime.reading import GIB, read_bytes
 
 Record = dict[str, Any]
 

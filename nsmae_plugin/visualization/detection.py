@@ -14,8 +14,8 @@ from matplotlib.figure import Figure, FigureBase
 from matplotlib.lines import Line2D
 from PIL import Image
 
-from nsmae_plugin import files
-from nsmae_plugin.boxes import Boxes
+from nsmae_plugin.geometry.boxes import Boxes
+from nsmae_plugin.runtime import files
 from nsmae_plugin.visualization import panels
 from nsmae_plugin.visualization.boxes import Colour, project, skeletons
 

@@ -9,8 +9,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from nsmae_plugin.bev_map import BEVMap
-from nsmae_plugin.data.maps.grid import MapGrid
+from nsmae_plugin.formats.maps.bev_map import BEVMap
+from nsmae_plugin.geometry.map_grid import MapGrid
 from nsmae_plugin.visualization import panels
 from nsmae_plugin.visualization.detection import (
     PANEL_WIDTH,

@@ -11,8 +11,8 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure, SubFigure
 from matplotlib.patches import Patch
 
-from nsmae_plugin.bev_map import BEVMap
-from nsmae_plugin.boxes import Boxes
+from nsmae_plugin.formats.maps.bev_map import BEVMap
+from nsmae_plugin.geometry.boxes import Boxes
 from nsmae_plugin.visualization import panels
 from nsmae_plugin.visualization.boxes import Colour, skeletons
 from nsmae_plugin.visualization.detection import (

@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from matplotlib.ticker import AutoLocator
 
-from nsmae_plugin import files
+from nsmae_plugin.runtime import files
 from nsmae_plugin.visualization.sample import Array, DepthView, Mask
 
 DEPTH_COLOURS = "turbo"

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
-from nsmae_plugin import files
+from nsmae_plugin.runtime import files
 from nsmae_plugin.visualization import panels
 from nsmae_plugin.visualization.panels import number, percent
 from nsmae_plugin.visualization.sample import Array, CameraView, DepthView, SampleView

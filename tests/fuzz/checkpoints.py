@@ -22,8 +22,8 @@ from toys import CONFIG, ToyDetector
 from fuzz.harness import Case, Draw
 from fuzz.mutate import INF, JSON_JUNK, JUNK, NAN, mutate_bytes, mutate_value
 from nsmae_plugin.evaluation import checkpoints as evaluated
+from nsmae_plugin.optimization.optim import build_optimizer, build_scheduler
 from nsmae_plugin.training import checkpoint, export, run_state, settings, transfer, weights
-from nsmae_plugin.training.optim import build_optimizer, build_scheduler
 
 LOGGER = logging.getLogger("fuzz.checkpoints")
 PLAN = run_state.Plan(1, 2, 1, world_size=1, epochs=3, batches_per_epoch=5)

@@ -166,7 +166,7 @@ def _borders(tool: Any, folder: Path) -> Iterator[None]:
     os.chdir(place)
     environment = mock.patch.dict(os.environ)
     names = {"train": "nsmae_plugin.training.engine.train"}
-    names["make_synthetic_nuscenes"] = "nsmae_plugin.data.synthetic.world._write_files"
+    names["make_synthetic_nuscenes"] = "nsmae_plugin.synthetic.world._write_files"
     stub = names.get(tool.__name__)
     border = mock.patch(stub) if stub else contextlib.nullcontext()
     try:

@@ -10,7 +10,7 @@ from map_files import LINE_WIDTH, LOCATION, ORIGIN, SECTION, street, write_map
 
 from fuzz.harness import Case, Draw
 from fuzz.mutate import JSON_JUNK, mutate_bytes, mutate_value
-from nsmae_plugin.data.maps.vector_map import load_map
+from nsmae_plugin.formats.maps.vector_map import load_map
 
 
 def maps(folder: Path) -> Draw:

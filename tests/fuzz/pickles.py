@@ -10,7 +10,7 @@ from tiny_frames import VERSION, dataset, write_frames
 
 from fuzz.harness import Case, Draw
 from fuzz.mutate import mutate_bytes, mutate_value
-from nsmae_plugin.data.infos import read_infos, write_infos
+from nsmae_plugin.formats.infos import read_infos, write_infos
 from nsmae_plugin.host.builtin.database_sampler import DatabaseSampler
 
 

@@ -14,20 +14,20 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from nsmae_plugin.data import world
 from nsmae_plugin.errors import ConfigError
+from nsmae_plugin.geometry import world_augmentation
 from nsmae_plugin.host.builtin.database_sampler import DatabaseSampler
 from nsmae_plugin.host.builtin.steps import StepPipeline
 
 _PENDING = "pending_world_matrix"
-_BLIND = (*world.STEPS, "imgaug")  # steps that look at neither points nor boxes
+_BLIND = (*world_augmentation.STEPS, "imgaug")  # steps that look at neither points nor boxes
 
 
 class DataAugmentor(StepPipeline):
     """The steps of ``DATA_AUGMENTOR.AUG_CONFIG_LIST`` less those in ``DISABLE_AUG_LIST``."""
 
     SLOT = "augmentor"
-    STEPS = ("gt_sampling", *world.STEPS, "imgaug")
+    STEPS = ("gt_sampling", *world_augmentation.STEPS, "imgaug")
 
     def __init__(
         self, root_path: Path, augmentor_configs: Any, class_names: list[str], logger: Any = None
@@ -74,7 +74,7 @@ class DataAugmentor(StepPipeline):
             for axis in config["ALONG_AXIS_LIST"]
         }
         along_x, along_y = bool(drawn.get("x")), bool(drawn.get("y"))
-        turned = _turn_world(data_dict, world.flip(along_x, along_y))
+        turned = _turn_world(data_dict, world_augmentation.flip(along_x, along_y))
         turned["flip_x"] = data_dict.get("flip_x", False) ^ along_x
         turned["flip_y"] = data_dict.get("flip_y", False) ^ along_y
         return turned
@@ -86,7 +86,7 @@ class DataAugmentor(StepPipeline):
         limits = config["WORLD_ROT_ANGLE"]
         if not isinstance(limits, list):
             limits = [-limits, limits]
-        return _turn_world(data_dict, world.rotation(np.random.uniform(*limits)))
+        return _turn_world(data_dict, world_augmentation.rotation(np.random.uniform(*limits)))
 
     def random_world_scaling(self, data_dict: Any = None, config: Any = None) -> Any:
         """Scale by a factor within ``WORLD_SCALE_RANGE``; a range below 1e-3 draws nothing."""
@@ -95,7 +95,7 @@ class DataAugmentor(StepPipeline):
         least, most = config["WORLD_SCALE_RANGE"]
         if most - least < 1e-3:
             return data_dict
-        return _turn_world(data_dict, world.scaling(np.random.uniform(least, most)))
+        return _turn_world(data_dict, world_augmentation.scaling(np.random.uniform(least, most)))
 
     def random_world_translation(self, data_dict: Any = None, config: Any = None) -> Any:
         """Shift by Gaussian noise with the standard deviations ``NOISE_TRANSLATE_STD``, metres."""
@@ -104,7 +104,7 @@ class DataAugmentor(StepPipeline):
                 raise ConfigError("random_world_translation: NOISE_TRANSLATE_STD needs 3 numbers")
             return partial(self.random_world_translation, config=config)
         offset = [np.random.normal(0, deviation) for deviation in config["NOISE_TRANSLATE_STD"]]
-        return _turn_world(data_dict, world.translation(offset))
+        return _turn_world(data_dict, world_augmentation.translation(offset))
 
     def imgaug(self, data_dict: Any = None, config: Any = None) -> Any:
         """Mirror (``RAND_FLIP``) and turn (``ROT_LIM``, degrees) every camera's image by itself."""
@@ -138,7 +138,7 @@ def _move_world(data_dict: dict[str, Any]) -> dict[str, Any]:
     if matrix is None:
         return moved
     if moved.get("points") is not None:
-        moved["points"] = world.transform_points(moved["points"], matrix)
+        moved["points"] = world_augmentation.transform_points(moved["points"], matrix)
     if moved.get("gt_boxes") is not None:
-        moved["gt_boxes"] = world.transform_boxes(moved["gt_boxes"], matrix)
+        moved["gt_boxes"] = world_augmentation.transform_boxes(moved["gt_boxes"], matrix)
     return moved

@@ -15,11 +15,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from nsmae_plugin.data.gt_database import Entry, read_gt_database
 from nsmae_plugin.errors import ConfigError, DataError
-from nsmae_plugin.ops.iou3d_nms_cuda import boxes_iou_bev_cpu
-from nsmae_plugin.ops.roiaware_pool3d_cuda import points_in_boxes_cpu
-from nsmae_plugin.reading import open_regular
+from nsmae_plugin.formats.gt_database import Entry, read_gt_database
+from nsmae_plugin.ops.compiled.iou3d_nms_cuda import boxes_iou_bev_cpu
+from nsmae_plugin.ops.compiled.roiaware_pool3d_cuda import points_in_boxes_cpu
+from nsmae_plugin.runtime.reading import open_regular
 
 MOST_BYTES = 1 << 28  # of one object
 _TIME_TOLERANCE = 1e-6  # seconds

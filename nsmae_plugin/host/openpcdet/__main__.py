@@ -2,9 +2,9 @@
 
 import sys
 
-from nsmae_plugin.command_line import errors_in_one_line
 from nsmae_plugin.host.openpcdet import run
-from nsmae_plugin.training import distributed
+from nsmae_plugin.runtime import distributed
+from nsmae_plugin.runtime.command_line import errors_in_one_line
 
 
 @errors_in_one_line

@@ -14,16 +14,16 @@ from typing import Any, BinaryIO
 import numpy as np
 import torch
 
-from nsmae_plugin import torch_files
-from nsmae_plugin.data.safe_pickle import load_plain
 from nsmae_plugin.errors import CheckpointError, DataError
+from nsmae_plugin.host import hooks
 from nsmae_plugin.host.batch_norm import accept_single_rows
 from nsmae_plugin.host.grids import check_grids
 from nsmae_plugin.host.lost_voxels import refuse_lost_voxels
 from nsmae_plugin.host.openpcdet.patching import replace
 from nsmae_plugin.host.swin_checkpoint import load_image_checkpoint
-from nsmae_plugin.reading import open_regular
-from nsmae_plugin.training import hooks
+from nsmae_plugin.runtime import torch_files
+from nsmae_plugin.runtime.reading import open_regular
+from nsmae_plugin.runtime.safe_pickle import load_plain
 
 SHOWN = 3  # weights that an error message spells out
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from nsmae_plugin import config as own
+from nsmae_plugin.config import load as own
 from nsmae_plugin.errors import ConfigError
 from nsmae_plugin.host.openpcdet import registry
 from nsmae_plugin.host.openpcdet.patching import replace

@@ -15,8 +15,8 @@ from torch import nn
 
 from nsmae_plugin.errors import ConfigError
 from nsmae_plugin.host.openpcdet.patching import after_import, replace
-from nsmae_plugin.training import optim
-from nsmae_plugin.training.gradients import clip_gradients
+from nsmae_plugin.optimization import optim
+from nsmae_plugin.optimization.gradients import clip_gradients
 
 MODULE = "train_utils.optimization"
 WRAPPED = ("adam_onecycle", "adam_cosineanneal")  # by OpenPCDet's OptimWrapper

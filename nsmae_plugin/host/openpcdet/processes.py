@@ -17,7 +17,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from nsmae_plugin.errors import ConfigError
 from nsmae_plugin.host.openpcdet.patching import replace
-from nsmae_plugin.training.distributed import refuse_unlaunched_world, require_environment
+from nsmae_plugin.runtime.distributed import refuse_unlaunched_world, require_environment
 
 #: Launcher -> what OpenPCDet reads of the environment, and a command that sets it.
 LAUNCHERS = {

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from nsmae_plugin.host.openpcdet import substitutes
-from nsmae_plugin.ops import uncompiled
+from nsmae_plugin.ops.compiled import uncompiled
 
 
 @dataclass

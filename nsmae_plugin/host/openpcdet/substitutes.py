@@ -20,7 +20,7 @@ from contextlib import contextmanager
 from types import ModuleType
 
 from nsmae_plugin.host.openpcdet import placeholders
-from nsmae_plugin.ops import uncompiled
+from nsmae_plugin.ops.compiled import uncompiled
 
 # OpenPCDet's seven compiled extensions
 EXTENSIONS = (

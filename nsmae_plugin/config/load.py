@@ -1,0 +1,293 @@
+"""YAML configuration in OpenPCDet's layout, with every key checked.
+
+Differences from ``pcdet.config``: a misspelt key, a missing key or a value of the wrong type or
+length is an error that names the key; ``_BASE_CONFIG_`` is resolved against the file that names it
+and that file's ancestors, not against the working directory.
+"""
+
+from __future__ import annotations
+
+import difflib
+from ast import literal_eval
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from easydict import EasyDict
+
+from nsmae_plugin.config import schema
+from nsmae_plugin.config.schema_kinds import ANYTHING, ListOf, Required, describe, need
+from nsmae_plugin.errors import ConfigError, DataError, brief
+from nsmae_plugin.runtime.reading import read_bytes
+
+MOST_BYTES = 1 << 24  # of a configuration
+NUSCENES_DATASETS = ("MultiModalNuScenesDataset", "NuScenesDataset")
+
+
+def load_config(path: str | Path, overrides: Sequence[str] = ()) -> EasyDict:
+    """Read, merge, override and check one configuration file.
+
+    Args:
+        path: the YAML file.
+        overrides: alternating dotted keys and values, as after ``--set``; an entry of a list of
+            named sections is reached by its name: ``DATA_CONFIG.DATA_PROCESSOR.mask_voxels.RATIO``.
+
+    Raises:
+        ConfigError: naming the file, the key, and what was expected.
+    """
+    path = Path(path)
+    config = read(path)
+    apply_overrides(config, overrides)
+    try:
+        validate(config)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from None
+    return EasyDict(config)
+
+
+def read(path: Path, folders: Sequence[Path] = (), above: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """The content of a file on top of its bases; nothing is checked.
+
+    Args:
+        folders: where a base is looked for that is neither beside the file that names it nor in a
+            folder above it.
+        above: files that this one is a base of.
+
+    Raises:
+        ConfigError: a file is missing, no YAML, or a base of itself.
+    """
+    if path.resolve() in above:
+        raise ConfigError(f"{path}: its _BASE_CONFIG_ leads back to itself")
+    try:
+        text = read_bytes(path, "the configuration", "name a YAML file", MOST_BYTES)
+        content = yaml.safe_load(text)
+    except DataError as error:
+        raise ConfigError(str(error)) from error
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: a 13th month
+        raise ConfigError(f"{path} is not valid YAML: {brief(error, 300)}") from error
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path} must hold a mapping of sections, not {type(content).__name__}")
+    try:
+        return _merge_bases(content, path, folders, (*above, path.resolve()))
+    except RecursionError:
+        raise ConfigError(f"{path}: a YAML alias leads back to itself") from None
+
+
+def _merge_bases(
+    section: Mapping[str, Any], path: Path, folders: Sequence[Path], above: tuple[Path, ...]
+) -> dict[str, Any]:
+    """Copy of ``section`` on top of its ``_BASE_CONFIG_``, recursively; lists replaced whole."""
+    merged: dict[str, Any] = {}
+    if "_BASE_CONFIG_" in section:
+        merged = read(_find_base(str(section["_BASE_CONFIG_"]), path, folders), folders, above)
+    for key, value in section.items():
+        if key == "_BASE_CONFIG_":
+            continue
+        if isinstance(value, dict):
+            value = _update(merged.get(key), _merge_bases(value, path, folders, above))
+        merged[key] = value
+    return merged
+
+
+def _update(base: Any, top: dict[str, Any]) -> dict[str, Any]:
+    if not isinstance(base, dict):
+        return top
+    result = dict(base)
+    for key, value in top.items():
+        result[key] = _update(base.get(key), value) if isinstance(value, dict) else value
+    return result
+
+
+def _find_base(name: str, path: Path, folders: Sequence[Path]) -> Path:
+    for folder in (*path.resolve().parents, *folders):
+        if (folder / name).is_file():
+            return folder / name
+    places = "".join(f", nor in {folder}" for folder in folders)
+    raise ConfigError(
+        f"{path}: _BASE_CONFIG_ {name!r} was found neither beside the file nor in a folder above it"
+        + places
+    )
+
+
+def apply_overrides(config: dict[str, Any], overrides: Sequence[str]) -> None:
+    """Write ``key value`` pairs into ``config`` in place.
+
+    A section that the configuration leaves out, but may have, is added.
+
+    Raises:
+        ConfigError: for an odd count, or a key whose parent section does not exist.
+    """
+    if len(overrides) % 2:
+        raise ConfigError(f"--set takes pairs of KEY VALUE, got {list(overrides)}")
+    for key, text in zip(overrides[::2], overrides[1::2], strict=True):
+        *parents, last = key.split(".")
+        section: Any = config
+        known: Mapping[str, Any] = schema.SECTIONS
+        for depth, name in enumerate(parents):
+            known = _known_below(known, name)
+            is_module = known is schema.MODULES.get(name)
+            if known and not is_module and isinstance(section, dict) and section.get(name) is None:
+                section[name] = {}
+            section = _child(section, name, ".".join(parents[: depth + 1]))
+            if is_module and isinstance(section, dict):  # its NAME says which keys it has
+                known = known.get(str(section.get("NAME")), {})
+        if not isinstance(section, dict):
+            raise ConfigError(f"--set {key}: {'.'.join(parents)} is not a section")
+        section[last] = _literal(text)
+
+
+def _known_below(known: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    """The schema of the section ``name``; empty where there is none."""
+    kind = known.get(name)
+    kind = kind.kind if isinstance(kind, Required) else kind
+    kinds = kind if isinstance(kind, tuple) else (kind,)
+    return next((one for one in kinds if isinstance(one, dict)), {})
+
+
+def _child(section: Any, name: str, key: str) -> Any:
+    if isinstance(section, list):
+        for entry in section:
+            if isinstance(entry, dict) and entry.get("NAME") == name:
+                return entry
+    elif isinstance(section, dict) and name in section:
+        return section[name]
+    raise ConfigError(f"--set {key}: there is no such section{_suggest(name, _names(section))}")
+
+
+def _names(section: Any) -> list[str]:
+    if isinstance(section, list):
+        return [str(entry.get("NAME")) for entry in section if isinstance(entry, dict)]
+    return list(section) if isinstance(section, dict) else []
+
+
+def _literal(text: str) -> Any:
+    # YAML's words first: OpenPCDet users write True and None, YAML files true and null.
+    words = {"true": True, "false": False, "null": None, "none": None}
+    if text.lower() in words:
+        return words[text.lower()]
+    try:
+        return literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text
+
+
+def plain(value: Any) -> Any:
+    """Built-in containers in the place of EasyDict, which YAML and checkpoints would not read."""
+    if isinstance(value, Mapping):
+        return {key: plain(one) for key, one in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(one) for one in value]
+    return value
+
+
+def validate(config: Mapping[str, Any]) -> None:
+    """Check every key of a merged configuration.
+
+    Raises:
+        ConfigError: for an unknown or missing key, or a value of another type or length.
+    """
+    kinds: dict[str, Any] = {
+        "CLASS_NAMES": need(ListOf(str)),
+        "DATA_CONFIG": need(ANYTHING),
+        "MODEL": need(ANYTHING),
+        "OPTIMIZATION": need(ANYTHING),
+        "HOOK": schema.HOOK,
+    }
+    _check_section(config, kinds, "")
+    if config["DATA_CONFIG"].get("DATASET") in NUSCENES_DATASETS:
+        _check_data(config["DATA_CONFIG"])
+    _check_model(config["MODEL"])
+    _check_section(config["OPTIMIZATION"], schema.OPTIMIZATION, "OPTIMIZATION")
+
+
+def _check_data(data: Mapping[str, Any]) -> None:
+    _check_section(data, schema.DATA_CONFIG, "DATA_CONFIG")
+    own = schema.OWN_DATA_KEYS.items()
+    ignored = [key for key, stock in own if data.get(key, stock) != stock]
+    if data["DATASET"] == "NuScenesDataset" and ignored:
+        raise ConfigError(
+            f"OpenPCDet's NuScenesDataset ignores DATA_CONFIG.{', '.join(ignored)}: set "
+            "DATA_CONFIG.DATASET to MultiModalNuScenesDataset"
+        )
+    augmentors = data.get("DATA_AUGMENTOR", {}).get("AUG_CONFIG_LIST", [])
+    _check_named(augmentors, schema.AUGMENTORS, "DATA_CONFIG.DATA_AUGMENTOR.AUG_CONFIG_LIST")
+    _check_named(data["DATA_PROCESSOR"], schema.PROCESSORS, "DATA_CONFIG.DATA_PROCESSOR")
+
+
+def _check_named(entries: Any, table: Mapping[str, Any], where: str) -> None:
+    if not isinstance(entries, list):
+        raise ConfigError(f"{where} must be a list of sections with a NAME")
+    for position, entry in enumerate(entries):
+        if not isinstance(entry, dict) or not isinstance(entry.get("NAME"), str):
+            raise ConfigError(f"{where}[{position}] must be a section with a NAME")
+        if entry["NAME"] in table:
+            kinds = {"NAME": str, **table[entry["NAME"]]}
+            _check_section(entry, kinds, f"{where}.{entry['NAME']}")
+
+
+def _check_model(model: Any) -> None:
+    if not isinstance(model, dict) or not isinstance(model.get("NAME"), str):
+        raise ConfigError("MODEL must be a section with a NAME")
+    known = {"NAME", "LOSS_CONFIG", "POST_PROCESSING", *schema.MODULES, *schema.FOREIGN_SLOTS}
+    for key in model:
+        if key not in known:
+            raise ConfigError(f"unknown key MODEL.{key}{_suggest(key, known)}")
+    for slot, table in schema.MODULES.items():
+        if model.get(slot) is not None:
+            _check_module(model[slot], table, f"MODEL.{slot}")
+    if model["NAME"] == "NSMAE":
+        kinds = {"LOSS_CONFIG": need(schema.PRETRAIN_LOSS)}
+        _check_section({"LOSS_CONFIG": model.get("LOSS_CONFIG")}, kinds, "MODEL")
+
+
+def _check_module(section: Any, table: Mapping[str, Any], where: str) -> None:
+    if not isinstance(section, dict) or not isinstance(section.get("NAME"), str):
+        raise ConfigError(f"{where} must be a section with a NAME")
+    if section["NAME"] in table:
+        _check_section(section, {"NAME": str, **table[section["NAME"]]}, where)
+
+
+def _check_section(section: Any, kinds: Mapping[str, Any], where: str) -> None:
+    if not isinstance(section, Mapping):
+        raise ConfigError(f"{where} must be a section, not {section!r}")
+    prefix = f"{where}." if where else ""
+    for key, value in section.items():
+        if key not in kinds:
+            raise ConfigError(f"unknown key {prefix}{key}{_suggest(str(key), kinds)}")
+        kind = kinds[key]
+        _check_value(value, kind.kind if isinstance(kind, Required) else kind, prefix + key)
+    for key, kind in kinds.items():
+        if isinstance(kind, Required) and key not in section:
+            raise ConfigError(f"missing key {prefix}{key}: expected {describe(kind.kind)}")
+
+
+def _check_value(value: Any, kind: Any, where: str) -> None:
+    if isinstance(kind, dict):
+        _check_section(value, kind, where)
+    elif not _fits(value, kind, where):
+        raise ConfigError(f"{where} must be {describe(kind)}, not {value!r}")
+
+
+def _fits(value: Any, kind: Any, where: str) -> bool:
+    if kind is ANYTHING:
+        return True
+    if isinstance(kind, tuple):
+        return any(_fits(value, one, where) for one in kind)
+    if isinstance(kind, dict):
+        if isinstance(value, Mapping):  # else another alternative may fit
+            _check_section(value, kind, where)
+        return isinstance(value, Mapping)
+    if isinstance(kind, ListOf):
+        fits = isinstance(value, list) and kind.length in (None, len(value))
+        return fits and all(_fits(one, kind.kind, where) for one in value)
+    if kind in (int, float) and isinstance(value, bool):
+        return False
+    return isinstance(value, kind)
+
+
+def _suggest(name: str, known: Iterable[str]) -> str:
+    close = difflib.get_close_matches(name, list(known), n=1)
+    if close:
+        return f" (did you mean {close[0]}?)"
+    return f"; known: {', '.join(sorted(known))}" if known else ""

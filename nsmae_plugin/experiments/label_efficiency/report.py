@@ -1,0 +1,108 @@
+"""What a label-efficiency experiment leaves to read: table, numbers and figure."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+from nsmae_plugin.errors import DataError
+from nsmae_plugin.experiments.label_efficiency.comparison import (
+    Comparison,
+    compare,
+    format_table,
+    value_of,
+)
+from nsmae_plugin.experiments.label_efficiency.plot import draw
+from nsmae_plugin.experiments.label_efficiency.records import Record
+from nsmae_plugin.experiments.label_efficiency.trials import Experiment
+from nsmae_plugin.formats.maps.map_classes import describe_drawing
+from nsmae_plugin.runtime import files
+from nsmae_plugin.visualization import panels
+
+
+def write_report(experiment: Experiment, metrics: Sequence[str]) -> str:
+    """Write ``table.md``, ``results.json`` and ``plot.png`` from what is finished so far.
+
+    Returns:
+        The text of ``table.md``.
+
+    Raises:
+        DataError: when no trial is finished, or one lacks a metric.
+    """
+    records = experiment.finished()
+    if not records:
+        raise DataError(f"no trial in {experiment.folder} has finished yet{_left_out(experiment)}")
+    comparisons = compare(records, metrics)
+    text = _document(experiment, records, comparisons)
+    folder = experiment.folder
+    files.write_text(folder / "table.md", text)
+    content = _content(experiment, records, comparisons, metrics)
+    files.write_text(folder / "results.json", json.dumps(content, indent=1))
+    panels.save(draw(comparisons), folder / "plot.png")
+    return text
+
+
+def _document(
+    experiment: Experiment, records: Sequence[Record], comparisons: Sequence[Comparison]
+) -> str:
+    done = {record.trial for record in records}
+    open_ones = [trial for trial in experiment.trials() if trial not in done]
+    names = f" ({', '.join(trial.name for trial in open_ones)})" if open_ones else ""
+    lines = [
+        f"# Label efficiency of {experiment.cfg_file.stem}",
+        "",
+        format_table(comparisons),
+        "",
+        "Mean ± sample standard deviation over seeds. The difference is pre-trained minus scratch, "
+        "paired by seed: both were trained on the same labelled frames with the same seed.",
+        f"Trials finished: {len(done)}; not finished: {len(open_ones)}{names}"
+        f"{_left_out(experiment)}.",
+    ]
+    drawings = _drawings(records)
+    if drawings:
+        lines.append(f"Labels of maps: {'; '.join(map(describe_drawing, drawings))}.")
+    if experiment.weights:
+        lines.append(f"Pre-trained weights: `{experiment.weights}`.")
+    return "\n".join(lines) + "\n"
+
+
+def _drawings(records: Sequence[Record]) -> list[dict[str, Any]]:
+    """How the labels of maps were drawn, without repetition; nothing where only boxes count."""
+    found: list[dict[str, Any]] = []
+    for record in records:
+        drawing = record.metrics.get("labels")
+        if drawing and drawing not in found:
+            found.append(drawing)
+    return found
+
+
+def _left_out(experiment: Experiment) -> str:
+    outdated = [f"{name} ({reason})" for name, reason in experiment.outdated().items()]
+    return f"; not counted, made with other settings: {'; '.join(outdated)}" if outdated else ""
+
+
+def _content(
+    experiment: Experiment,
+    records: Sequence[Record],
+    comparisons: Sequence[Comparison],
+    metrics: Sequence[str],
+) -> dict[str, Any]:
+    return {
+        "cfg_file": str(experiment.cfg_file),
+        "pretrained_model": str(experiment.weights) if experiment.weights else None,
+        "overrides": list(experiment.overrides),
+        "map_labels": _drawings(records),
+        "comparisons": [asdict(one) for one in comparisons],
+        "trials": [
+            {
+                **vars(record.trial),
+                **{name: value_of(record.metrics, name, record.trial.name) for name in metrics},
+                "seconds": record.seconds,
+                "folder": str(experiment.trial_folder(record.trial)),
+            }
+            for record in records
+        ],
+        "outdated": experiment.outdated(),
+    }

@@ -1,0 +1,208 @@
+"""The trials of a label-efficiency experiment: their settings, commands and records.
+
+A trial fine-tunes one detector, from scratch or from pre-trained weights, on a fraction of the
+labels with one seed, and evaluates it. It lives in a run folder of its own,
+``<output_dir>/<group>/<config>/<tag>/<arm>_<fraction>_seed<seed>``, whose ``trial.json`` tells how
+far it is and with what settings. A record is trusted only for the settings that it was made with.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from nsmae_plugin.config.load import load_config
+from nsmae_plugin.data import label_fraction
+from nsmae_plugin.errors import ConfigError
+from nsmae_plugin.experiments.label_efficiency.records import (
+    FINISHED,
+    RECORD,
+    Record,
+    Settings,
+    Trial,
+    differences,
+    read_record,
+)
+from nsmae_plugin.training.run_log import run_folder
+
+SCRATCH, PRETRAINED = ARMS = ("scratch", "pretrained")
+EVAL_TAG = "label_efficiency"  # keeps evaluations by hand apart from those that count
+SHOWN = 3  # differing settings that an error message spells out
+TOOLS = Path(__file__).resolve().parents[3] / "tools"
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """Scratch against pre-trained over fractions of the labels and seeds.
+
+    Args:
+        weights: what the pre-trained arm starts from; None leaves that arm out.
+        overrides: ``KEY VALUE`` pairs for the configuration, of training and evaluation.
+        train_args, test_args: further words for ``tools/train.py`` and ``tools/test.py``.
+        plumbing: words for both that change no result, such as ``--workers 2``.
+        processes: of one training, joined by torchrun when there are several.
+    """
+
+    cfg_file: Path
+    output_dir: Path
+    tag: str
+    fractions: tuple[float, ...]
+    seeds: tuple[int, ...]
+    weights: Path | None = None
+    overrides: tuple[str, ...] = ()
+    train_args: tuple[str, ...] = ()
+    test_args: tuple[str, ...] = ()
+    plumbing: tuple[str, ...] = ()
+    processes: int = 1
+    _settings: dict[Trial, Settings] = field(default_factory=dict, init=False, repr=False)
+
+    @property
+    def folder(self) -> Path:
+        return run_folder(self.output_dir, self.cfg_file, self.tag)
+
+    def trial_folder(self, trial: Trial) -> Path:
+        return self.folder / trial.name
+
+    def trials(self, arms: tuple[str, ...] = ARMS) -> list[Trial]:
+        """Seed by seed, so that the first comparisons are complete early."""
+        arms = arms if self.weights else tuple(arm for arm in arms if arm != PRETRAINED)
+        return [
+            Trial(arm, fraction, seed)
+            for seed in self.seeds
+            for fraction in self.fractions
+            for arm in arms
+        ]
+
+    def settings(self, trial: Trial) -> Settings:
+        """Everything that decides the result of a trial, as plain JSON types.
+
+        Weights, info files and maps count by content, so that weights may move and another world
+        in the same place is noticed; the configuration counts merged, so that an edit of any file
+        that it is made of is noticed.
+
+        Raises:
+            ConfigError: for a configuration that is not valid.
+        """
+        if trial not in self._settings:
+            config = load_config(self.cfg_file, self._train_overrides(trial))
+            label_fraction.settings(config.DATA_CONFIG)
+            weights = self.weights if trial.arm == PRETRAINED else None
+            self._settings[trial] = {
+                "config": json.loads(json.dumps(config)),
+                "seed": trial.seed,
+                "weights": _sha256(weights) if weights else None,
+                "infos": {str(path): _sha256(path) for path in _data_files(config.DATA_CONFIG)},
+                "processes": self.processes,
+                "train_args": list(self.train_args),
+                "test_args": list(self.test_args),
+            }
+        return self._settings[trial]
+
+    def _train_overrides(self, trial: Trial) -> list[str]:
+        labels = {
+            "DATA_CONFIG.LABEL_FRACTION": repr(trial.fraction),
+            "DATA_CONFIG.LABEL_FRACTION_SEED": str(trial.seed),
+        }
+        return [*self.overrides, *(word for pair in labels.items() for word in pair)]
+
+    def train_command(self, trial: Trial) -> list[str]:
+        """Starts the training, or goes on with it where the trial's checkpoints end."""
+        begun = any((self.trial_folder(trial) / "ckpt").glob("*.pth"))
+        # A resumed run starts from its own checkpoint and refuses other weights.
+        start = trial.arm == PRETRAINED and not begun
+        weights = ["--pretrained_model", str(self.weights)] if start else []
+        # One checkpoint is enough, and the only evaluation that counts comes after training.
+        options = ["--max_ckpt_save_num", "1", "--eval_interval", "0"]
+        words = ["--seed", str(trial.seed), *weights, *options, *self.train_args]
+        return [*self._command("train.py", trial), *words, "--set", *self._train_overrides(trial)]
+
+    def test_command(self, trial: Trial) -> list[str]:
+        """Evaluates the newest checkpoint; the labels of the test split are never reduced."""
+        overrides = ["--set", *self.overrides] if self.overrides else []
+        words = ["--eval_tag", EVAL_TAG, *self.test_args, *overrides]
+        return [*self._command("test.py", trial), *words]
+
+    def _command(self, script: str, trial: Trial) -> list[str]:
+        torchrun = ["-m", "torch.distributed.run", "--standalone"]
+        torchrun += ["--nproc_per_node", str(self.processes)]
+        several = self.processes > 1
+        start = [sys.executable, *(torchrun if several else []), str(TOOLS / script)]
+        launcher = ["--launcher", "pytorch"] if several else []
+        place = ["--extra_tag", f"{self.tag}/{trial.name}", "--output_dir", str(self.output_dir)]
+        cfg = ["--cfg_file", str(self.cfg_file)]
+        return [*start, *cfg, *place, *launcher, *self.plumbing]
+
+    def stage(self, trial: Trial) -> str:
+        """How far a trial is, in a word."""
+        record = read_record(self.trial_folder(trial))
+        return record.stage if record else "not begun"
+
+    def finished(self) -> list[Record]:
+        """Every finished trial in the folder, of this grid or not, made with these settings."""
+        found = [record for record in self._records() if record.stage == FINISHED]
+        return [record for record in found if not self.mismatch(record)]
+
+    def outdated(self) -> dict[str, str]:
+        """Name -> what differs, for every trial in the folder that does not belong here."""
+        compared = {record.trial.name: self.mismatch(record) for record in self._records()}
+        return {name: difference for name, difference in compared.items() if difference}
+
+    def mismatch(self, record: Record) -> str:
+        """First differences between a record's settings and this experiment's, '' for none."""
+        if record.trial.arm == PRETRAINED and self.weights is None:
+            return "no --pretrained_model is given to compare with"
+        pairs = list(differences(record.settings, self.settings(record.trial)))
+        more = f" and {len(pairs) - SHOWN} more" if len(pairs) > SHOWN else ""
+        return "; ".join(pairs[:SHOWN]) + more
+
+    def check(self, trials: list[Trial]) -> None:
+        """Raise ConfigError when settings are not valid, or a folder belongs to other ones."""
+        for trial in trials:
+            self.settings(trial)
+            folder = self.trial_folder(trial)
+            record = read_record(folder)
+            if record:
+                reason = self.mismatch(record)
+            else:
+                foreign = any((folder / "ckpt").glob("*.pth"))
+                reason = f"it has checkpoints, but no {RECORD}" if foreign else ""
+            if reason:
+                raise ConfigError(
+                    f"{folder} was made with other settings ({reason}); give another --extra_tag, "
+                    "the settings of before, or remove the folder"
+                )
+
+    def _records(self) -> Iterator[Record]:
+        for path in sorted(self.folder.glob(f"*/{RECORD}")):
+            record = read_record(path.parent)
+            if record:
+                yield record
+
+
+def _data_files(data: Mapping[str, Any]) -> list[Path]:
+    """The info files and vector maps that a data set of nuScenes reads, those that are there."""
+    root = Path(data.get("DATA_PATH", "")) / data.get("VERSION", "")
+    names = [name for split in data.get("INFO_PATH", {}).values() for name in split]
+    maps = sorted(root.glob("maps/expansion/*.json")) if data.get("MAP_CONFIG") else []
+    return [root / name for name in names if (root / name).is_file()] + maps
+
+
+def _sha256(path: Path) -> str:
+    """Digest of a file, read once as long as it stays the same."""
+    status = path.stat()
+    return _digest(path, status.st_mtime_ns, status.st_size)
+
+
+@cache
+def _digest(path: Path, changed_ns: int, size: int) -> str:
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()

@@ -1,0 +1,178 @@
+"""Checks of info files before anything else is read: every frame, as the data set will need it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from nsmae_plugin.errors import ConfigError, DataError, brief
+from nsmae_plugin.formats.infos import CREATE
+from nsmae_plugin.runtime.reading import MOST_LETTERS
+
+_FRAME_KEYS = ("token", "lidar_path", "sweeps", "timestamp")
+_CAMERA_SHAPES = {
+    "camera_intrinsics": (3, 3),
+    "sensor2lidar_rotation": (3, 3),
+    "sensor2lidar_translation": (3,),
+    "sensor2ego_rotation": (4,),
+    "sensor2ego_translation": (3,),
+}
+_POSES = ("ref_from_car", "car_from_global")
+
+
+def check_infos(
+    infos: Sequence[Any], path: Path, max_sweeps: int, cameras: bool, labels: bool, training: bool
+) -> None:
+    """Compare every frame with what the data set is going to read.
+
+    Args:
+        max_sweeps: the keyframe included.
+        cameras: whether they are needed.
+        labels: whether boxes are read where there are any; while training there must be.
+
+    Raises:
+        DataError: naming the file, the frame and what is missing or of another form.
+        ConfigError: MAX_SWEEPS asks for more sweeps than the file lists.
+    """
+    for position, info in enumerate(infos):
+        _check_frame(info, f"frame {position} of the info file {path}")
+        where = f"sample {info['token']} of the info file {path}"
+        _check_sweeps(info["sweeps"], where)
+        if cameras:
+            _check_cameras(info, path)
+        _check_labels(info, where, path, labels, training)
+        if len(info["sweeps"]) < max_sweeps - 1:
+            raise ConfigError(
+                f"DATA_CONFIG.MAX_SWEEPS is {max_sweeps}, but {path} lists only "
+                f"{len(info['sweeps'])} earlier sweeps for sample {info['token']}; lower "
+                f"MAX_SWEEPS or {CREATE} --max_sweeps {max_sweeps}"
+            )
+
+
+def _check_frame(info: Any, where: str) -> None:
+    if not isinstance(info, dict):
+        raise DataError(f"{where} is a {type(info).__name__}, not a dict; {CREATE}")
+    missing = [key for key in _FRAME_KEYS if key not in info]
+    if missing:
+        kitti = " (it looks like KITTI's layout)" if "point_cloud" in info else ""
+        raise DataError(
+            f"{where} lacks {', '.join(missing)}{kitti}; OpenPCDet's nuScenes layout is needed: "
+            f"{CREATE}"
+        )
+    for key in ("token", "lidar_path"):
+        if not _is_name(info[key]):
+            raise _other_form(where, key, info[key], "a text in one line")
+    if not _are_numbers(info["timestamp"], ()):
+        raise _other_form(where, "timestamp", info["timestamp"], "a finite number of seconds")
+    if not isinstance(info["sweeps"], list):
+        raise _other_form(where, "sweeps", info["sweeps"], "a list")
+    for key in _POSES:
+        if key in info and not _are_numbers(info[key], (4, 4)):
+            raise _other_form(where, key, info[key], "a matrix (4, 4) of finite numbers")
+
+
+def _check_sweeps(sweeps: list[Any], where: str) -> None:
+    checked: set[int] = set()  # at the start of a scene the same sweep is repeated
+    for position, sweep in enumerate(sweeps):
+        if id(sweep) in checked:
+            continue
+        checked.add(id(sweep))
+        name = f"sweep {position} of {where}"
+        if not isinstance(sweep, dict):
+            raise DataError(f"{name} is a {type(sweep).__name__}, not a dict; {CREATE}")
+        if not _is_name(sweep.get("lidar_path")):
+            raise _other_form(name, "lidar_path", sweep.get("lidar_path"), "a text in one line")
+        if not _are_numbers(sweep.get("time_lag"), ()):
+            words = "a finite number of seconds"
+            raise _other_form(name, "time_lag", sweep.get("time_lag"), words)
+        matrix = sweep.get("transform_matrix", ...)  # None stands for the keyframe itself
+        if matrix is not None and not _are_numbers(matrix, (4, 4)):
+            words = "a matrix (4, 4) of finite numbers, or None"
+            raise _other_form(name, "transform_matrix", matrix, words)
+
+
+def _check_cameras(info: Mapping[str, Any], path: Path) -> None:
+    if not info.get("cams"):
+        raise DataError(
+            f"{path} has no cameras for sample {info['token']}; it was made without them: "
+            f"{CREATE} --with_cam"
+        )
+    if not isinstance(info["cams"], dict):
+        where = f"sample {info['token']} of the info file {path}"
+        raise _other_form(where, "cams", info["cams"], "a dict of cameras")
+    for channel, camera in info["cams"].items():
+        where = f"camera {brief(channel)} of sample {info['token']}"
+        if not isinstance(camera, dict):
+            raise DataError(f"{path}: {where} is a {type(camera).__name__}, not a dict; {CREATE}")
+        wrong = [
+            f"{key} of shape {shape} and finite numbers"
+            for key, shape in _CAMERA_SHAPES.items()
+            if not _are_numbers(camera.get(key), shape)
+        ]
+        if not all(_are_numbers(camera.get(key, 1), ()) for key in ("width", "height")):
+            wrong.append("width and height that are numbers")
+        if not _is_name(camera.get("data_path")):
+            wrong.insert(0, "data_path")
+        if wrong:
+            raise DataError(f"{path}: {where} has no {wrong[0]}; {CREATE} --with_cam")
+
+
+def _check_labels(
+    info: Mapping[str, Any], where: str, path: Path, labels: bool, training: bool
+) -> None:
+    keys = ("gt_boxes", "gt_names", "num_lidar_pts")
+    missing = [key for key in keys[: 3 if labels else 2] if key not in info]
+    if missing and labels and training:
+        raise DataError(
+            f"{path} has no boxes for sample {info['token']} (a test split?); "
+            "set DATA_CONFIG.USE_LABELS False or use an annotated split"
+        )
+    if "gt_boxes" not in info:
+        return
+    if missing:
+        raise DataError(f"{where} has boxes, but no {' and no '.join(missing)}; {CREATE}")
+    values: list[Any] = [info.get(key) for key in keys]
+    boxes, names, counts = values
+    if not _is_array(boxes, "iuf") or boxes.ndim != 2 or boxes.shape[1] not in (7, 9):
+        raise _other_form(where, "gt_boxes", boxes, "an array (boxes, 7 or 9) of numbers")
+    if not np.isfinite(boxes[:, :7]).all() or np.isinf(boxes).any():  # velocities may be unknown
+        raise DataError(f"{where} has boxes with NaN or infinite numbers; {CREATE}")
+    count = len(boxes)
+    if not _is_array(names, "U" if count else "Uf", count):
+        raise _other_form(where, "gt_names", names, f"an array of {count} texts, one per box")
+    if labels and not _is_array(counts, "iuf", count):
+        raise _other_form(where, "num_lidar_pts", counts, f"an array of {count} numbers")
+
+
+def _other_form(where: str, key: str, value: Any, wanted: str) -> DataError:
+    if value is ... or value is None:
+        found = "is missing"
+    elif isinstance(value, np.ndarray):
+        found = f"is an array {value.shape} of {value.dtype.name}"
+        if value.dtype.kind == "f" and not np.isfinite(value).all():
+            found += " with NaN or infinity"
+    else:
+        found = f"is {brief(value, 40)!r}" if isinstance(value, str) else f"is {brief(value, 40)}"
+    return DataError(f"{where}: {key} {found}, and should be {wanted}; {CREATE}")
+
+
+def _is_name(value: Any) -> bool:
+    return isinstance(value, str) and 0 < len(value) <= MOST_LETTERS and value.isprintable()
+
+
+def _is_array(value: Any, kinds: str, length: int | None = None) -> bool:
+    """Return whether ``value`` is an array of one of these kinds, of shape (length,) if given."""
+    fits = isinstance(value, np.ndarray) and value.dtype.kind in kinds
+    return fits and (length is None or value.shape == (length,))
+
+
+def _are_numbers(value: Any, shape: tuple[int, ...]) -> bool:
+    """Return whether ``value`` is an array, or nested lists, of finite numbers of that shape."""
+    try:
+        array = np.asarray(value)
+    except ValueError:  # lists of different lengths
+        return False
+    return array.shape == shape and array.dtype.kind in "iuf" and bool(np.isfinite(array).all())

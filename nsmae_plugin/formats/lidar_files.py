@@ -1,0 +1,216 @@
+"""LiDAR files: keyframes, and sweeps before them in the keyframe's frame."""
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numba
+import numpy as np
+
+from nsmae_plugin.errors import ConfigError, DataError, brief
+from nsmae_plugin.runtime.reading import open_regular
+
+EGO_RADIUS = 1.0  # metres; returns from the car itself
+MOST_POINTS = 10_000_000  # of one file; nuScenes has 35 thousand
+GET = "check DATA_PATH and VERSION, and that the archive was unpacked completely"
+SET = (
+    "DATA_CONFIG.LIDAR_FILES (create_infos.py: --lidar_columns, --lidar_dtype) must name its "
+    "COLUMNS and DTYPE"
+)
+DTYPES = ("float32", "float64")
+USED = ("x", "y", "z", "intensity")
+
+# Limits of a cloud. Mistaken columns show within a few points.
+LIMITS = (1e5, 1e5, 1e5, 1e6)  # of the used columns: metres, and any unit of intensity
+FAR = 1000.0  # metres; returns of a LiDAR come from nearer
+MOST_RINGS = 10_000
+HEAD = 2000  # points that are looked at
+STRAY = 0.01  # share of them that may be implausible
+# First bytes of files that have a header, and what they are.
+_HEADERS = (
+    (b"\x93NUMPY", "a NumPy file (.npy)"),
+    (b"# .PCD", "a PCD file"),
+    (b"VERSION", "a PCD file"),
+    (b"ply", "a PLY file"),
+    (b"LASF", "a LAS file"),
+    (b"version https://git-lfs", "a pointer of Git LFS"),
+)
+
+
+@dataclass(frozen=True)
+class LidarFiles:
+    """Layout of LiDAR files: points in rows, without a header; nuScenes' by default.
+
+    Attributes:
+        columns: names of a row's numbers; x, y, z in metres, and of the others ``intensity`` is
+            used (0 without it), and ``ring`` must hold whole numbers.
+        dtype: ``float32`` or ``float64``.
+    """
+
+    columns: tuple[str, ...] = ("x", "y", "z", "intensity", "ring")
+    dtype: str = "float32"
+
+    @classmethod
+    def from_config(
+        cls, section: Mapping[str, Any] | None, key: str = "DATA_CONFIG.LIDAR_FILES"
+    ) -> "LidarFiles":
+        """The layout of a section with ``COLUMNS`` and ``DTYPE``, both optional.
+
+        Raises:
+            ConfigError: columns without x, y or z or with a name twice, or another type.
+        """
+        section = section or {}
+        columns = section.get("COLUMNS", cls.columns)
+        dtype = section.get("DTYPE", cls.dtype)
+        names = isinstance(columns, list | tuple) and all(isinstance(one, str) for one in columns)
+        if not names or not set("xyz") <= set(columns) or len(set(columns)) < len(columns):
+            raise ConfigError(
+                f"{key}.COLUMNS must name x, y, z and the other columns of a LiDAR file in their "
+                f"order, each once, such as {list(cls.columns)}; not {brief(columns)}"
+            )
+        if dtype not in DTYPES:
+            raise ConfigError(f"{key}.DTYPE must be one of {', '.join(DTYPES)}, not {dtype!r}")
+        return cls(tuple(columns), dtype)
+
+    def __str__(self) -> str:
+        return f"{len(self.columns)} columns of {self.dtype} ({', '.join(self.columns)})"
+
+
+NUSCENES = LidarFiles()
+
+
+def read_points(path: Path, token: str, layout: LidarFiles = NUSCENES) -> np.ndarray:
+    """(P, 4) float32 x, y, z [m, LiDAR frame], intensity of one file.
+
+    Args:
+        token: of the sample that asks for the file, for messages.
+
+    Raises:
+        DataError: the file is missing, truncated, empty, far too large, or does not look like
+            points in this layout: NaN, infinite or impossible numbers, rings that are no whole
+            numbers, negative intensities.
+    """
+    row = len(layout.columns) * np.dtype(layout.dtype).itemsize
+    owner = f" of sample {token}"
+    with open_regular(path, "the LiDAR file", GET, MOST_POINTS * row, owner) as file:
+        size = os.fstat(file.fileno()).st_size
+        values = np.fromfile(file, dtype=layout.dtype)
+    name = f"the LiDAR file {path}{owner}"
+    if not size:
+        raise DataError(f"{name} is empty; fetch it again")
+    if size % row:
+        raise DataError(
+            f"{name} has {size} bytes, no whole number of points in {layout}{_header(path)}: it is "
+            f"truncated, or {SET}"
+        )
+    points = values.reshape(-1, len(layout.columns))
+    problem = _implausible(points[:HEAD], layout.columns) or _impossible(points, layout.columns)
+    if problem:
+        raise DataError(
+            f"{name} does not hold points in {layout}{_header(path)}: {problem}; repair it, or "
+            f"{SET}"
+        )
+    return _used(points, layout.columns)
+
+
+def _implausible(points: np.ndarray, columns: Sequence[str]) -> str | None:
+    """A description of why the columns cannot be these, or None."""
+    by_name = dict(zip(columns, points.T, strict=True))
+    # False for NaN, which is named elsewhere.
+    far = np.maximum(np.maximum(abs(by_name["x"]), abs(by_name["y"])), abs(by_name["z"])) > FAR
+    signs = [(far, f"{{}} of its points are farther than {FAR:g} m")]
+    if "intensity" in by_name:
+        intensity = by_name["intensity"]
+        negative = (intensity < 0) & (intensity != -1)  # -1 stands for unknown in some data
+        signs.append((negative, "the intensity of {} of its points is negative"))
+    if "ring" in by_name:
+        ring = by_name["ring"]
+        whole = (ring == np.floor(ring)) & (ring >= 0) & (ring < MOST_RINGS)
+        signs.append((~whole, "the ring of {} of its points is no whole number"))
+    for wrong, words in reversed(signs):
+        if wrong.mean() > STRAY:
+            return words.format(f"{100 * wrong.mean():.0f} %")
+    return None
+
+
+def _impossible(points: np.ndarray, columns: Sequence[str]) -> str | None:
+    """Numbers that no point can have, in words; False for NaN in every comparison."""
+    if points.min() > -LIMITS[0] and points.max() < LIMITS[0]:
+        return None
+    bad = np.zeros(len(points), bool)
+    for name, limit in zip(USED, LIMITS, strict=True):
+        if name in columns:
+            bad |= ~(np.abs(points[:, columns.index(name)]) < limit)
+    return f"{bad.sum()} points with NaN, infinite or impossible numbers" if bad.any() else None
+
+
+def _used(points: np.ndarray, columns: Sequence[str]) -> np.ndarray:
+    """(P, 4) float32 of the columns that are used."""
+    if points.dtype == np.float32 and tuple(columns[: len(USED)]) == USED:
+        return points[:, : len(USED)]
+    used = np.zeros((len(points), len(USED)), np.float32)
+    for position, name in enumerate(USED):
+        if name in columns:
+            used[:, position] = points[:, columns.index(name)]
+    return used
+
+
+def _header(path: Path) -> str:
+    """ ", for it is ...": what its first bytes tell of a file that has a header."""
+    with open_regular(path, "the LiDAR file", GET, 1 << 62) as file:
+        start = file.read(32)
+    found = (words for header, words in _HEADERS if start.startswith(header))
+    return next((f", for it is {words}" for words in found), "")
+
+
+def remove_ego_points(points: np.ndarray, radius: float = EGO_RADIUS) -> np.ndarray:
+    """The points outside the square |x|, |y| < ``radius`` around the sensor."""
+    outside = (np.abs(points[:, 0]) >= radius) | (np.abs(points[:, 1]) >= radius)
+    return points.compress(outside, axis=0)
+
+
+def read_frame(
+    root: Path, info: Mapping[str, Any], sweeps: Sequence[int], layout: LidarFiles = NUSCENES
+) -> np.ndarray:
+    """(P, 5) float32 x, y, z [m], intensity, time lag [s]: keyframe and the chosen sweeps.
+
+    All in the keyframe's LiDAR frame; sweeps without the returns from the car itself.
+
+    Args:
+        root: folder of ``samples/`` and ``sweeps/``.
+        info: entry of an info file.
+        sweeps: positions in ``info["sweeps"]``; 0 is the most recent.
+
+    Raises:
+        DataError: see :func:`read_points`.
+    """
+    token = info["token"]
+    chosen = [info["sweeps"][position] for position in sweeps]
+    clouds = [read_points(root / one["lidar_path"], token, layout) for one in (info, *chosen)]
+    frame = np.empty((sum(map(len, clouds)), 5), np.float32)
+    end = _append(frame, 0, clouds[0], np.eye(4), 0.0, 0.0)
+    for sweep, cloud in zip(chosen, clouds[1:], strict=True):
+        matrix = sweep["transform_matrix"]  # None: the keyframe itself, at a scene's start
+        moved = np.eye(4) if matrix is None else np.array(matrix, np.float64, order="C")
+        end = _append(frame, end, cloud, moved, float(sweep["time_lag"]), EGO_RADIUS)
+    return frame[:end]
+
+
+@numba.njit
+def _append(frame, end, cloud, matrix, lag, radius):  # type: ignore[no-untyped-def]
+    """Write a cloud (P, 4), moved by ``matrix`` (4, 4), and its lag into ``frame`` from ``end`` on.
+
+    Without the returns from the car itself, as :func:`remove_ego_points`. Returns the new end.
+    """
+    for point in range(len(cloud)):
+        x, y, z = cloud[point, 0], cloud[point, 1], cloud[point, 2]
+        if abs(x) < radius and abs(y) < radius:
+            continue
+        for axis in range(3):
+            row = matrix[axis]
+            frame[end, axis] = row[0] * x + row[1] * y + row[2] * z + row[3]
+        frame[end, 3], frame[end, 4] = cloud[point, 3], lag
+        end += 1
+    return end

@@ -1,0 +1,99 @@
+"""The predicted map of a sample: what it is, how right it is, and its file."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from nsmae_plugin.geometry.map_grid import MapGrid
+from nsmae_plugin.runtime import files
+
+
+@dataclass(frozen=True)
+class BEVMap:
+    """A map as a network sees it, and as the vector map has it.
+
+    Attributes:
+        classes: (C,) names; classes may overlap: a crossing lies on the drivable area.
+        grid: where the cells lie, LiDAR frame of the sample, without augmentation.
+        probabilities: (C, Y, X) float in [0, 1]; rows along y, columns along x, both ascending.
+        labels: (C, Y, X) bool; None for a sample without a map.
+        threshold: a cell belongs to the classes that are at least that probable.
+    """
+
+    classes: tuple[str, ...]
+    grid: MapGrid
+    probabilities: np.ndarray
+    labels: np.ndarray | None
+    threshold: float
+
+    @property
+    def masks(self) -> np.ndarray:
+        """(C, Y, X) bool, the predicted areas."""
+        return self.probabilities >= self.threshold
+
+    def iou(self) -> np.ndarray | None:
+        """(C,) intersection over union at the threshold, of this sample alone.
+
+        NaN for a class that is neither labelled nor predicted; None without labels.
+        """
+        if self.labels is None:
+            return None
+        both = (self.masks & self.labels).sum(axis=(1, 2))
+        either = (self.masks | self.labels).sum(axis=(1, 2))
+        return np.divide(both, either, out=np.full(len(both), np.nan), where=either > 0)
+
+    def save(self, path: Path, sample: str, network: str, pose: np.ndarray | None) -> Path:
+        """Write everything by :func:`save_map`; docs/INFERENCE.md lists the arrays.
+
+        Args:
+            sample: token.
+            network: configuration and weights in words.
+            pose: (4, 4) LiDAR frame to global frame, None where it is not known.
+        """
+        return save_map(
+            path,
+            sample,
+            self.probabilities,
+            self.classes,
+            self.grid,
+            threshold=self.threshold,
+            network=network,
+            labels=self.labels,
+            iou=self.iou(),
+            lidar_to_global=pose,
+        )
+
+
+def save_map(
+    path: Path,
+    sample: str,
+    probabilities: np.ndarray,
+    classes: Sequence[str],
+    grid: MapGrid,
+    **more: Any,
+) -> Path:
+    """Write the map of a sample as a compressed ``.npz``.
+
+    It holds ``probabilities`` (C, Y, X) float16, ``classes`` (C,) str, ``x_bound`` and ``y_bound``
+    (minimum, maximum and step in metres, LiDAR frame) and ``sample``.
+
+    Args:
+        sample: token.
+        more: what else is known, by name; None is left out.
+    """
+    content = dict(
+        probabilities=probabilities.astype(np.float16),
+        classes=np.array(classes),
+        x_bound=np.array(grid.x_bound),
+        y_bound=np.array(grid.y_bound),
+        sample=np.array(sample),
+        **{name: np.array(value) for name, value in more.items() if value is not None},
+    )
+    with files.replacing(path) as file:
+        np.savez_compressed(file, **content)
+    return path

@@ -1,0 +1,92 @@
+"""What the command-line tools share."""
+
+import logging
+import math
+import os
+import sys
+from collections.abc import Callable
+from functools import wraps
+from typing import ParamSpec
+
+from nsmae_plugin.errors import NSMAEError, brief
+from nsmae_plugin.runtime import stopping
+
+P = ParamSpec("P")
+LONGEST = 1000  # characters of an error, which may name what the user typed
+PREFIX = "error: "  # of the line that a tool ends with
+RUN_LOGGER = "nsmae_plugin.run"
+_LOST = "the connection to another process was lost; the message of that process says why"
+# Part of a RuntimeError of torch -> what to tell of it.
+SYSTEM_ERRORS = {
+    "DataLoader worker (pid": "a process of the loader died ({}); where memory ran out, use fewer "
+    "--workers or a smaller --batch_size",
+    "Connection closed by peer": _LOST,
+    "Connection reset by peer": _LOST,
+}
+
+
+def positive(text: str) -> int:
+    """An integer of at least 1, for argparse."""
+    value = int(text)
+    if value < 1:
+        raise ValueError(f"{value} is not positive")
+    return value
+
+
+def waiting_time(text: str) -> float:
+    """A finite number of at least 0, for argparse."""
+    value = float(text)
+    if not 0 <= value < math.inf:
+        raise ValueError(f"{value} is no time that ends")
+    return value
+
+
+def errors_in_one_line(main: Callable[P, int]) -> Callable[P, int]:
+    """Print errors of the plugin and of files instead of a traceback; return exit status 1.
+
+    What is printed also goes to the log file of the run, if there is one. Ctrl-C and SIGTERM end
+    with one line, too, and with the exit statuses that shells know.
+    """
+
+    @wraps(main)
+    def reporting(*args: P.args, **kwargs: P.kwargs) -> int:
+        try:
+            with stopping.signals_caught():
+                return main(*args, **kwargs)
+        except stopping.Stopped as stop:
+            if not stop.told_elsewhere:
+                report(str(stop))
+            return stop.exit_status
+        except BrokenPipeError:  # whoever read the output has enough
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        except NSMAEError as error:
+            if not error.told_elsewhere:
+                report(PREFIX + brief(str(error), LONGEST))
+        except (OSError, RuntimeError) as error:
+            message = _in_words(error)
+            if message is None:
+                raise
+            report(PREFIX + brief(message, LONGEST))
+        return 1
+
+    return reporting
+
+
+def report(message: str) -> None:
+    """Print to stderr, and write into the log file of the run."""
+    print(message, file=sys.stderr)
+    record = logging.LogRecord(RUN_LOGGER, logging.ERROR, "", 0, message, (), None)
+    for handler in logging.getLogger(RUN_LOGGER).handlers:
+        if isinstance(handler, logging.FileHandler):
+            handler.handle(record)
+
+
+def _in_words(error: Exception) -> str | None:
+    """A message for an error of the system; None for a mistake in a program."""
+    if isinstance(error, OSError):  # of a file that no message was made for
+        where = "" if error.filename is None else f"{os.fspath(error.filename)}: "
+        return None if error.errno is None else f"{where}{error.strerror}"
+    for sign, message in SYSTEM_ERRORS.items():
+        if sign in str(error):
+            return message.format(str(error).splitlines()[0])
+    return None

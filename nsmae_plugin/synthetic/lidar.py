@@ -1,0 +1,53 @@
+"""Sweeps the LiDAR over a stage."""
+
+import numpy as np
+
+from nsmae_plugin.synthetic.raycast import NOTHING, Hits, cast
+from nsmae_plugin.synthetic.rig import LidarRays
+from nsmae_plugin.synthetic.stage import Stage
+
+# Range noise in metres: standard deviation and bound; the bound keeps returns inside their boxes.
+NOISE, NOISE_BOUND = 0.008, 0.02
+# Share of the pulses that do not come back.
+LOSS = 0.02
+
+
+def sweep(
+    stage: Stage,
+    rays: LidarRays,
+    rotation: np.ndarray,
+    origin: np.ndarray,
+    seconds: float,
+    generator: np.random.Generator,
+) -> tuple[np.ndarray, Hits]:
+    """One turn of the LiDAR, all beams at its timestamp.
+
+    Args:
+        stage: the scene.
+        rays: rays of the LiDAR.
+        rotation, origin: (3, 3) and (3,), LiDAR frame to global frame.
+        seconds: time of the sweep.
+        generator: draws noise and losses.
+
+    Returns:
+        (P, 5) float32 [x, y, z, intensity 0-255, ring] in the LiDAR frame, and the hits.
+    """
+    bodies = stage.bodies(seconds)
+    hits = cast(rays, rotation, origin, bodies)
+    returned = (hits.box != NOTHING) & (generator.random(hits.box.shape) > LOSS)
+    distance, box = hits.distance[returned], hits.box[returned]
+    world = hits.directions[:, returned].T
+    samples = stage.surface.sample(world * distance[:, None], origin, box, bodies)
+    noise = np.clip(generator.normal(0, NOISE, len(distance)), -NOISE_BOUND, NOISE_BOUND)
+    points = np.empty((len(distance), 5), np.float32)
+    points[:, :3] = (rays.directions[:, returned] * (distance + noise)).T
+    points[:, 3] = _intensity(samples.albedo, samples.normal, world)
+    points[:, 4] = np.nonzero(returned)[0]
+    return points, hits
+
+
+def _intensity(albedo: np.ndarray, normal: np.ndarray, world: np.ndarray) -> np.ndarray:
+    """Bright and facing surfaces return more: Lambert's law, on the scale of nuScenes."""
+    facing = np.abs(np.einsum("ij,ij->i", normal, world))
+    strength = albedo.mean(1) * (0.25 + 0.75 * facing)
+    return np.clip(np.floor(4 + 110 * strength), 0, 255)

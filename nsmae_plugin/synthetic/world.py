@@ -1,0 +1,172 @@
+"""Writes a whole synthetic world as a nuScenes database."""
+
+import json
+import multiprocessing
+from collections.abc import Iterable
+from dataclasses import asdict
+from functools import partial
+from itertools import zip_longest
+from pathlib import Path
+
+from tqdm import tqdm
+
+from nsmae_plugin.errors import ConfigError, DataError
+from nsmae_plugin.runtime import stopping
+from nsmae_plugin.runtime.cores import usable_cores
+from nsmae_plugin.runtime.files import output_errors
+from nsmae_plugin.runtime.folders import replacing_folder, restore
+from nsmae_plugin.synthetic import tables
+from nsmae_plugin.synthetic.layout import Layout
+from nsmae_plugin.synthetic.map_expansion import MapExpansion
+from nsmae_plugin.synthetic.map_mask import mask_file_name, write_mask
+from nsmae_plugin.synthetic.options import LOCATIONS, WorldOptions
+from nsmae_plugin.synthetic.rig import LIDAR_CHANNEL, make_cameras
+from nsmae_plugin.synthetic.scene import Place, SceneRecorder, build_layout
+from nsmae_plugin.synthetic.stage import MAXIMUM_SPEED
+from nsmae_plugin.synthetic.tables import Tables, make_token
+
+# Marks a folder as written by this generator, and says with which options.
+MARKER = "synthetic_world.json"
+
+
+def write_world(
+    out: Path, options: WorldOptions, workers: int = 1, show_progress: bool = False
+) -> Path:
+    """Write ``out/<version>/{samples,sweeps,maps,<version>}``.
+
+    The folder appears when it is complete; an interrupted run leaves what was there before. The
+    files depend on the options alone, not on ``workers``.
+
+    Raises:
+        ConfigError: when the options cannot be met.
+        DataError: when ``out/<version>`` holds data that this generator did not write.
+        OutputError: when ``out`` cannot be written to.
+    """
+    target = Path(out) / options.version
+    restore(target)
+    _check_target(target)
+    places = plan(options)
+    with replacing_folder(target) as world, output_errors(target):
+        _write_files(world, options, places, workers, show_progress)
+    return target
+
+
+def _check_target(target: Path) -> None:
+    if not target.exists():
+        return
+    if not target.is_dir():
+        raise DataError(f"{target} is a file: choose another --out")
+    if any(target.iterdir()) and not (target / MARKER).is_file():
+        raise DataError(
+            f"{target} exists and was not written by this generator ({MARKER} is missing): "
+            "choose another --out, or move it away"
+        )
+
+
+def plan(options: WorldOptions) -> list[Place]:
+    """Where each scene is: the locations take turns while they have room, a square per scene.
+
+    Raises:
+        ConfigError: when the scenes do not fit on the official maps.
+    """
+    block = Layout.block_size(MAXIMUM_SPEED * options.duration)
+    squares = [_squares(extent, block) for extent in LOCATIONS.values()]
+    free = [
+        (location, square)
+        for turn in zip_longest(*squares)
+        for location, square in zip(LOCATIONS, turn, strict=True)
+        if square is not None
+    ]
+    if len(free) < options.scenes:
+        raise ConfigError(
+            f"{options.scenes} scenes of {options.keyframes} keyframes do not fit on the maps, "
+            f"which have room for {len(free)}: ask for fewer scenes or fewer keyframes"
+        )
+    return [Place(index, scene, *free[index]) for index, scene in enumerate(options.scene_names())]
+
+
+def _squares(extent: tuple[float, float], block: float) -> list[tuple[float, float]]:
+    """Corners of the squares of side ``block`` that fit into (width, height), row by row."""
+    columns, rows = (range(int(side // block)) for side in extent)
+    return [(column * block, row * block) for row in rows for column in columns]
+
+
+def _write_files(
+    world: Path, options: WorldOptions, places: list[Place], workers: int, show_progress: bool
+) -> None:
+    channels = [LIDAR_CHANNEL, *(c.channel for c in make_cameras(options.cameras, (32, 32)))]
+    for channel in channels:
+        (world / "samples" / channel).mkdir(parents=True)
+    (world / "sweeps" / LIDAR_CHANNEL).mkdir(parents=True)
+    scenes = list(_record_scenes(world, options, places, workers, show_progress))
+    shared = tables.fixed_tables(options.seed)
+    shared["sensor"] = [
+        {
+            "token": make_token(options.seed, "sensor", channel),
+            "channel": channel,
+            "modality": "lidar" if channel == LIDAR_CHANNEL else "camera",
+        }
+        for channel in channels
+    ]
+    maps = _write_maps(world, options, places)
+    folder = world / options.version
+    folder.mkdir()
+    for name, records in tables.merge([shared, *scenes, {"map": maps}]).items():
+        _write_json(folder / f"{name}.json", records)
+    _write_json(world / MARKER, asdict(options))
+
+
+def _record_scenes(
+    world: Path, options: WorldOptions, places: list[Place], workers: int, show_progress: bool
+) -> Iterable[Tables]:
+    """Tables of each scene, in order; several processes record several scenes at a time."""
+    record = partial(_record_scene, options, world)
+    bar = partial(tqdm, total=len(places), desc="scenes", disable=not show_progress)
+    if min(workers, len(places)) <= 1:
+        yield from bar(map(record, places))
+        return
+    # Spawned, not forked: the caller may have threads.
+    context, count = multiprocessing.get_context("spawn"), min(workers, len(places))
+    with context.Pool(count, stopping.leave_to_parent) as pool:
+        yield from bar(pool.imap(record, places))
+
+
+def _record_scene(options: WorldOptions, world: Path, place: Place) -> Tables:
+    return SceneRecorder(options, place, world).record()
+
+
+def _write_maps(world: Path, options: WorldOptions, places: list[Place]) -> list[tables.Record]:
+    """Map expansion and mask of each location that has scenes; returns the map table."""
+    (world / "maps" / "expansion").mkdir(parents=True)
+    records = []
+    for location in LOCATIONS:
+        here = [place for place in places if place.location == location]
+        if not here:
+            continue
+        layouts = [build_layout(options, place) for place in here]
+        block = Layout.block_size(MAXIMUM_SPEED * options.duration)
+        canvas = tuple(max(p.block[axis] for p in here) + block for axis in (0, 1))
+        expansion = MapExpansion(options.seed, location, canvas)
+        for layout in layouts:
+            expansion.add(layout)
+        _write_json(world / "maps" / "expansion" / f"{location}.json", expansion.as_dict())
+        filename = f"maps/{mask_file_name(location)}"
+        write_mask(world / filename, layouts, canvas)
+        records.append(
+            {
+                "token": make_token(options.seed, "map", location),
+                "log_tokens": [make_token(options.seed, place.name, "log") for place in here],
+                "category": "semantic_prior",
+                "filename": filename,
+            }
+        )
+    return records
+
+
+def _write_json(path: Path, content: object) -> None:
+    path.write_text(json.dumps(content, indent=0), encoding="utf-8")
+
+
+def default_workers() -> int:
+    """As many processes as cores, at most eight."""
+    return min(8, usable_cores())

@@ -1,0 +1,211 @@
+"""How time and memory of the plugin's own operations grow with each dimension of the problem.
+
+Geometry (frustum points to cells, sorted), LiDAR depth maps and targets, and lift, pooling and
+rendering with their backward pass; everything anew in every step, as under augmentation.
+``python -m tools.benchmarks.growth AXIS VALUE ...`` measures one point of the plot.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import nsmae_plugin  # noqa: F401  (before torch: sets the OpenMP policy)
+
+# isort: split
+import numpy as np
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import EngFormatter, MaxNLocator
+
+from nsmae_plugin.geometry.depth_map import image_returns, z_buffer
+from nsmae_plugin.geometry.projection import frustum_pixels, frustum_rays
+from nsmae_plugin.models.lift_splat import GEOMETRY_KEYS
+from nsmae_plugin.models.targets import Columns, bev_target
+from nsmae_plugin.ops.pooling_plan import BevGrid, build_plan, frustum_cells
+from nsmae_plugin.runtime.command_line import errors_in_one_line
+from nsmae_plugin.visualization.panels import save
+from tools.benchmarks import frustum
+from tools.benchmarks.inputs import ring_of_cameras, scan, stack_samples
+from tools.benchmarks.measure import isolated_parser, measure_calls
+
+#: What varies, and the values: the middle of each is near the paper's.
+AXES: dict[str, dict[str, tuple[int, ...]]] = {
+    "full": {
+        "cameras": (1, 2, 4, 6, 8, 12),
+        "depth bins": (59, 118, 177, 236),
+        "points": (10_000, 50_000, 250_000, 500_000),
+        "batch": (1, 2, 4),
+        "BEV cells": (180**2, 256**2, 360**2, 512**2),
+    },
+    "tiny": {
+        "cameras": (1, 3),
+        "depth bins": (10, 20),
+        "points": (1000, 4000),
+        "batch": (1, 2),
+        "BEV cells": (16**2, 32**2),
+    },
+}
+POINTS = {"full": 250_000, "tiny": 5000}
+UNITS = {"seconds": "time", "mib": "memory"}
+
+
+@dataclass(frozen=True)
+class Case:
+    """One point of the plot.
+
+    Attributes:
+        points: LiDAR returns of a sample.
+    """
+
+    size: frustum.Size
+    batch: int = 1
+    points: int = POINTS["full"]
+
+
+def vary(case: Case, axis: str, value: int) -> Case:
+    """The case with another value along an axis; ``BEV cells`` are those of one sample."""
+    size = case.size
+    if axis == "points":
+        return replace(case, points=value)
+    if axis == "batch":
+        return replace(case, batch=value)
+    if axis == "cameras":
+        return replace(case, size=replace(size, cameras=value))
+    if axis == "depth bins":
+        return replace(case, size=replace(size, depth=_split(size.depth, value)))
+    return replace(case, size=replace(size, bev=_split(size.bev, math.isqrt(value))))
+
+
+def _split(bound: tuple[float, float, float], count: int) -> tuple[float, float, float]:
+    """The same range in ``count`` steps."""
+    return bound[0], bound[1], (bound[1] - bound[0]) / count
+
+
+def make_step(case: Case, device: torch.device) -> Callable[[], None]:
+    """A function that does all of it once."""
+    size = case.size
+    problem = frustum.make_problem(size, case.batch, device)
+    rig = {
+        key: matrix.to(device)
+        for key, matrix in ring_of_cameras(case.batch, size.cameras, size.image).items()
+    }
+    pixels = frustum_pixels(size.image, size.features).to(device)
+    grid = BevGrid.from_bounds({"x": size.bev, "y": size.bev, "z": (-10.0, 10.0, 20.0)})
+    columns = _columns(size)
+    points = torch.from_numpy(_points(case, columns)).to(device)
+
+    def step() -> None:
+        rays, origins = frustum_rays(pixels, *(rig[key] for key in GEOMETRY_KEYS))
+        cells = frustum_cells(rays, origins, problem.centres, grid)
+        plan = build_plan(cells, problem.num_cells)
+        returns = image_returns(
+            points, rig["lidar2image"], rig["img_aug_matrix"], rig["lidar_aug_matrix"], size.image
+        )
+        for stride in (1, 8):  # the hints, and the target
+            z_buffer(returns, case.batch * size.cameras, size.image, stride)
+        bev_target(points, case.batch, columns)
+        results = frustum.factorised(problem, plan)
+        torch.autograd.grad(results, problem.leaves, problem.upstream)
+
+    return step
+
+
+def _columns(size: frustum.Size) -> Columns:
+    """Eight voxels a cell of the camera's grid after its downsampling by two, 40 levels."""
+    start, stop, cell = size.bev
+    count = 4 * round((stop - start) / cell)
+    voxel = ((stop - start) / count,) * 2
+    return Columns((start, start, -5.0), (*voxel, 0.2), (count, count, 40), stride=8)
+
+
+def _points(case: Case, columns: Columns) -> np.ndarray:
+    """(B * points, 6): scans, as many points of them as asked for."""
+    rng = np.random.default_rng(0)
+    upper = [-low for low in columns.lower[:2]]
+    extent = [*columns.lower, *upper, 3.0]
+    cloud = scan(1, extent, rng)
+    samples = [cloud[rng.integers(len(cloud), size=case.points)] for _ in range(case.batch)]
+    return stack_samples(samples)
+
+
+def exponents(rows: list[dict[str, Any]]) -> dict[str, float | None]:
+    """The ``p`` of ``value ** p`` through the first and last row; at most 1 is linear or better."""
+    span = math.log(rows[-1]["value"] / rows[0]["value"])
+    result: dict[str, float | None] = {}
+    for key in UNITS:
+        ends = [_fastest(row[key]) for row in (rows[0], rows[-1])]
+        result[key] = math.log(ends[1] / ends[0]) / span if all(ends) else None
+    return result
+
+
+def _fastest(values: list[float]) -> float:
+    """What other work on the machine disturbed least; 0 of nothing."""
+    return min(values, default=0.0)
+
+
+def print_series(axis: str, series: dict[str, Any]) -> None:
+    """A line per value, and how time and memory grow."""
+    for row in series["rows"]:
+        print(
+            f"{axis:12}{row['value']:>10}{1e3 * _fastest(row['seconds']):12.1f} ms"
+            f"{_fastest(row['mib']):12.1f} MiB"
+        )
+    words = [
+        f"{UNITS[key]} as {axis}^{power:.2f}"
+        for key, power in series["exponents"].items()
+        if power is not None
+    ]
+    print(f"{'':12}grows: {', '.join(words)}")
+
+
+def save_plot(series: dict[str, Any], path: Path) -> None:
+    """Time and memory against every axis, relative to the first value; dotted: proportional."""
+    figure = Figure(figsize=(3.2 * len(series), 3.4), layout="constrained")
+    panels = figure.subplots(1, len(series), squeeze=False)[0]
+    for panel, (axis, one) in zip(panels, series.items(), strict=True):
+        _draw(panel, axis, one["rows"])
+    panels[0].set_ylabel("relative to the first value")
+    panels[0].legend(frameon=False)
+    save(figure, path, dpi=150)
+
+
+def _draw(panel: Axes, axis: str, rows: list[dict[str, Any]]) -> None:
+    values = [row["value"] for row in rows]
+    panel.plot(values, [value / values[0] for value in values], ":", color="0.5")
+    for key, name in UNITS.items():
+        heights = [_fastest(row[key]) for row in rows]
+        if all(heights):
+            relative = [height / heights[0] for height in heights]
+            panel.plot(values, relative, marker="o", markersize=4, label=name)
+    panel.xaxis.set_major_locator(MaxNLocator(4))
+    panel.xaxis.set_major_formatter(EngFormatter(sep=""))
+    panel.set_xlabel(axis)
+    panel.set_ylim(bottom=0)
+    panel.spines[["top", "right"]].set_visible(False)
+
+
+@errors_in_one_line
+def main() -> int:
+    parser = isolated_parser(__doc__, configured=False)
+    parser.add_argument("axis", choices=list(AXES["full"]))
+    parser.add_argument("value", type=int)
+    parser.add_argument("--size", choices=frustum.SIZES, default="full")
+    args = parser.parse_args()
+    device = torch.device(args.device)
+    # Once at tiny size, so that code that is loaded at its first use does not count as memory.
+    make_step(Case(frustum.SIZES["tiny"], points=1000), device)()
+    usual = Case(frustum.SIZES[args.size], args.batch, POINTS[args.size])
+    case = vary(usual, args.axis, args.value)
+    print(json.dumps(measure_calls(make_step(case, device), device, args.repeats)))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,84 @@
+"""What the benchmark prints."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from tools.benchmarks.measure import KEYS, ratio
+
+
+def print_comparison(report: dict[str, Any], variants: Sequence[str]) -> None:
+    """Median (smallest - largest) of each variant, and what the others take of the first's."""
+    print(f"{'':14}{'milliseconds':>30}{'MiB above what was there':>30}{'compared':>24}")
+    first = variants[0]
+    for variant in variants:
+        cells = [_spread(report[variant]["seconds"], 1e3), _spread(report[variant]["mib"], 1.0)]
+        line = f"{variant:14}" + "".join(f"{cell:>30}" for cell in cells)
+        if variant != first:
+            ratios = [ratio(report, key, variant, first) for key in KEYS]
+            words = ["?" if one is None else f"{one:.2f}x" for one in ratios]
+            line += f"{f'{words[0]} time, {words[1]} MiB':>24}"
+        print(line)
+
+
+def _spread(summary: dict[str, float] | None, scale: float) -> str:
+    if summary is None:
+        return "not measured"
+    median, low, high = (scale * summary[key] for key in ("median", "min", "max"))
+    return f"{median:.0f} ({low:.0f} - {high:.0f})"
+
+
+def print_rate(report: dict[str, Any], variants: Sequence[str], batch: int) -> None:
+    """Samples per second of each variant."""
+    rates = [f"{name} {batch / report[name]['seconds']['median']:.3g}" for name in variants]
+    print(f"samples per second: {', '.join(rates)}")
+
+
+def print_modules(modules: dict[str, dict[str, dict[str, float | None]]]) -> None:
+    """A row per module; forward and backward in milliseconds, and MiB kept, of each variant."""
+    variants = list(modules)
+    print(f"{'':20}" + "".join(f"{name + ': forward, backward ms, MiB':>42}" for name in variants))
+    for name in dict.fromkeys(name for table in modules.values() for name in table):
+        cells = [_module(modules[variant].get(name)) for variant in variants]
+        print(f"{name:20}" + "".join(f"{cell:>42}" for cell in cells))
+
+
+def _module(row: dict[str, float | None] | None) -> str:
+    if row is None:
+        return "-"
+    seconds = [row["forward"], row["backward"]]
+    times = "".join("         -" if one is None else f"{1e3 * one:10.1f}" for one in seconds)
+    return f"{times}{row['mib']:10.1f}"
+
+
+def print_loader(report: dict[str, Any], stages: dict[str, dict[str, float]]) -> None:
+    """A row per stage, milliseconds of the processor per sample, then samples per second."""
+    variants = list(stages)
+    print(f"{'ms per sample':24}" + "".join(f"{name:>24}" for name in variants))
+    for name in dict.fromkeys(name for table in stages.values() for name in table):
+        cells = [f"{1e3 * stages[variant].get(name, 0.0):.1f}" for variant in variants]
+        print(f"{name:24}" + "".join(f"{cell:>24}" for cell in cells))
+    spreads = [_spread(report[variant]["seconds"], 1e3) for variant in variants]
+    print(f"{'whole sample':24}" + "".join(f"{cell:>24}" for cell in spreads))
+    rates = [f"{1 / report[variant]['seconds']['median']:.1f}" for variant in variants]
+    print(f"{'samples per second':24}" + "".join(f"{cell:>24}" for cell in rates))
+    if len(variants) > 1:
+        print(f"{variants[0]} / {variants[1]}: {report['seconds_ratio']:.2f}x")
+
+
+def print_stages(stages: dict[str, float], step_seconds: float) -> None:
+    """What masks, targets, depth maps and geometry take, and their share of the step."""
+    if not stages:
+        return
+    parts = ", ".join(f"{name} {1e3 * seconds:.1f} ms" for name, seconds in stages.items())
+    share = sum(stages.values()) / step_seconds
+    print(f"beside the network: {parts}; together {share:.1%} of the step")
+
+
+def print_differences(group: str, differences: dict[str, float], limit: float) -> list[str]:
+    """Relative L2 differences; returns the names of those above the limit, or NaN."""
+    print(f"{group}: relative L2 difference, at most {limit:.0e}")
+    for name, value in differences.items():
+        print(f"  {name:34}{value:10.1e}")
+    return [name for name, value in differences.items() if not value <= limit]

@@ -1,0 +1,226 @@
+"""A whole training step on made-up data: the training loop's own, and its modules one by one.
+
+``python -m tools.benchmarks.step VARIANT ...`` measures one variant in this process and
+prints JSON; ``tools/benchmark.py step`` runs them in turn.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import nsmae_plugin
+
+# isort: split
+import numpy as np
+import torch
+from torch.amp import GradScaler
+
+from nsmae_plugin import host
+from nsmae_plugin.config.load import load_config
+from nsmae_plugin.data.masking import hidden_subset, image_patch_mask
+from nsmae_plugin.errors import ConfigError
+from nsmae_plugin.models.lift_splat import LiftSplatTransform
+from nsmae_plugin.models.targets import build_targets
+from nsmae_plugin.models.view_transform import FactorizedDepthLSSTransform
+from nsmae_plugin.ops.pooling_plan import build_plan
+from nsmae_plugin.optimization.optim import build_optimizer, build_scheduler
+from nsmae_plugin.runtime.command_line import errors_in_one_line
+from nsmae_plugin.training.precision import fit_precision
+from nsmae_plugin.training.run_state import Progress, Run
+from nsmae_plugin.training.update import StepRecord, read_records, update_weights
+from tools.benchmarks.inputs import made_up_batch, made_up_dataset
+from tools.benchmarks.materialised import LIFTING, materialise
+from tools.benchmarks.measure import isolated_parser, measure_calls
+from tools.benchmarks.modules import ModuleTimer
+
+#: As is; with the published frustum; with OpenPCDet's modules, published frustum included.
+VARIANTS = ("factorised", "materialised", "openpcdet")
+TOTAL_STEPS = 1000  # of the learning-rate schedule
+FIRST_STEPS = 3  # not timed: with huge pages a process has its memory in order after as many
+
+
+def build_model(config: Any, variant: str = "factorised") -> Any:
+    """The detector of a configuration, seeded, in training mode.
+
+    Raises:
+        ConfigError: the variant needs a frustum, and the configuration has none.
+    """
+    nsmae_plugin.register()
+    torch.manual_seed(0)
+    config, pretraining = copy.deepcopy(config), config.MODEL.NAME == "NSMAE"
+    name = (config.MODEL.get("VTRANSFORM") or {}).get("NAME")
+    if variant == "openpcdet" and not pretraining and name == "FactorizedDepthLSSTransform":
+        config.MODEL.VTRANSFORM.NAME = "DepthLSSTransform"
+    model = host.build_network(config.MODEL, len(config.CLASS_NAMES), made_up_dataset(config))
+    lifts = isinstance(getattr(model, "vtransform", None), LiftSplatTransform)
+    if variant == "materialised" and not lifts:
+        raise ConfigError(
+            f"MODEL.VTRANSFORM.NAME is {name}, no frustum to lift: set it to {' or '.join(LIFTING)}"
+        )
+    if variant != "factorised" and lifts:
+        materialise(model)
+    return model.train()
+
+
+def make_step(
+    model: Any,
+    config: Any,
+    batch: dict[str, Any],
+    device: torch.device,
+    amp_dtype: torch.dtype | None = None,
+) -> Callable[[], StepRecord]:
+    """The update of the training loop, with another rotation of the cloud each time.
+
+    So that the geometry of the view transform is new in each step, as under augmentation. Nothing
+    is read from the device.
+    """
+    settings = config.OPTIMIZATION
+    optimizer = build_optimizer(model, settings)
+    run = Run(
+        model=model,
+        optimizer=optimizer,
+        scheduler=build_scheduler(optimizer, settings, TOTAL_STEPS, TOTAL_STEPS),
+        scaler=GradScaler(device.type, enabled=False),
+        progress=Progress(),
+    )
+
+    def step() -> StepRecord:
+        turned = turn(batch, run.progress.step)
+        return update_weights(
+            run,
+            [turned],
+            device,
+            clip=settings.GRAD_NORM_CLIP,
+            clip_by_branch=settings.get("CLIP_BY_BRANCH", False),
+            amp_dtype=amp_dtype,
+            check=False,
+        )
+
+    return step
+
+
+def turn(batch: dict[str, Any], step: int) -> dict[str, Any]:
+    """The batch in a LiDAR frame that is turned a little with every step."""
+    return {**batch, "lidar_aug_matrix": _turn(1e-3 * step, batch)}
+
+
+def _turn(angle: float, batch: dict[str, Any]) -> torch.Tensor:
+    turn = torch.eye(4, device=batch["lidar_aug_matrix"].device)
+    turn[0, 0] = turn[1, 1] = math.cos(angle)
+    turn[1, 0], turn[0, 1] = math.sin(angle), -math.sin(angle)
+    return turn @ batch["lidar_aug_matrix"]
+
+
+def stage_seconds(model: Any, batch: dict[str, Any], repeats: int) -> dict[str, float]:
+    """Fastest of some runs of each stage beside the network; batch on the model's device."""
+    stages: dict[str, Callable[[], Any]] = {}
+    if "hidden_voxel_coords" in batch or "image_patch_mask" in batch:
+        stages["masks"] = lambda: _draw_masks(batch)
+        stages["targets"] = lambda: build_targets(batch, model.camera_grid, model.columns)
+    vtransform = getattr(model, "vtransform", None)
+    if isinstance(vtransform, FactorizedDepthLSSTransform):
+        stages["depth maps"] = lambda: vtransform.depth_hints(batch)
+    if isinstance(vtransform, LiftSplatTransform):
+        cells = len(batch["lidar_aug_matrix"]) * vtransform.grid.num_cells
+        stages["geometry"] = lambda: build_plan(vtransform.cells(batch), cells)
+    return {name: _fastest(stage, repeats) for name, stage in stages.items()}
+
+
+def module_table(
+    model: Any,
+    batch: dict[str, Any],
+    device: torch.device,
+    repeats: int,
+    amp_dtype: torch.dtype | None = None,
+) -> dict[str, dict[str, float | None]]:
+    """Median seconds ``forward`` and ``backward`` of every module, and the ``mib`` in between.
+
+    The backward pass of the last module includes that of the loss.
+    """
+    timer = ModuleTimer(model, device, amp_dtype)
+    for step in range(repeats + 1):
+        if step == 1:  # the first warmed up
+            timer.reset()
+        timer.step(turn(batch, step))
+    return {
+        name: {
+            "forward": statistics.median(timing.forward),
+            "backward": statistics.median(timing.backward) if timing.backward else None,
+            "mib": statistics.median(timing.mib),
+        }
+        for name, timing in timer.timings.items()
+    }
+
+
+def _draw_masks(batch: dict[str, Any]) -> None:
+    """As many draws as the masking processors make for this batch."""
+    rng = np.random.default_rng(0)
+    if "voxels" in batch:
+        hidden_subset(len(batch["voxels"]) + len(batch["hidden_voxel_coords"]), 0.9, rng)
+    if "camera_imgs" in batch:
+        hidden_subset(len(batch["points"]), 0.9, rng)
+        height, width = batch["camera_imgs"].shape[-2:]
+        for _ in range(batch["batch_size"]):
+            image_patch_mask(batch["camera_imgs"].shape[1], height, width, 8, 0.5, rng)
+
+
+def _fastest(stage: Callable[[], Any], repeats: int) -> float:
+    seconds = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        stage()
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        seconds.append(time.perf_counter() - start)
+    return min(seconds)
+
+
+def measure_variant(
+    config: Any,
+    variant: str,
+    batch_size: int,
+    device: torch.device,
+    repeats: int,
+    amp_dtype: torch.dtype | None = None,
+) -> dict[str, Any]:
+    """Seconds and MiB of the step, the loss terms of the first, parameters, and what it is made of.
+
+    ``modules``: :func:`module_table`; ``stages``: :func:`stage_seconds`.
+    """
+    model = fit_precision(build_model(config, variant).to(device), amp_dtype)
+    batch = host.to_device(made_up_batch(config, batch_size), device)
+    step = make_step(model, config, batch, device, amp_dtype)
+    records: list[StepRecord] = []
+    measured = measure_calls(lambda: records.append(step()), device, repeats, FIRST_STEPS)
+    return {
+        **measured,
+        "first_step": read_records(records)[0],
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "modules": module_table(model, batch, device, repeats, amp_dtype),
+        "stages": stage_seconds(model, batch, repeats=5),
+    }
+
+
+@errors_in_one_line
+def main() -> int:
+    parser = isolated_parser(__doc__, configured=True)
+    parser.add_argument("variant", choices=VARIANTS)
+    parser.add_argument("--use_amp", action="store_true")
+    args = parser.parse_args()
+    config = load_config(args.cfg_file, args.overrides)
+    device = torch.device(args.device)
+    amp_dtype = torch.bfloat16 if args.use_amp else None
+    measured = measure_variant(config, args.variant, args.batch, device, args.repeats, amp_dtype)
+    print(json.dumps(measured))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
