@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from stock_scripts import copy_openpcdet
+
+from tests.helpers.stock_scripts import copy_openpcdet
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 # In the reasons of tests that are skipped for want of a host.
@@ -41,9 +42,8 @@ def kernel_device(device, monkeypatch) -> torch.device:
     if torch.cuda.is_available():
         pytest.skip("with a CUDA device the kernels are compiled, and not for the CPU")
     pytest.importorskip("triton", minversion="3.7", reason="older interpreters do less")
-    from checked_kernels import check_accesses
-
     from nsmae_plugin.ops.kernels import bev_pool, frustum_render
+    from tests.helpers.checked_kernels import check_accesses
 
     check_accesses(monkeypatch, (bev_pool, frustum_render))
     return device

@@ -9,13 +9,11 @@ import tempfile
 import time
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
 import nsmae_plugin  # noqa: F401  (before torch: sets the OpenMP policy)
 
 # isort: split
-from fuzz import harness
-from fuzz.kinds import KINDS
+from tests.fuzz import harness
+from tests.fuzz.kinds import KINDS
 
 
 def parse_arguments() -> argparse.Namespace:

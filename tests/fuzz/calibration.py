@@ -7,11 +7,11 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from tiny_frames import HEIGHT, MASKS, WIDTH, camera, configuration, random_points
 
-from fuzz.harness import Case, Draw
-from fuzz.mutate import JSON_JUNK, mutate_bytes, mutate_value
 from nsmae_plugin.data.frame_folder import NAME, FrameFolderDataset
+from tests.fuzz.harness import Case, Draw
+from tests.fuzz.mutate import JSON_JUNK, mutate_bytes, mutate_value
+from tests.helpers.tiny_frames import HEIGHT, MASKS, WIDTH, camera, configuration, random_points
 
 
 def calibration(folder: Path) -> Draw:

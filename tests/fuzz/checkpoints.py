@@ -17,13 +17,13 @@ import torch
 from easydict import EasyDict
 from safetensors.torch import save
 from torch import nn
-from toys import CONFIG, ToyDetector
 
-from fuzz.harness import Case, Draw
-from fuzz.mutate import INF, JSON_JUNK, JUNK, NAN, mutate_bytes, mutate_value
 from nsmae_plugin.evaluation import checkpoints as evaluated
 from nsmae_plugin.optimization.optim import build_optimizer, build_scheduler
 from nsmae_plugin.training import checkpoint, export, run_state, settings, transfer, weights
+from tests.fuzz.harness import Case, Draw
+from tests.fuzz.mutate import INF, JSON_JUNK, JUNK, NAN, mutate_bytes, mutate_value
+from tests.helpers.toys import CONFIG, ToyDetector
 
 LOGGER = logging.getLogger("fuzz.checkpoints")
 PLAN = run_state.Plan(1, 2, 1, world_size=1, epochs=3, batches_per_epoch=5)

@@ -6,10 +6,10 @@ import os
 from pathlib import Path
 
 import numpy as np
-from tiny_frames import VERSION, dataset, random_points, write_frames
 
-from fuzz.harness import Case, Draw
-from fuzz.mutate import mutate_bytes
+from tests.fuzz.harness import Case, Draw
+from tests.fuzz.mutate import mutate_bytes
+from tests.helpers.tiny_frames import VERSION, dataset, random_points, write_frames
 
 COLUMNS = {"4": [0, 1, 2, 3], "3": [0, 1, 2], "6": [0, 1, 2, 3, 4, 4], "7": [0, 1, 2, 3, 4, 4, 3]}
 KINDS = ("bytes", "layout", "units", "values", "special")

@@ -18,11 +18,11 @@ from unittest import mock
 
 import numpy as np
 import torch
-import toys
 
 import nsmae_plugin
-from fuzz.harness import Case, Draw
 from nsmae_plugin.errors import NSMAEError
+from tests.fuzz.harness import Case, Draw
+from tests.helpers import toys
 
 USAGE, LONGEST_USAGE = 2, 4000
 VALUES = (

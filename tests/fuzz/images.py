@@ -8,10 +8,10 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from tiny_frames import HEIGHT, VERSION, WIDTH, dataset, write_frames
 
-from fuzz.harness import Case, Draw
-from fuzz.mutate import mutate_bytes
+from tests.fuzz.harness import Case, Draw
+from tests.fuzz.mutate import mutate_bytes
+from tests.helpers.tiny_frames import HEIGHT, VERSION, WIDTH, dataset, write_frames
 
 EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 160 96\n%%EndComments\n(x) print\n%%EOF\n"
 FORMATS = ("GIF", "BMP", "TIFF", "WEBP", "PPM", "TGA", "ICO", "PDF", "EPS")

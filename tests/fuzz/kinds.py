@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from fuzz import (
+from tests.fuzz import (
     calibration,
     checkpoints,
     clouds,
@@ -16,7 +16,7 @@ from fuzz import (
     results,
     tables,
 )
-from fuzz.harness import Draw
+from tests.fuzz.harness import Draw
 
 KINDS: dict[str, Callable[[Path], Draw]] = {
     "info pickles": pickles.info_pickles,

@@ -6,11 +6,11 @@ import json
 from pathlib import Path
 
 import numpy as np
-from map_files import LINE_WIDTH, LOCATION, ORIGIN, SECTION, street, write_map
 
-from fuzz.harness import Case, Draw
-from fuzz.mutate import JSON_JUNK, mutate_bytes, mutate_value
 from nsmae_plugin.formats.maps.vector_map import load_map
+from tests.fuzz.harness import Case, Draw
+from tests.fuzz.mutate import JSON_JUNK, mutate_bytes, mutate_value
+from tests.helpers.map_files import LINE_WIDTH, LOCATION, ORIGIN, SECTION, street, write_map
 
 
 def maps(folder: Path) -> Draw:

@@ -6,12 +6,12 @@ import pickle
 from pathlib import Path
 
 import numpy as np
-from tiny_frames import VERSION, dataset, write_frames
 
-from fuzz.harness import Case, Draw
-from fuzz.mutate import mutate_bytes, mutate_value
 from nsmae_plugin.formats.infos import read_infos, write_infos
 from nsmae_plugin.host.builtin.database_sampler import DatabaseSampler
+from tests.fuzz.harness import Case, Draw
+from tests.fuzz.mutate import mutate_bytes, mutate_value
+from tests.helpers.tiny_frames import VERSION, dataset, write_frames
 
 
 def info_pickles(folder: Path) -> Draw:

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
-from fuzz.harness import Case, Draw
-from fuzz.mutate import JSON_JUNK, mutate_bytes, mutate_value
 from nsmae_plugin.experiments.label_efficiency.records import RECORD, Record, Trial, read_record
 from nsmae_plugin.formats.nuscenes.benchmark import Benchmark, score
+from tests.fuzz.harness import Case, Draw
+from tests.fuzz.mutate import JSON_JUNK, mutate_bytes, mutate_value
 
 
 def _damage(rng: np.random.Generator, good: object) -> tuple[str, bytes]:

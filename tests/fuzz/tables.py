@@ -10,12 +10,12 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
-from tiny_frames import HEIGHT, WIDTH, random_points
 
 import nsmae_plugin
-from fuzz.harness import Case, Draw
-from fuzz.mutate import JSON_JUNK, mutate_bytes, mutate_value
 from nsmae_plugin.formats.infos import read_infos
+from tests.fuzz.harness import Case, Draw
+from tests.fuzz.mutate import JSON_JUNK, mutate_bytes, mutate_value
+from tests.helpers.tiny_frames import HEIGHT, WIDTH, random_points
 
 VERSION = "v1.0-mini"
 SCENES = {"a": "scene-0061", "b": "scene-0103"}  # of mini_train and mini_val

@@ -1,0 +1,188 @@
+"""Reading configurations: merging, overriding, and refusing invalid ones."""
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from nsmae_plugin.config.load import load_config
+from nsmae_plugin.errors import ConfigError
+
+CFGS = Path(__file__).resolve().parents[2] / "cfgs"
+TINY = CFGS / "tiny" / "nsmae_pretrain.yaml"
+
+
+def edited(tmp_path, old: str, new: str) -> Path:
+    """A copy of the tiny configuration with one piece of text, of it or a base, replaced."""
+    shutil.copytree(CFGS, tmp_path, dirs_exist_ok=True)
+    path = tmp_path / "tiny" / TINY.name
+    encoders = tmp_path / "model_configs" / "tiny_camera_encoders.yaml"
+    changed = next(file for file in (path, encoders) if old in file.read_text())
+    changed.write_text(changed.read_text().replace(old, new, 1))
+    return path
+
+
+@pytest.mark.parametrize(
+    "path",
+    sorted(CFGS.glob("*.yaml")) + sorted((CFGS / "tiny").glob("*.yaml")),
+    ids=lambda path: f"{path.parent.name}/{path.name}",
+)
+def test_every_shipped_configuration_is_valid(path):
+    config = load_config(path)
+    pretraining = path.name.startswith("nsmae_pretrain")
+    assert (config.MODEL.NAME == "NSMAE") is pretraining
+    assert config.DATA_CONFIG.USE_LABELS is ("DENSE_HEAD" in config.MODEL)
+    assert ("MAP_CONFIG" in config.DATA_CONFIG) is ("MAP_HEAD" in config.MODEL)
+
+
+def test_a_base_is_merged_key_by_key_and_lists_are_replaced_whole():
+    full = load_config(CFGS / "nsmae_pretrain.yaml")
+    small = load_config(CFGS / "nsmae_pretrain_128x352.yaml")
+    assert small.DATA_CONFIG.CAMERA_CONFIG.IMAGE.FINAL_DIM == [128, 352]
+    assert small.MODEL.VTRANSFORM.FEATURE_SIZE == [16, 44]
+    assert small.MODEL.VTRANSFORM.DBOUND == full.MODEL.VTRANSFORM.DBOUND
+    assert small.OPTIMIZATION == full.OPTIMIZATION
+
+
+def test_a_misspelt_key_names_itself_its_place_and_the_right_spelling(tmp_path):
+    path = edited(tmp_path, "OUT_CHANNELS: 64", "OUT_CHANELS: 64")
+    with pytest.raises(ConfigError, match=r"MODEL\.NECK\.OUT_CHANELS.*did you mean OUT_CHANNELS"):
+        load_config(path)
+
+
+def test_a_misspelt_key_of_a_hook_is_refused():
+    path, key = CFGS / "transfusion_lidar.yaml", "HOOK.DisableAugmentationHook.NUM_LAST_EPOCH"
+    with pytest.raises(ConfigError, match=rf"{key} \(did you mean NUM_LAST_EPOCHS"):
+        load_config(path, [key, "5"])
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("PATCH_SIZE: 8", "", r"missing key MODEL\.MASK_TOKEN\.PATCH_SIZE"),
+        ("FEATURE_SIZE: [16, 28]", "FEATURE_SIZE: [16]", r"FEATURE_SIZE must be a list of 2"),
+        ("NUM_BINS: 41", "NUM_BINS: many", r"NUM_BINS must be an integer, not 'many'"),
+        ("NUM_BINS: 41", "NUM_BINS: true", r"NUM_BINS must be an integer, not True"),
+        ("LR: 0.001", "LR: 1e-3", r"OPTIMIZATION\.LR must be an integer or a float, not '1e-3'"),
+        ("    NAME: NSMAE\n", "    NAM: NSMAE\n", r"MODEL must be a section with a NAME"),
+        ("MODEL:", "MODLE:", r"unknown key MODLE \(did you mean MODEL\?\)"),
+    ],
+)
+def test_what_cannot_be_meant_is_refused_with_its_place(tmp_path, old, new, message):
+    with pytest.raises(ConfigError, match=message):
+        load_config(edited(tmp_path, old, new))
+
+
+def test_a_misspelt_key_of_a_processor_is_found_inside_the_list():
+    with pytest.raises(ConfigError, match=r"DATA_PROCESSOR\.mask_voxels\.RATO"):
+        load_config(TINY, ["DATA_CONFIG.DATA_PROCESSOR.mask_voxels.RATO", "0.5"])
+
+
+def test_overrides_reach_sections_and_named_list_entries():
+    config = load_config(
+        TINY,
+        ["DATA_CONFIG.DATA_PROCESSOR.mask_voxels.RATIO", "0.5", "OPTIMIZATION.USE_AMP", "True"]
+        + ["DATA_CONFIG.CAMERA_CONFIG.IMAGE.FINAL_DIM", "[64, 112]"],
+    )
+    ratios = {p.NAME: p.get("RATIO") for p in config.DATA_CONFIG.DATA_PROCESSOR}
+    assert ratios["mask_voxels"] == 0.5
+    assert ratios["mask_image_patches"] == 0.5
+    assert config.OPTIMIZATION.USE_AMP is True
+    assert config.DATA_CONFIG.CAMERA_CONFIG.IMAGE.FINAL_DIM == [64, 112]
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("MODEL.IMAGE_BACKBONE.INIT_CFG.checkpoint", "swin.pth"),
+        ("OPTIMIZATION.LR_SCALE.NECK", "0.5"),
+        ("HOOK.DisableAugmentationHook", "{'DISABLE_AUG_LIST': [], 'NUM_LAST_EPOCHS': 1}"),
+    ],
+)
+def test_an_override_adds_a_section_that_may_be_left_out(key, value):
+    config = load_config(TINY, [key, value])
+    for name in key.split("."):
+        config = config[name]
+    assert str(config) == value
+
+
+@pytest.mark.parametrize("value", ["None", "{'type': 'Pretrained', 'checkpoint': 'swint.pth'}"])
+def test_a_key_may_hold_a_section_or_null(value):
+    load_config(TINY, ["MODEL.IMAGE_BACKBONE.INIT_CFG", value])
+
+
+def test_the_keys_of_an_optional_section_are_checked():
+    with pytest.raises(ConfigError, match=r"INIT_CFG\.checkpiont.*did you mean checkpoint"):
+        load_config(TINY, ["MODEL.IMAGE_BACKBONE.INIT_CFG", "{'checkpiont': 'swint.pth'}"])
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["OPTIMIZATION.LR"], "pairs of KEY VALUE"),
+        (["OPTIMISATION.LR", "1.0"], r"OPTIMISATION: there is no such section.*OPTIMIZATION"),
+        (["MODEL.FUSER.IN_CHANNEL", "1"], r"MODEL\.FUSER: there is no such section"),
+        (["MODEL.NECK.INIT_CFG.checkpoint", "a.pth"], r"NECK\.INIT_CFG: there is no such section"),
+        (["MODEL.IMAGE_BACKBONE.INIT_CFG.ckpt", "a.pth"], r"unknown key .*INIT_CFG\.ckpt"),
+        (["OPTIMIZATION.LRR", "1.0"], r"unknown key OPTIMIZATION\.LRR.*did you mean LR"),
+        (["OPTIMIZATION.LR", "fast"], r"OPTIMIZATION\.LR must be"),
+    ],
+)
+def test_overrides_that_fit_nothing_are_refused(overrides, message):
+    with pytest.raises(ConfigError, match=message):
+        load_config(TINY, overrides)
+
+
+def test_unreadable_files_are_named(tmp_path):
+    with pytest.raises(ConfigError, match=r"absent\.yaml"):
+        load_config(tmp_path / "absent.yaml")
+    broken = tmp_path / "broken.yaml"
+    broken.write_text("MODEL: [1,")
+    with pytest.raises(ConfigError, match=r"broken\.yaml is not valid YAML"):
+        load_config(broken)
+    orphan = tmp_path / "orphan.yaml"
+    orphan.write_text("_BASE_CONFIG_: nowhere/base.yaml\n")
+    with pytest.raises(ConfigError, match=r"nowhere/base\.yaml.*neither beside the file"):
+        load_config(orphan)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"MODEL: [1,\n  2: {", "is not valid YAML"),
+        (b"MODEL: \xff\n", "is not valid YAML"),
+        (b"MODEL: 2026-13-01\n", "is not valid YAML: month must be in 1..12"),
+        (b"[" * 2000, "is not valid YAML"),
+        (b"MODEL: &a {NAME: *a}\n", "leads back to itself"),
+        (b"_BASE_CONFIG_: broken.yaml\n", "leads back to itself"),
+        (None, "is a named pipe"),
+    ],
+)
+def test_what_is_no_configuration_is_said_in_one_line(tmp_path, content, message):
+    broken = tmp_path / "broken.yaml"
+    if content is None:
+        os.mkfifo(broken)
+    else:
+        broken.write_bytes(content)
+    with pytest.raises(ConfigError, match=message) as caught:
+        load_config(broken)
+    assert "broken.yaml" in str(caught.value)
+    assert str(caught.value).isprintable()  # one line
+
+
+@pytest.mark.openpcdet
+@pytest.mark.parametrize(
+    "name", ["bevfusion", "transfusion_lidar", "cbgs_voxel0075_res3d_centerpoint"]
+)
+def test_openpcdets_own_configurations_are_read_as_they_are(openpcdet_root, name):
+    config = load_config(openpcdet_root / f"tools/cfgs/nuscenes_models/{name}.yaml")
+    assert config.DATA_CONFIG.DATASET == "NuScenesDataset"
+    assert config.DATA_CONFIG.POINT_CLOUD_RANGE[0] == -54.0
+
+
+def test_keys_that_the_data_set_of_openpcdet_would_ignore_are_refused():
+    path = CFGS / "tiny" / "bevfusion_det.yaml"
+    overrides = ["DATA_CONFIG.DATASET", "NuScenesDataset", "DATA_CONFIG.LABEL_FRACTION", "0.1"]
+    with pytest.raises(ConfigError, match=r"NuScenesDataset ignores .*LABEL_FRACTION: set"):
+        load_config(path, overrides)

@@ -1,0 +1,82 @@
+"""Detectors of the tiny recipes on a range of 25.6 m, and a made-up batch with boxes for them."""
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import torch
+
+import nsmae_plugin
+from nsmae_plugin import host
+from nsmae_plugin.config.load import load_config
+from tests.helpers.made_up_batch import EXTENT, HEIGHT, VOXEL, WIDTH, made_up_batch
+
+CONFIGS = Path(__file__).resolve().parents[2] / "cfgs" / "tiny"
+# recipe -> the mode of its batches
+SENSORS = {
+    "bevfusion_det": "both",
+    "camera_det": "camera",
+    "centerpoint_lidar": "lidar",
+    "transfusion_lidar": "lidar",
+}
+
+
+def make_config(recipe):
+    """MODEL of a tiny recipe, for the small range."""
+    config = load_config(CONFIGS / f"{recipe}.yaml").MODEL
+    if "VTRANSFORM" in config:
+        config.VTRANSFORM.update(
+            IMAGE_SIZE=[HEIGHT, WIDTH],
+            FEATURE_SIZE=[HEIGHT // 8, WIDTH // 8],
+            XBOUND=[-EXTENT, EXTENT, 0.8],
+            YBOUND=[-EXTENT, EXTENT, 0.8],
+            DBOUND=[1.0, 25.0, 1.0],
+        )
+    if config.get("DENSE_HEAD", {}).get("NAME") == "CenterHead":
+        # OpenPCDet's head needs no fewer cells than objects; here there are 256.
+        config.DENSE_HEAD.POST_PROCESSING.MAX_OBJ_PER_SAMPLE = 100
+    return config
+
+
+def make_dataset(**data_config):
+    """What a detector asks of a data set."""
+    return SimpleNamespace(
+        dataset_cfg=data_config,
+        class_names=load_config(CONFIGS / "bevfusion_det.yaml").CLASS_NAMES,
+        point_feature_encoder=SimpleNamespace(num_point_features=5),
+        point_cloud_range=np.array([-EXTENT, -EXTENT, -5, EXTENT, EXTENT, 3], dtype=np.float32),
+        voxel_size=[VOXEL] * 3,
+        grid_size=np.array([128, 128, 40]),
+        depth_downsample_factor=None,
+    )
+
+
+def build(recipe, name=None, on=host, config=None):
+    """The seeded detector of a recipe, as ``name`` if given, on a host (default: the active)."""
+    nsmae_plugin.register()
+    config = config or make_config(recipe)
+    config.NAME = name or config.NAME
+    torch.manual_seed(0)
+    return on.build_network(model_cfg=config, num_class=10, dataset=make_dataset())
+
+
+def labels(counts=(3, 2)):
+    """(B, M, 10) boxes of a few classes within the range; rows of zeros fill up."""
+    boxes = torch.tensor(
+        [
+            [4.0, 3.0, -1.0, 4.2, 1.9, 1.6, 0.5, 1.0, 0.0, 1],  # car
+            [-6.0, 2.0, -1.0, 0.8, 0.7, 1.7, -2.0, 0.5, 0.5, 9],  # pedestrian
+            [1.0, -7.0, -0.5, 8.0, 2.6, 3.0, 3.0, 0.0, 0.0, 4],  # bus
+        ]
+    )
+    result = torch.zeros(len(counts), max(counts), 10)
+    for sample, count in enumerate(counts):
+        result[sample, :count] = boxes[:count]
+    return result
+
+
+def labelled_batch(recipe, counts=(3, 2), cameras=2, device="cpu"):
+    batch = made_up_batch(SENSORS[recipe], samples=len(counts), cameras=cameras, device=device)
+    for key in ("hidden_voxel_coords", "image_patch_mask", "depth_hint_mask"):
+        batch.pop(key, None)
+    return {**batch, "gt_boxes": labels(counts).to(device)}

@@ -1,0 +1,65 @@
+"""The built-in host's registries: what is imported when, and what a missing requirement says."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from nsmae_plugin.host.builtin import registry
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+
+def run(code: str) -> str:
+    """Standard output of ``code`` in a fresh interpreter in which spconv is not installed."""
+    outcome = subprocess.run(
+        [sys.executable, "-c", "import sys; sys.modules['spconv'] = None\n" + code],
+        env={**os.environ, "NSMAE_HOST": "builtin"},
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return outcome.stdout + outcome.stderr
+
+
+def test_a_camera_model_needs_no_spconv():
+    code = """
+from nsmae_plugin.host import builtin
+from nsmae_plugin.errors import HostError
+print(builtin.lookup("image_backbone", "SwinTransformer").__name__)
+print(builtin.lookup("vtransform", "DepthLSSTransform").__name__)
+try:
+    builtin.lookup("backbone_3d", "VoxelResBackBone8x")
+except HostError as error:
+    print(error)
+"""
+    assert run(code).splitlines() == [
+        "SwinTransformer",
+        "FactorizedDepthLSSTransform",
+        "nsmae_plugin.host.builtin.modules.backbone_3d needs spconv, which is not installed: "
+        "`pip install spconv`, or the spconv-cuXXX wheel of your CUDA version",
+    ]
+
+
+def test_both_names_of_the_view_transform_are_one_class():
+    names = ("DepthLSSTransform", "FactorizedDepthLSSTransform")
+    assert len({registry.lookup("vtransform", name) for name in names}) == 1
+
+
+@pytest.mark.parametrize("slot", registry.SLOTS)
+def test_every_entry_of_the_host_can_be_imported(slot):
+    for name in registry._own(slot):
+        assert callable(registry.lookup(slot, name))
+
+
+def test_registered_steps_are_visible_to_the_pipelines(monkeypatch):
+    monkeypatch.setitem(registry.REGISTRIES, "augmentor", {})
+
+    def shake(self, data_dict=None, config=None):
+        return data_dict
+
+    registry.register("augmentor", "shake", shake)
+    assert registry.REGISTRIES["augmentor"] == {"shake": shake}

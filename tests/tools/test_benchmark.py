@@ -1,0 +1,272 @@
+"""The benchmark: formulations that agree, measurements that measure, a command that runs."""
+
+import json
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from nsmae_plugin import host
+from nsmae_plugin.config.load import load_config
+from nsmae_plugin.geometry.projection import image_from_lidar
+from nsmae_plugin.runtime.memory import CHOICES
+from tools.benchmarks import commands, frustum, parity, report, step
+from tools.benchmarks.inputs import FIRST_CAMERA, made_up_batch, ring_of_cameras, scan
+from tools.benchmarks.measure import MeasurementError, compare, interleave, run_isolated
+from tools.benchmarks.parity import without_dropout
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tools"))
+import benchmark
+
+TINY = frustum.SIZES["tiny"]
+CPU = torch.device("cpu")
+CONFIGS = Path(__file__).resolve().parents[2] / "cfgs" / "tiny"
+#: What the environment may tell the allocator.
+ALLOCATOR = {*CHOICES, "THP_MEM_ALLOC_ENABLE"}
+ALLOCATIONS = """
+import json, torch
+from tools.benchmarks.measure import measure_calls
+
+def allocate():
+    for _ in range(5):
+        one = torch.ones(16 << 20)
+        two = one + 1
+        del one, two
+
+print(json.dumps(measure_calls(allocate, torch.device("cpu"), repeats=2)))
+"""
+
+
+def test_both_formulations_give_the_same_values_and_gradients(device):
+    """float64; 1e-13 is a few hundred roundings, the longest sum here."""
+    differences = frustum.largest_differences(TINY, 2, device)
+    assert set(differences) == set(frustum.QUANTITIES)
+    assert max(differences.values()) < 1e-13, differences
+
+
+def test_the_fused_kernels_are_measured_where_they_run(monkeypatch):
+    cuda = torch.device("cuda")
+    monkeypatch.setattr(frustum, "triton_installed", lambda: True)
+    assert frustum.variants(CPU) == ("factorised", "materialised")
+    assert frustum.variants(cuda) == ("factorised", "materialised", "triton")
+    monkeypatch.setattr(frustum, "triton_installed", lambda: False)
+    assert frustum.variants(cuda) == ("factorised", "materialised")
+
+
+def test_the_fused_kernels_must_agree_with_the_other_formulations(kernel_device, monkeypatch):
+    """float64 as above, then float32 as parity compares devices; sizes for the interpreter."""
+    from nsmae_plugin.ops.kernels import frustum_render as fused_rendering
+
+    size = frustum.Size((16, 24), 2, 4, (1.0, 7.0, 1.0), (-8.0, 8.0, 2.0))
+    monkeypatch.setitem(frustum.SIZES, "tiny", size)
+    monkeypatch.setattr(frustum, "variants", lambda _: frustum.VARIANTS)
+    assert max(frustum.largest_differences(size, 1, kernel_device).values()) < 1e-13
+    differences = parity.operation_differences(kernel_device, "tiny")
+    assert {"fused bev_pool value", "fused render_frustum logit gradient"} <= set(differences)
+    assert max(differences.values()) <= parity.OPERATION_TOLERANCE
+    monkeypatch.setattr(fused_rendering, "BACKGROUND", 0.6)
+    assert frustum.largest_differences(size, 1, kernel_device)["rgb"] > 1e-3
+
+
+def test_a_formulation_that_errs_is_noticed(monkeypatch):
+    real = frustum.pool_frustum
+    monkeypatch.setattr(frustum, "pool_frustum", lambda *args: real(*args) * 1.001)
+    differences = frustum.largest_differences(TINY, 1, CPU)
+    assert differences["bev"] == pytest.approx(1e-3, rel=0.1)
+    assert differences["rgb"] < 1e-13
+
+
+def test_the_full_size_is_the_one_of_the_paper():
+    full = frustum.SIZES["full"]
+    assert (full.features, full.bins, full.cameras) == ((32, 88), 118, 6)
+
+
+def test_the_ring_of_cameras_sees_all_around():
+    """Points 10 m away on the circle: each in one camera's view or two, straight ahead in one."""
+    rig = ring_of_cameras(1, 6, (256, 704))
+    angle = torch.arange(0, 2 * torch.pi, torch.pi / 90)
+    points = torch.stack((10 * angle.cos(), 10 * angle.sin(), torch.zeros_like(angle)), dim=-1)
+    pixels, depth = image_from_lidar(
+        points[None], rig["lidar2image"], rig["img_aug_matrix"], rig["lidar_aug_matrix"]
+    )
+    inside = ((pixels >= 0) & (pixels < torch.tensor([704.0, 256.0]))).all(-1)[0]
+    assert inside.any(1).all()
+    assert inside[:, 0].tolist() == [True] + 5 * [False]
+    assert depth[0, 0, 0] == pytest.approx(10 * math.cos(FIRST_CAMERA) - 0.8)
+
+
+def test_peak_memory_is_that_of_the_tensors_held_at_once():
+    """Ten tensors of 64 MiB in turn, two at a time; half a tensor of slack for the allocator.
+
+    In a process of its own, as in every measurement: what earlier tests have told this one's
+    allocator to keep, and where they left holes, would count as well.
+    """
+    environment = {name: value for name, value in os.environ.items() if name not in ALLOCATOR}
+    done = subprocess.run(
+        [sys.executable, "-c", ALLOCATIONS],
+        env=environment | {"PYTHONPATH": os.pathsep.join(sys.path)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    result = json.loads(done.stdout)
+    assert len(result["seconds"]) == 2
+    if not result["mib"]:
+        pytest.skip("no /proc on this system")
+    assert result["mib"] == [pytest.approx(2 * 64, abs=32)]
+
+
+def test_variants_are_measured_in_turn():
+    calls = []
+
+    def measure(variant):
+        calls.append(variant)
+        return {"seconds": [1.0 if variant == "a" else 4.0], "mib": [10.0]}
+
+    results = interleave(("a", "b"), measure, rounds=2)
+    assert calls == ["a", "b", "a", "b"]
+    report = compare(results, slow="b", fast="a")
+    assert report["seconds_ratio"] == 4.0
+    assert report["mib_ratio"] == 1.0
+    assert report["b"]["seconds"] == {"median": 4.0, "min": 4.0, "max": 4.0}
+
+
+def test_memory_that_cannot_be_read_is_left_out():
+    results = {name: {"seconds": [1.0], "mib": []} for name in ("a", "b")}
+    measured = compare(results, slow="b", fast="a")
+    assert measured["mib_ratio"] is None
+    report.print_comparison(measured, ("a", "b"))
+
+
+def test_a_process_that_fails_says_why():
+    with pytest.raises(MeasurementError, match="invalid choice: 'nonsense'"):
+        run_isolated("tools.benchmarks.frustum", ["nonsense"], memory="small_pages")
+
+
+def test_what_a_process_refuses_is_one_line():
+    config = Path(__file__).parents[2] / "cfgs" / "tiny" / "centerpoint_lidar.yaml"
+    arguments = ["ours", "--cfg_file", str(config), "--set", "DATA_CONFIG.DATA_PATH", "nowhere"]
+    with pytest.raises(MeasurementError, match=r"^cannot read the info file nowhere/.*VERSION$"):
+        run_isolated("tools.benchmarks.loader", arguments, memory="small_pages")
+
+
+def test_the_command_compares_the_formulations_at_tiny_size(tmp_path, capsys, monkeypatch):
+    path = tmp_path / "report.json"
+    options = ["--size", "tiny", "--rounds", "1", "--repeats", "2", "--json", str(path)]
+    monkeypatch.setattr(sys, "argv", ["benchmark.py", "frustum", *options])
+    assert benchmark.main() == 0
+    report = json.loads(path.read_text())["batch 1"]
+    assert report["seconds_ratio"] > 0
+    assert max(report["differences"].values()) < 1e-13
+    assert "factorised" in capsys.readouterr().out
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a CUDA device is there")
+def test_without_cuda_the_command_says_so(capsys, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["benchmark.py", "frustum", "--device", "cuda"])
+    assert benchmark.main() == 1
+    assert "no CUDA device" in capsys.readouterr().err
+
+
+def tiny_config(mode="nsmae_pretrain"):
+    """The tiny configuration with one sweep and half the image."""
+    changes = ["DATA_CONFIG.MAX_SWEEPS", "1", "DATA_CONFIG.CAMERA_CONFIG.IMAGE.FINAL_DIM"]
+    config = load_config(CONFIGS / f"{mode}.yaml", [*changes, "[64, 112]"])
+    if "VTRANSFORM" in config.MODEL:
+        config.MODEL.VTRANSFORM.update(IMAGE_SIZE=[64, 112], FEATURE_SIZE=[8, 14])
+    return config
+
+
+@pytest.mark.parametrize("mode", ["nsmae_pretrain", "nsmae_pretrain_camera"])
+def test_the_materialised_model_trains_like_the_factorised_one(mode):
+    """float32 sums in another order: 1e-4 of each gradient's norm, and of nothing tiny."""
+    config = without_dropout(tiny_config(mode))
+    gradients = []
+    for variant in step.VARIANTS:
+        model = step.build_model(config, variant)
+        result, _, _ = model(host.to_device(made_up_batch(config, batch=2, cameras=3), CPU))
+        result["loss"].backward()
+        gradients.append({name: p.grad for name, p in model.named_parameters()})
+    whole = torch.cat([gradient.flatten() for gradient in gradients[0].values()]).norm()
+    for name, expected in gradients[0].items():
+        difference = (gradients[1][name] - expected).norm()
+        assert difference < 1e-4 * expected.norm() + 1e-6 * whole, name
+
+
+def test_made_up_batches_have_the_ratios_and_sizes_of_the_configuration():
+    config = tiny_config()
+    batch = made_up_batch(config, batch=2, cameras=4)
+    assert batch["camera_imgs"].shape == (2, 4, 3, 64, 112)
+    assert batch["image_patch_mask"].mean() == 0.5
+    assert batch["depth_hint_mask"].mean() == pytest.approx(0.9, abs=1e-4)
+    visible, hidden = len(batch["voxels"]), len(batch["hidden_voxel_coords"])
+    assert hidden / (visible + hidden) == pytest.approx(0.9, abs=1e-3)
+    assert set(batch["points"][:, 0]) == {0.0, 1.0}
+    assert (batch["voxel_coords"][:, 1:] < [40, 512, 512]).all()
+
+
+def test_a_scan_has_about_the_returns_of_a_sweep_and_stays_in_range():
+    extent = [-54.0, -54.0, -5.0, 54.0, 54.0, 3.0]
+    cloud = scan(2, extent, np.random.default_rng(0))
+    assert 2 * 20_000 < len(cloud) <= 2 * 34_688
+    assert (cloud[:, :3] >= extent[:3]).all()
+    assert (cloud[:, :3] < extent[3:]).all()
+
+
+@pytest.mark.parametrize("mode", ["nsmae_pretrain", "nsmae_pretrain_lidar"])
+def test_the_stages_beside_the_network_are_those_of_the_configuration(mode):
+    config = tiny_config(mode)
+    model = step.build_model(config)
+    batch = host.to_device(made_up_batch(config, batch=1), CPU)
+    stages = step.stage_seconds(model, batch, repeats=1)
+    expected = {"masks", "targets"}
+    if mode == "nsmae_pretrain":
+        expected |= {"depth maps", "geometry"}
+    assert set(stages) == expected
+    assert all(seconds > 0 for seconds in stages.values())
+
+
+def test_the_command_measures_a_whole_step(tmp_path, capsys, monkeypatch):
+    path = tmp_path / "report.json"
+    arguments = ["step", "--cfg_file", str(CONFIGS / "nsmae_pretrain_camera.yaml")]
+    arguments += ["--rounds", "1", "--repeats", "1", "--json", str(path)]
+    arguments += ["--set", "DATA_CONFIG.CAMERA_CONFIG.IMAGE.FINAL_DIM", "[64, 112]"]
+    arguments += ["MODEL.VTRANSFORM.IMAGE_SIZE", "[64, 112]"]
+    arguments += ["MODEL.VTRANSFORM.FEATURE_SIZE", "[8, 14]", "DATA_CONFIG.MAX_SWEEPS", "1"]
+    monkeypatch.setattr(sys, "argv", ["benchmark.py", *arguments])
+    assert benchmark.main() == 0
+    report = json.loads(path.read_text())["batch 1"]
+    assert report["parameters"] > 1e6
+    assert report["seconds_ratio"] > 0
+    assert report["modules"]["materialised"]["vtransform"]["backward"] > 0
+    assert "% of the step" in capsys.readouterr().out
+
+
+def test_variants_that_start_differently_are_refused():
+    details = {"factorised": {"first_step": {"loss": 3.0}}, "materialised": {"first_step": {}}}
+    commands.check_first_steps(details, commands.STEP_TOLERANCE)
+    details["materialised"]["first_step"]["loss"] = 3.1
+    with pytest.raises(MeasurementError, match="loss of the first step"):
+        commands.check_first_steps(details, commands.STEP_TOLERANCE)
+
+
+def test_a_device_computes_what_the_cpu_computes(device):
+    differences = parity.operation_differences(device, "tiny")
+    assert max(differences.values()) <= parity.OPERATION_TOLERANCE, differences
+    steps = parity.step_differences(tiny_config(), device)
+    assert "vtransform gradient" in steps
+    assert max(steps.values()) <= parity.STEP_TOLERANCE, steps
+
+
+def test_parity_that_is_broken_is_named(capsys, monkeypatch):
+    monkeypatch.setattr(parity, "step_differences", lambda *_: {"loss_rgb": float("nan")})
+    arguments = ["parity", "--device", "cpu", "--size", "tiny"]
+    config = ["--cfg_file", str(CONFIGS / "nsmae_pretrain.yaml")]
+    monkeypatch.setattr(sys, "argv", ["benchmark.py", *arguments, *config])
+    assert benchmark.main() == 1
+    assert "disagree on: loss_rgb" in capsys.readouterr().err
