@@ -16,7 +16,7 @@ from nsmae_plugin.runtime.command_line import errors_in_one_line
 
 WRITE_AND_DIE = """
 import os, signal, sys
-from nsmae_plugin import files
+from nsmae_plugin.runtime import files
 with files.replacing(sys.argv[1]) as file:
     file.write(b"half")
     file.flush()
