@@ -51,7 +51,7 @@ class _Loader(importlib.abc.Loader):
         if extension in uncompiled.OPERATORS:
             module.__dict__.update(uncompiled.refusing_functions(extension))
             return
-        source = importlib.import_module(f"nsmae_plugin.ops.{extension}")
+        source = importlib.import_module(f"nsmae_plugin.ops.compiled.{extension}")
         module.__doc__ = source.__doc__
         module.__dict__.update({name: getattr(source, name) for name in source.__all__})
 
