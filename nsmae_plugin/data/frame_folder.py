@@ -24,12 +24,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy.spatial.transform import Rotation
 
 from nsmae_plugin.data.frames import check_frames
 from nsmae_plugin.data.nuscenes_dataset import MultiModalNuScenesDataset
 from nsmae_plugin.errors import ConfigError, DataError, brief
 from nsmae_plugin.formats.lidar_files import LidarFiles
+from nsmae_plugin.geometry.rotations import quaternion
 from nsmae_plugin.runtime.file_names import file_name
 from nsmae_plugin.runtime.reading import read_json
 
@@ -161,7 +161,6 @@ def _cameras(
         name = f"{where}: camera {brief(camera, 80)!r}"
         both = {**_object(shared.get(camera, {}), name), **_object(entry, name)}
         pose = _rigid(both, "camera_to_lidar", name)
-        x, y, z, w = Rotation.from_matrix(pose[:3, :3]).as_quat(canonical=True)
         result[camera] = {
             "data_path": _file(both, "image", name, folder),
             "type": camera,
@@ -169,7 +168,7 @@ def _cameras(
             "sensor2lidar_rotation": pose[:3, :3],
             "sensor2lidar_translation": pose[:3, 3],
             # No vehicle is known here, so its frame is the LiDAR's.
-            "sensor2ego_rotation": [w, x, y, z],
+            "sensor2ego_rotation": quaternion(pose[:3, :3]).tolist(),
             "sensor2ego_translation": pose[:3, 3],
         }
     return result

@@ -21,6 +21,7 @@ import torch
 from PIL import Image
 
 from nsmae_plugin.formats.image_files import decode, opened
+from nsmae_plugin.geometry.rotations import rotation_matrix
 
 Crop = tuple[int, int, int, int]
 Placement = tuple[float, Crop]
@@ -193,15 +194,3 @@ def _rigid(rotation: Any, translation: Any) -> np.ndarray:
     matrix = np.eye(4)
     matrix[:3, :3], matrix[:3, 3] = rotation, translation
     return matrix
-
-
-def rotation_matrix(quaternion: Sequence[float]) -> np.ndarray:
-    """(3, 3) rotation of a quaternion (w, x, y, z) of any length but zero."""
-    w, x, y, z = np.asarray(quaternion, dtype=np.float64) / np.linalg.norm(quaternion)
-    return np.array(
-        [
-            [1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)],
-            [2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x)],
-            [2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)],
-        ]
-    )

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy.spatial.transform import Rotation
+
+from nsmae_plugin.geometry.rotations import quaternion
 
 COLUMNS = 9
 # Signs of x (length), y (width), z (height): the bottom, from the front left on, then the top.
@@ -101,18 +102,17 @@ def to_global(boxes: Boxes, matrix: np.ndarray) -> list[dict[str, Any]]:
     if not len(boxes):
         return []
     centres = boxes.values[:, :3] @ matrix[:3, :3].T + matrix[:3, 3]
-    headings = Rotation.from_rotvec(boxes.values[:, 6:7] * np.array([0.0, 0.0, 1.0]))
-    rotations = (Rotation.from_matrix(matrix[:3, :3]) * headings).as_quat(canonical=True)
+    rotations = quaternion(matrix[:3, :3], boxes.values[:, 6])
     velocities = boxes.values[:, 7:9] @ matrix[:2, :2].T
     result = []
-    for centre, values, (x, y, z, w), velocity in zip(
+    for centre, values, rotation, velocity in zip(
         centres, boxes.values, rotations, velocities, strict=True
     ):
         result.append(
             {
                 "translation": centre.tolist(),
                 "size": values[[4, 3, 5]].tolist(),
-                "rotation": [float(one) for one in (w, x, y, z)],
+                "rotation": rotation.tolist(),
                 "velocity": velocity.tolist() if np.isfinite(velocity).all() else None,
             }
         )

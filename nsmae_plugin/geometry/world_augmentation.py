@@ -6,6 +6,8 @@ from typing import Any
 import numba
 import numpy as np
 
+from nsmae_plugin.geometry.rotations import yaw_matrix
+
 # What OpenPCDet's augmentors leave in a sample: the values that they drew.
 DRAWN_KEYS = ("flip_x", "flip_y", "noise_rot", "noise_scale", "noise_translate")
 
@@ -25,7 +27,7 @@ def flip(along_x: bool = False, along_y: bool = False) -> np.ndarray:
 def rotation(angle: float) -> np.ndarray:
     """Turn by ``angle`` radians about z, from x towards y."""
     matrix = np.eye(4)
-    matrix[:2, :2] = [[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]
+    matrix[:2, :2] = yaw_matrix(angle)
     return matrix
 
 

@@ -9,7 +9,6 @@ from nsmae_plugin.data.images import (
     centre_crop,
     load_crop,
     random_crop,
-    rotation_matrix,
     scale_and_crop,
 )
 from nsmae_plugin.data.loader import seeded
@@ -73,14 +72,6 @@ def test_training_crops_lie_at_the_lower_edge_and_anywhere_along_the_width():
 
 def test_test_crops_take_the_mean_scale_and_the_centre():
     assert centre_crop((160, 90), (40, 64), (0.7, 0.8)) == (0.75, (28, 27, 92, 67))
-
-
-def test_quaternions_by_hand():
-    half = np.sqrt(0.5)
-    quarter_about_z = rotation_matrix([half, 0, 0, half])
-    np.testing.assert_allclose(quarter_about_z @ [1, 0, 0], [0, 1, 0], atol=1e-12)
-    quarter_about_x = rotation_matrix([3 * half, 3 * half, 0, 0])  # of any length
-    np.testing.assert_allclose(quarter_about_x @ [0, 1, 0], [0, 0, 1], atol=1e-12)
 
 
 def write_jpeg(path, pixels):

@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from nsmae_plugin.data.images import rotation_matrix
 from nsmae_plugin.formats.infos import read_infos
 from nsmae_plugin.geometry.boxes import Boxes, lidar_to_global, make_boxes, to_global
+from nsmae_plugin.geometry.rotations import rotation_matrix
 
 
 def test_corners_of_a_turned_box():

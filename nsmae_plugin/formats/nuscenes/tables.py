@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from nsmae_plugin.data.images import rotation_matrix
 from nsmae_plugin.errors import DataError, brief
 from nsmae_plugin.formats.nuscenes.table_files import Record, read_table
+from nsmae_plugin.geometry.rotations import rotation_matrix
 
 _SENSOR_TABLES = ("scene", "sample", "sample_data", "calibrated_sensor", "ego_pose", "sensor")
 _LABEL_TABLES = ("sample_annotation", "instance", "category")
