@@ -8,18 +8,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
+import torch
 
 from nsmae_plugin.geometry.rotations import quaternion
 
 COLUMNS = 9
-# Signs of x (length), y (width), z (height): the bottom, from the front left on, then the top.
-_CORNERS = np.array([[1, 1], [1, -1], [-1, -1], [-1, 1]])
-CORNER_SIGNS = np.concatenate(
-    [np.pad(_CORNERS, ((0, 0), (0, 1)), constant_values=z) for z in (-1, 1)]
-)
+# Signs of x (length) and y (width), counter-clockwise from the rear right.
+GROUND_CORNERS = np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]])
+# Signs of x, y and z (height): the bottom, from the front left on, then the top.
+CORNERS = np.array([[x, y, z] for z in (-1, 1) for x, y in ((1, 1), (1, -1), (-1, -1), (-1, 1))])
+
+Array = TypeVar("Array", np.ndarray, torch.Tensor)
 
 
 @dataclass(frozen=True)
@@ -48,8 +50,8 @@ class Boxes:
         return Boxes(self.values[kept], names, self.scores[kept])
 
     def corners(self) -> np.ndarray:
-        """(n, 8, 3) corners in the order of ``CORNER_SIGNS``, metres."""
-        return box_points(self.values, CORNER_SIGNS)
+        """(n, 8, 3) corners in the order of ``CORNERS``, metres."""
+        return box_points(self.values, CORNERS)
 
 
 def make_boxes(values: Any, names: Sequence[str], scores: Any = None) -> Boxes:
@@ -61,21 +63,25 @@ def make_boxes(values: Any, names: Sequence[str], scores: Any = None) -> Boxes:
     return Boxes(values, tuple(map(str, names)), None if scores is None else np.asarray(scores))
 
 
-def box_points(values: np.ndarray, local: np.ndarray) -> np.ndarray:
-    """Points fixed to boxes.
+def box_points(boxes: Array, local: Array) -> Array:
+    """Points fixed to boxes, for arrays and tensors alike.
 
     Args:
-        values: (n, 7+) boxes.
-        local: (k, 3) in half sizes: [1, 0, 0] is the middle of the front face.
+        boxes: (n, 7+), as above.
+        local: (k, 3) in half sizes: [1, 0, 0] is the middle of the front face; or (k, 2) for
+            points of the ground plane.
 
     Returns:
-        (n, k, 3) metres, in the frame of the boxes.
+        (n, k, 3) or (n, k, 2) metres, in the frame of the boxes.
     """
-    offset = local[None] * values[:, None, 3:6] / 2
-    cosine, sine = np.cos(values[:, 6, None]), np.sin(values[:, 6, None])
-    x = cosine * offset[..., 0] - sine * offset[..., 1]
-    y = sine * offset[..., 0] + cosine * offset[..., 1]
-    return np.stack([x, y, offset[..., 2]], axis=-1) + values[:, None, :3]
+    axes = local.shape[1]
+    module: Any = torch if isinstance(boxes, torch.Tensor) else np
+    cosine, sine = module.cos(boxes[:, 6, None]), module.sin(boxes[:, 6, None])
+    points = local * boxes[:, None, 3 : 3 + axes] / 2
+    x = points[..., 0] * cosine - points[..., 1] * sine
+    y = points[..., 0] * sine + points[..., 1] * cosine
+    points[..., 0], points[..., 1] = x, y
+    return points + boxes[:, None, :axes]
 
 
 def lidar_to_global(info: Mapping[str, Any]) -> np.ndarray | None:

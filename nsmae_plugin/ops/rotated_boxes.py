@@ -10,6 +10,8 @@ Boxes are (..., 7): x, y, z of the centre, dx, dy, dz (metres) and heading (radi
 
 import torch
 
+from nsmae_plugin.geometry.boxes import GROUND_CORNERS, box_points
+
 MARGIN = 1e-2  # metres
 EPS = 1e-8  # the smallest union of two boxes, square metres
 
@@ -124,28 +126,28 @@ def _overlap(boxes_a: torch.Tensor, boxes_b: torch.Tensor) -> torch.Tensor:
     """Area of the polygon through crossings of edges and (nearly) enclosed corners, (P,)."""
     # Relative to box a: float32 keeps its digits for the shape instead of for the position.
     origin = boxes_a[:, :2]
-    corners_a = _corners(boxes_a, origin)
-    corners_b = _corners(boxes_b, origin)
+    boxes_a, boxes_b = _relative(boxes_a, origin), _relative(boxes_b, origin)
+    corners_a, corners_b = _corners(boxes_a), _corners(boxes_b)
     crossings, crossed = _crossings(corners_a, corners_b)
     vertices = torch.cat([crossings, corners_b, corners_a], dim=1)
-    b_in_a = _inside(corners_b, boxes_a, origin)
-    a_in_b = _inside(corners_a, boxes_b, origin)
+    b_in_a = _inside(corners_b, boxes_a)
+    a_in_b = _inside(corners_a, boxes_b)
     return _polygon_area(vertices, torch.cat([crossed, b_in_a, a_in_b], dim=1))
 
 
-def _corners(boxes: torch.Tensor, origin: torch.Tensor) -> torch.Tensor:
-    """Corners of the boxes around ``origin``, counter-clockwise: (P, 4, 2)."""
-    signs = boxes.new_tensor([[-1, -1], [1, -1], [1, 1], [-1, 1]]) / 2
-    offset = signs * boxes[:, None, 3:5]
-    cos, sin = boxes[:, 6, None].cos(), boxes[:, 6, None].sin()
-    x = offset[..., 0] * cos - offset[..., 1] * sin
-    y = offset[..., 0] * sin + offset[..., 1] * cos
-    return torch.stack([x, y], dim=-1) + (boxes[:, :2] - origin)[:, None]
+def _relative(boxes: torch.Tensor, origin: torch.Tensor) -> torch.Tensor:
+    """The boxes moved so that ``origin`` (P, 2) is 0, 0."""
+    return torch.cat([boxes[:, :2] - origin, boxes[:, 2:7]], dim=1)
 
 
-def _inside(points: torch.Tensor, boxes: torch.Tensor, origin: torch.Tensor) -> torch.Tensor:
+def _corners(boxes: torch.Tensor) -> torch.Tensor:
+    """Corners in the ground plane, counter-clockwise: (P, 4, 2)."""
+    return box_points(boxes, boxes.new_tensor(GROUND_CORNERS))
+
+
+def _inside(points: torch.Tensor, boxes: torch.Tensor) -> torch.Tensor:
     """Whether points (P, K, 2) lie less than MARGIN outside of their box: (P, K) bool."""
-    offset = points - (boxes[:, :2] - origin)[:, None]
+    offset = points - boxes[:, None, :2]
     cos, sin = boxes[:, 6, None].cos(), boxes[:, 6, None].sin()
     along = offset[..., 0] * cos + offset[..., 1] * sin
     across = offset[..., 1] * cos - offset[..., 0] * sin

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from matplotlib import colormaps
 
-from nsmae_plugin.geometry.boxes import CORNER_SIGNS, Boxes, box_points
+from nsmae_plugin.geometry.boxes import CORNERS, Boxes, box_points
 
 Colour = tuple[float, float, float]
 
@@ -16,7 +16,7 @@ _BOTTOM_MIDDLE, _FRONT_MIDDLE = 8, 9
 # Between corners, and from the middle of the bottom to the middle of its front edge.
 _EDGES = [(0, 1), (1, 2), (2, 3), (3, 0), (4, 5), (5, 6), (6, 7), (7, 4)]
 _EDGES += [(0, 4), (1, 5), (2, 6), (3, 7), (_BOTTOM_MIDDLE, _FRONT_MIDDLE)]
-_POINTS = np.concatenate([CORNER_SIGNS, [[0, 0, -1], [1, 0, -1]]])
+_POINTS = np.concatenate([CORNERS, [[0, 0, -1], [1, 0, -1]]])
 
 # nuScenes' own (nuscenes-devkit, utils/color_map.py), for the ten classes of its benchmark.
 NUSCENES_COLOURS = {

@@ -5,9 +5,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from nsmae_plugin.formats.infos import read_infos
-from nsmae_plugin.geometry.boxes import Boxes, lidar_to_global, make_boxes, to_global
+from nsmae_plugin.geometry.boxes import (
+    GROUND_CORNERS,
+    Boxes,
+    box_points,
+    lidar_to_global,
+    make_boxes,
+    to_global,
+)
 from nsmae_plugin.geometry.rotations import rotation_matrix
 
 
@@ -18,6 +26,15 @@ def test_corners_of_a_turned_box():
     bottom = [front_left, front_right, rear_right, rear_left]
     expected = [[*one, 2.5] for one in bottom] + [[*one, 3.5] for one in bottom]
     np.testing.assert_allclose(box.corners()[0], expected, atol=1e-12)
+
+
+@pytest.mark.parametrize("array", [np.array, torch.tensor])
+def test_corners_in_the_ground_plane_of_arrays_and_tensors(array):
+    boxes = array([[1.0, 2.0, 0.0, 4.0, 2.0, 1.0, np.pi / 2]])
+    (corners,) = box_points(boxes, array(GROUND_CORNERS.tolist()))
+    # Heading along y: its rear right corner has the greatest x and the least y.
+    expected = [[2, 0], [2, 4], [0, 4], [0, 0]]
+    np.testing.assert_allclose(np.asarray(corners), expected, atol=1e-6)
 
 
 def test_missing_velocities_are_unknown_and_further_columns_dropped():

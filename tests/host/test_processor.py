@@ -15,7 +15,6 @@ from nsmae_plugin.host.builtin.dataset import DatasetTemplate
 from nsmae_plugin.host.builtin.processor import (
     DataProcessor,
     PointFeatureEncoder,
-    ground_corners,
     image_matrix,
 )
 from nsmae_plugin.host.builtin.voxels import voxelize
@@ -128,12 +127,6 @@ def test_boxes_are_dropped_by_centre_or_by_corners_while_training():
     # Both boxes at the edge have their two rear corners, top and bottom, inside: four of eight.
     assert len(processor({**by_corners, "min_num_corners": 4}).forward(given)["gt_boxes"]) == 3
     assert len(processor({**by_corners, "min_num_corners": 5}).forward(given)["gt_boxes"]) == 1
-
-
-def test_corners_of_a_turned_box():
-    (corners,) = ground_corners(np.array([[1.0, 2, 0, 4, 2, 1, np.pi / 2]]))
-    expected = {(0.0, 4.0), (2.0, 4.0), (2.0, 0.0), (0.0, 0.0)}
-    assert {tuple(corner) for corner in corners.round(6)} == expected
 
 
 def test_shuffling_permutes_in_the_modes_that_ask_for_it():

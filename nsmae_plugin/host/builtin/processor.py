@@ -10,6 +10,8 @@ import torch
 from PIL import Image
 
 from nsmae_plugin.errors import ConfigError
+from nsmae_plugin.geometry.boxes import GROUND_CORNERS, box_points
+from nsmae_plugin.geometry.rotations import yaw_matrix
 from nsmae_plugin.host.builtin.steps import StepPipeline
 from nsmae_plugin.host.builtin.voxels import voxelize
 
@@ -101,7 +103,7 @@ class DataProcessor(StepPipeline):
             if config.get("USE_CENTER_TO_FILTER", True):
                 kept = ((boxes[:, :3] >= low) & (boxes[:, :3] <= high)).all(axis=1)
             else:
-                corners = ground_corners(boxes)
+                corners = box_points(boxes, GROUND_CORNERS)
                 count = ((corners >= low[:2]) & (corners <= high[:2])).all(axis=2).sum(axis=1)
                 kept = 2 * count >= config.get("min_num_corners", 1)  # each stands for two of 8
             data_dict["gt_boxes"] = boxes[kept]
@@ -211,20 +213,10 @@ def image_matrix(resize: float, crop: Sequence[float], flip: bool, degrees: floa
     """
     left, top, right, bottom = crop
     centre = np.array([right - left, bottom - top]) / 2
-    cosine, sine = np.cos(np.deg2rad(degrees)), np.sin(np.deg2rad(degrees))
-    turn = np.array([[cosine, sine], [-sine, cosine]])
+    turn = yaw_matrix(np.deg2rad(degrees)).T  # v points down
     mirror = np.diag([-1.0 if flip else 1.0, 1.0])
     matrix = np.eye(4)
     matrix[:2, :2] = turn @ mirror * resize
     # A raw pixel p lies at resize * p - corner - centre from the centre, before mirror and turn.
     matrix[:2, 3] = turn @ mirror @ (-np.array([left, top]) - centre) + centre
     return matrix.astype(np.float32)
-
-
-def ground_corners(boxes: np.ndarray) -> np.ndarray:
-    """(G, 4, 2) corners in the ground plane of boxes (G, 7+) [x, y, z, dx, dy, dz, heading, ...]"""
-    signs = np.array([[1, 1], [1, -1], [-1, -1], [-1, 1]]) / 2
-    local = signs[None] * boxes[:, None, 3:5]
-    cosine, sine = np.cos(boxes[:, 6]), np.sin(boxes[:, 6])
-    turn = np.stack([np.stack([cosine, -sine], 1), np.stack([sine, cosine], 1)], 1)
-    return local @ turn.transpose(0, 2, 1) + boxes[:, None, :2]
