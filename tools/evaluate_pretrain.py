@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from nsmae_plugin.config.load import load_config
 from nsmae_plugin.evaluation.reconstruction import evaluate
-from nsmae_plugin.evaluation.report import format_table
+from nsmae_plugin.evaluation.reconstruction_table import format_table
 from nsmae_plugin.runs.prepare import add_trial_arguments, prepare
 from nsmae_plugin.runtime import distributed
 from nsmae_plugin.runtime.command_line import errors_in_one_line

@@ -20,7 +20,7 @@ from nsmae_plugin.runs.prepare import add_trial_arguments, prepare
 from nsmae_plugin.runtime import distributed
 from nsmae_plugin.runtime.command_line import errors_in_one_line
 from nsmae_plugin.runtime.file_names import file_name
-from nsmae_plugin.visualization.detection import FILM_WIDTH, film_frame, save_film
+from nsmae_plugin.visualization.film import FILM_WIDTH, film_frame, save_film
 
 logger = logging.getLogger("infer")
 

@@ -21,7 +21,7 @@ from nsmae_plugin.data.loader import default_workers
 from nsmae_plugin.errors import ConfigError, NSMAEError
 from nsmae_plugin.experiments.label_efficiency.comparison import usual_metrics
 from nsmae_plugin.experiments.label_efficiency.jobs import Runner
-from nsmae_plugin.experiments.label_efficiency.report import write_report
+from nsmae_plugin.experiments.label_efficiency.summary import write_summary
 from nsmae_plugin.experiments.label_efficiency.trials import ARMS, PRETRAINED, SCRATCH, Experiment
 from nsmae_plugin.runtime.command_line import errors_in_one_line, positive
 from nsmae_plugin.training.checkpoint import find
@@ -101,7 +101,7 @@ def run(args: argparse.Namespace) -> int:
     experiment = plan(args)
     trials = experiment.trials((args.only,) if args.only else ARMS)
     if args.report_only:
-        print(write_report(experiment, args.metrics), end="")
+        print(write_summary(experiment, args.metrics), end="")
         return 0
     experiment.check(trials)
     if args.dry_run:
@@ -112,7 +112,7 @@ def run(args: argparse.Namespace) -> int:
         return 0
     runner = Runner(experiment, args.jobs, args.metrics_file, tell)
     failures = runner.run(trials, after_each=lambda: report_so_far(experiment, args.metrics))
-    print(write_report(experiment, args.metrics), end="")
+    print(write_summary(experiment, args.metrics), end="")
     print(f"{len(trials) - len(failures)} of {len(trials)} trials finished: {experiment.folder}")
     return 1 if failures else 0
 
@@ -124,7 +124,7 @@ def tell(line: str) -> None:
 def report_so_far(experiment: Experiment, metrics: list[str]) -> None:
     """Write the report; what is wrong with it is no reason to stop the trials that still run."""
     try:
-        write_report(experiment, metrics)
+        write_summary(experiment, metrics)
     except NSMAEError as error:
         tell(f"no report yet: {error}")
 

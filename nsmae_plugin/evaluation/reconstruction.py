@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from nsmae_plugin import host
 from nsmae_plugin.errors import DataError, NonFiniteError
-from nsmae_plugin.evaluation.report import format_table
+from nsmae_plugin.evaluation.reconstruction_table import format_table
 from nsmae_plugin.evaluation.sums import (
     ColourTotal,
     DepthTotal,

@@ -23,15 +23,12 @@ from nsmae_plugin.runs.prediction import Prediction, read_prediction
 from nsmae_plugin.runs.prediction_files import BOXES, MAP
 from nsmae_plugin.runs.prepare import Trial
 from nsmae_plugin.runtime import files
-from nsmae_plugin.visualization.boxes import class_colours
-from nsmae_plugin.visualization.detection import (
-    Photograph,
-    Scenery,
-    save_figures,
-    save_pictures,
-)
+from nsmae_plugin.visualization.box_lines import class_colours
+from nsmae_plugin.visualization.box_pictures import save_pictures
+from nsmae_plugin.visualization.frame import CameraImage, Frame
 from nsmae_plugin.visualization.map_cameras import draw_map_cameras, ground_plane
-from nsmae_plugin.visualization.maps import draw_map
+from nsmae_plugin.visualization.map_pictures import draw_map
+from nsmae_plugin.visualization.panels import save_figures
 
 logger = logging.getLogger(__name__)
 
@@ -133,24 +130,24 @@ class Inference:
         if prediction.boxes is not None:
             kept = prediction.boxes.above(self.threshold)
             _tell(self.info(index)["token"], prediction.boxes, kept, self.threshold)
-        scenery = self._scenery(index, kept, prediction.boxes is not None)
+        frame = self._frame(index, kept, prediction.boxes is not None)
         written = []
         if prediction.boxes is not None:
-            written += self._save_boxes(index, scenery, folder)
+            written += self._save_boxes(index, frame, folder)
         if prediction.map is not None:
-            written += self._save_map(index, scenery, prediction.map, folder)
+            written += self._save_map(index, frame, prediction.map, folder)
         return written
 
-    def _save_boxes(self, index: int, scenery: Scenery, folder: Path) -> list[Path]:
+    def _save_boxes(self, index: int, frame: Frame, folder: Path) -> list[Path]:
         info = self.info(index)
         path = folder / BOXES
-        text = json.dumps(self._as_json(info, scenery.predicted), indent=1, allow_nan=False)
+        text = json.dumps(self._as_json(info, frame.predicted), indent=1, allow_nan=False)
         files.write_text(path, text + "\n")
         caption = f"{info['token']} · {self.network} · score ≥ {self.threshold:g}"
         colours = class_colours(self.config.CLASS_NAMES)
-        return [path, *save_pictures(scenery, colours, caption, folder)]
+        return [path, *save_pictures(frame, colours, caption, folder)]
 
-    def _save_map(self, index: int, scenery: Scenery, view: BEVMap, folder: Path) -> list[Path]:
+    def _save_map(self, index: int, frame: Frame, view: BEVMap, folder: Path) -> list[Path]:
         info = self.info(index)
         if self.draw_labels and view.labels is None:
             raise DataError(
@@ -160,9 +157,9 @@ class Inference:
         path = view.save(folder / MAP, info["token"], self.network, lidar_to_global(info))
         by = f"{self.network} · probability ≥ {self.map_threshold:g}"
         caption = f"{info['token']} · {by}"
-        paths = [path, *save_figures({"map": draw_map(scenery, view)}, caption, folder)]
-        if scenery.photographs:
-            figure = draw_map_cameras(scenery, view, ground_plane(info), self.draw_labels)
+        paths = [path, *save_figures({"map": draw_map(frame, view)}, caption, folder)]
+        if frame.images:
+            figure = draw_map_cameras(frame, view, ground_plane(info), self.draw_labels)
             caption = f"{info['token']} · {'vector map' if self.draw_labels else by}"
             paths += save_figures({"map_cameras": figure}, caption, folder)
         return paths
@@ -181,7 +178,7 @@ class Inference:
             "boxes": boxes,
         }
 
-    def _scenery(self, index: int, predicted: Boxes, detects: bool) -> Scenery:
+    def _frame(self, index: int, predicted: Boxes, detects: bool) -> Frame:
         """Everything to draw: also a sensor that the network does not use, when its files exist.
 
         Annotated boxes are left out of the pictures of a network that does not detect any.
@@ -192,9 +189,9 @@ class Inference:
         if lidar.is_file():
             points = remove_ego_points(read_points(lidar, info["token"], layout))
         x_min, y_min, _, x_max, y_max, _ = map(float, self.config.DATA_CONFIG.POINT_CLOUD_RANGE)
-        return Scenery(
-            photographs=tuple(
-                _photograph(name, root / camera["data_path"], info["token"], camera)
+        return Frame(
+            images=tuple(
+                _camera_image(name, root / camera["data_path"], info["token"], camera)
                 for name, camera in info.get("cams", {}).items()
                 if (root / camera["data_path"]).is_file()
             ),
@@ -205,10 +202,10 @@ class Inference:
         )
 
 
-def _photograph(name: str, path: Path, token: str, camera: Mapping[str, Any]) -> Photograph:
+def _camera_image(name: str, path: Path, token: str, camera: Mapping[str, Any]) -> CameraImage:
     image = load_image(path, token)
     check_view(path, token, camera, image.size)
-    return Photograph(name, image, camera_matrices(camera)["lidar2image"])
+    return CameraImage(name, image, camera_matrices(camera)["lidar2image"])
 
 
 def _tell(token: str, everything: Boxes, predicted: Boxes, threshold: float) -> None:

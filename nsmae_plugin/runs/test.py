@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader
 from nsmae_plugin import host
 from nsmae_plugin.data.loader import build_dataloader
 from nsmae_plugin.errors import CheckpointError, ConfigError
-from nsmae_plugin.evaluation import checkpoints, detection
+from nsmae_plugin.evaluation import checkpoints, prediction_loop
 from nsmae_plugin.evaluation.history import History
 from nsmae_plugin.formats.nuscenes import benchmark
 from nsmae_plugin.runs.prepare import data_of_split
@@ -65,7 +65,7 @@ class TestSession:
         content = checkpoints.load(self.model, path, self.config, self.args.pretrained_model)
         folder = self.results_folder(checkpoints.folder_name(path))
         self.logger.info("evaluating %s on %s", path, self.split)
-        text, metrics = detection.evaluate(
+        text, metrics = prediction_loop.evaluate(
             self.model,
             self.loader,
             self.world,
@@ -103,7 +103,7 @@ def build(args: Namespace, config: Any, world: World) -> TestSession:
     if not hasattr(dataset, "evaluation"):
         raise ConfigError(f"the data set {type(dataset).__name__} has no evaluation")
     model = host.build_network(config.MODEL, len(config.CLASS_NAMES), dataset).to(world.device)
-    detection.check_data(dataset, model)
+    prediction_loop.check_data(dataset, model)
     split = config.DATA_CONFIG.DATA_SPLIT["test"]
     history = History(run / "eval" if world.is_main else None, split, args.eval_tag)
     return TestSession(args, config, world, run, logger, dataset, loader, model, history)
@@ -174,7 +174,7 @@ def _next(session: TestSession, folder: Path) -> Path | None:
     if not folder.is_dir():
         raise CheckpointError(f"there is no folder of checkpoints {folder}")
     for epoch, path in checkpoints.epoch_checkpoints(folder, session.args.start_epoch).items():
-        result = session.results_folder(f"epoch_{epoch}") / detection.RESULT
+        result = session.results_folder(f"epoch_{epoch}") / prediction_loop.RESULT
         if not result.is_file() or result.stat().st_mtime_ns < path.stat().st_mtime_ns:
             return path
     return None

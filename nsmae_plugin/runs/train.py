@@ -23,8 +23,8 @@ from nsmae_plugin import host
 from nsmae_plugin.config.load import plain
 from nsmae_plugin.data.loader import EpochSampler, build_dataloader
 from nsmae_plugin.errors import ConfigError
-from nsmae_plugin.evaluation import detection, reconstruction
-from nsmae_plugin.evaluation.report import format_table
+from nsmae_plugin.evaluation import prediction_loop, reconstruction
+from nsmae_plugin.evaluation.reconstruction_table import format_table
 from nsmae_plugin.host import hooks
 from nsmae_plugin.optimization import optim
 from nsmae_plugin.runtime import distributed, files
@@ -271,15 +271,15 @@ def _make_evaluation(
     if args.eval_interval == 0 or not splits.get("test"):
         return None
     dataset, loader, _ = load(training=False, seed=0)
-    if detection.reconstructs(model):
+    if prediction_loop.reconstructs(model):
         return _evaluation_of_reconstruction(loader, world, logger)
-    if not hasattr(dataset, "evaluation") or not detection.predicts(model):
+    if not hasattr(dataset, "evaluation") or not prediction_loop.predicts(model):
         return None
-    detection.check_data(dataset, model)  # fail now, not after the first epoch
+    prediction_loop.check_data(dataset, model)  # fail now, not after the first epoch
     results = folder / "eval" / "eval_with_train" / config.DATA_CONFIG.DATA_SPLIT["test"]
 
     def evaluate_and_tell(model: nn.Module) -> dict[str, float]:
-        text, metrics = detection.evaluate(model, loader, world, results)
+        text, metrics = prediction_loop.evaluate(model, loader, world, results)
         logger.info("predictions for the test split\n%s", text)
         return metrics
 

@@ -1,4 +1,4 @@
-"""Curves of a training run, from the ``metrics.jsonl`` that it writes."""
+"""Training curves, read from the ``metrics.jsonl`` of a run."""
 
 from __future__ import annotations
 
@@ -17,21 +17,25 @@ from nsmae_plugin.runtime.reading import GIB, read_bytes
 Record = dict[str, Any]
 
 COLUMNS = 3
-# Training is recorded every few steps, held-out data once in a while: markers for the latter only.
+# Only held-out data has markers: it is recorded much less often than the training loss.
 SPLITS = {"train": ("training", "tab:blue", ""), "test": ("held out", "tab:orange", ".")}
 _NOT_METRICS = {"epoch", "step", "split", "samples"}
 _BASELINES = {"mean": ("predicting the mean", "--"), "median": ("predicting the median", ":")}
-# What each loss averages, under the name that the baselines use.
-_MEASURES = {"loss_rgb": "rgb_mse", "loss_depth": "depth_mae", "loss_bev_depth": "bev_depth_mae"}
+# The metric that each loss term averages, as the baselines name it.
+_AVERAGED = {
+    "loss_rgb": "rgb_mse",
+    "loss_depth": "depth_mae",
+    "loss_bev_depth": "bev_depth_mae",
+}
 
 
 def read_metrics(path: Path) -> list[Record]:
-    """Records of a run, in the order written.
+    """Read the records of a run, in the order written.
 
-    A last line without its line end is a record that the run is still writing; it is left out.
+    A last line without a newline is still being written, and left out.
 
     Raises:
-        DataError: when the file is missing, holds no record, or a line is no record.
+        DataError: the file is missing or has no record, or a line is not a record.
     """
     content = read_bytes(path, "the metrics", "name the folder of a run", GIB)
     text = content.decode("utf-8", errors="replace")
@@ -53,7 +57,7 @@ def _record(line: str, where: str) -> Record:
 
 
 def metric_names(records: Sequence[Record]) -> list[str]:
-    """Every metric that was recorded, loss terms first; baselines belong to their metric."""
+    """Names of all recorded metrics, loss terms first, without the baselines."""
     names = {
         name: None
         for record in records
@@ -66,14 +70,14 @@ def metric_names(records: Sequence[Record]) -> list[str]:
 
 
 def draw_curves(records: Sequence[Record], metrics: Sequence[str] | None = None) -> Figure:
-    """A panel per metric over the optimiser steps: training, held out, trivial predictors.
+    """Draw one panel per metric over the optimiser steps: training, held-out data and baselines.
 
     Args:
-        records: as :func:`read_metrics` gives them.
-        metrics: the panels to draw, in this order; all metrics when None.
+        records: from :func:`read_metrics`.
+        metrics: the metrics to draw, in this order; None draws all.
 
     Raises:
-        DataError: for a metric that was never recorded.
+        DataError: a metric was never recorded.
     """
     known = metric_names(records)
     for name in metrics or ():
@@ -84,10 +88,10 @@ def draw_curves(records: Sequence[Record], metrics: Sequence[str] | None = None)
     columns = min(COLUMNS, len(names))
     figure = Figure(figsize=(4.6 * columns, 3 * rows), layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False).ravel()
-    for place, name in zip(axes, names, strict=False):
-        _draw_metric(place, records, name)
-    for place in axes[len(names) :]:
-        place.remove()
+    for panel, name in zip(axes, names, strict=False):
+        _draw_metric(panel, records, name)
+    for panel in axes[len(names) :]:
+        panel.remove()
     return figure
 
 
@@ -97,9 +101,9 @@ def _draw_metric(axes: Axes, records: Sequence[Record], name: str) -> None:
         if points:
             steps, values = zip(*points, strict=True)
             axes.plot(steps, values, label=label, color=colour, marker=marker, linewidth=1)
-    measure = _MEASURES.get(name, name)
+    metric = _AVERAGED.get(name, name)
     for kind, (label, style) in _BASELINES.items():
-        points = _series(records, f"baseline_{kind}_{measure}", "test")
+        points = _series(records, f"baseline_{kind}_{metric}", "test")
         if points:
             axes.axhline(points[-1][1], label=label, color="0.4", linestyle=style, linewidth=1)
     axes.set_title(name, fontsize=10)
@@ -119,7 +123,7 @@ def _series(records: Sequence[Record], name: str, split: str) -> list[tuple[int,
 
 
 def unit(name: str) -> str:
-    """Unit of a metric, for an axis."""
+    """Unit of a metric, as an axis label."""
     if "psnr" in name:
         return "dB"
     if name.startswith("weighted") or name == "loss":

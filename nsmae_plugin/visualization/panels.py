@@ -1,11 +1,11 @@
-"""The panels that the pictures are made of, and what they have in common.
+"""Panels of figures: images, depth maps, axes in metres, legends, colour bars, files.
 
-Figures are made without pyplot, hence without a display and without global state.
+Figures are created without pyplot, hence without a display and without global state.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +23,12 @@ from nsmae_plugin.visualization.sample import Array, DepthView, Mask
 DEPTH_COLOURS = "turbo"
 ERROR_COLOURS = "magma"
 BLANK = "0.93"
+DPI = 100
 Extent = tuple[float, float, float, float]
 
 
 def show_image(axes: Axes, image: Array, title: str) -> None:
-    """Colours (h, w, 3) in [0, 1], one square per cell."""
+    """Draw colours (h, w, 3) in [0, 1], one square per cell."""
     axes.imshow(image, interpolation="nearest", aspect="equal")
     finish(axes, title)
 
@@ -40,7 +41,7 @@ def show_depth(
     colours: str = DEPTH_COLOURS,
     extent: Extent | None = None,
 ) -> AxesImage:
-    """Metres (h, w) in colours, NaN left blank; with an extent, row 0 is at the bottom."""
+    """Draw metres (h, w) in false colours, NaN blank; with an extent, row 0 is at the bottom."""
     drawn = axes.imshow(
         np.ma.masked_invalid(values),
         cmap=colormaps[colours].with_extremes(bad=BLANK),
@@ -56,14 +57,14 @@ def show_depth(
 
 
 def finish(axes: Axes, title: str) -> None:
-    """Title, and a frame without ticks."""
+    """Set the title and remove the ticks."""
     axes.set_title(title, fontsize=9)
     axes.set_xticks([])
     axes.set_yticks([])
 
 
 def metre_axes(axes: Axes) -> None:
-    """Ticks in metres of the LiDAR frame for a view from above, and the LiDAR at its origin."""
+    """Label a bird's-eye view in metres of the LiDAR frame, and mark the LiDAR at the origin."""
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_locator(AutoLocator())
         axis.set_tick_params(labelsize=7)
@@ -73,20 +74,20 @@ def metre_axes(axes: Axes) -> None:
 
 
 def legend_below(figure: Figure, handles: Sequence[Artist], columns: int) -> None:
-    """A legend under all panels, ``columns`` entries in a row."""
+    """Add a legend below all panels, ``columns`` entries in a row."""
     figure.legend(
         handles=handles, loc="outside lower center", ncols=columns, fontsize=9, frameon=False
     )
 
 
 def depth_limits(views: Sequence[DepthView]) -> tuple[float, float]:
-    """One colour scale, from zero, for everything rendered and every target of ``views``."""
+    """Colour limits from zero to the largest rendered or target depth of ``views``, metres."""
     largest = [float(np.nanmax(part)) for view in views for part in _finite_parts(view)]
     return 0.0, max(largest, default=1.0)
 
 
 def error_limits(views: Sequence[DepthView]) -> tuple[float, float]:
-    """Colour scale of absolute errors; the worst 2 % share the last colour."""
+    """Colour limits from zero to the 98th percentile of the absolute errors, metres."""
     errors = [view.error[view.valid] for view in views]
     joined = np.concatenate(errors) if errors else np.empty(0)
     return 0.0, float(np.percentile(joined, 98)) if joined.size else 1.0
@@ -95,26 +96,36 @@ def error_limits(views: Sequence[DepthView]) -> tuple[float, float]:
 def colour_bar(
     figure: Figure, drawn: Any, axes: Iterable[Axes], label: str, **options: Any
 ) -> None:
-    """Colour bar beside ``axes``, labelled with quantity and unit."""
+    """Add a colour bar beside ``axes``, labelled with quantity and unit."""
     bar = figure.colorbar(drawn, ax=list(axes), aspect=40, **options)
     bar.set_label(label, fontsize=8)
     bar.ax.tick_params(labelsize=7)
 
 
+def save_figures(figures: Mapping[str, Figure], caption: str, folder: Path) -> list[Path]:
+    """Write every figure as ``<name>.png`` with the same heading; return the paths."""
+    files.make_folder(folder)
+    paths = []
+    for name, figure in figures.items():
+        figure.suptitle(caption, fontsize=10, wrap=True)
+        paths.append(save(figure, folder / f"{name}.png", DPI))
+    return paths
+
+
 def save(figure: Figure, path: Path, dpi: int = 110) -> Path:
-    """Write ``figure`` in the format that the suffix names, PNG without one."""
+    """Write a figure in the format of the file's suffix (without one: PNG); return ``path``."""
     with files.replacing(path) as file:
         figure.savefig(file, dpi=dpi, format=path.suffix[1:] or "png")
     return path
 
 
 def number(value: float, unit: str) -> str:
-    """``value`` for a title, or a dash when there was nothing to measure."""
+    """A value with its unit for a title; a dash for NaN."""
     return f"{value:.2f} {unit}" if not np.isnan(value) else "–"
 
 
 def percent(mask: Mask) -> str:
-    """Share of True in ``mask``."""
+    """Share of true cells, in per cent."""
     return f"{100 * float(np.mean(mask)):.0f} %"
 
 

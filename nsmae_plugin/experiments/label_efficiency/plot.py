@@ -1,4 +1,4 @@
-"""Scratch against pre-trained over the fraction of labels, as a figure."""
+"""Figure of metrics over the fraction of labels, from scratch and pre-trained."""
 
 from __future__ import annotations
 
@@ -12,44 +12,44 @@ from nsmae_plugin.experiments.label_efficiency.comparison import TITLES, Compari
 from nsmae_plugin.experiments.label_efficiency.trials import PRETRAINED, SCRATCH
 
 COLOURS = {SCRATCH: "tab:orange", PRETRAINED: "tab:blue"}
-# Fractions lie on a logarithmic axis: the arms are drawn beside each other, not on top.
+# Factors on the logarithmic axis that keep the arms from being drawn on top of each other.
 _SHIFT = {SCRATCH: 0.96, PRETRAINED: 1.04}
 
 
 def draw(comparisons: Sequence[Comparison]) -> Figure:
-    """A column per metric: both arms above, their paired difference below.
+    """One column per metric: both arms above, their paired difference below.
 
-    Lines join means, bars are one sample standard deviation, dots are single seeds.
+    Lines join the means, error bars are one sample standard deviation, dots are single seeds.
     """
     names = list(dict.fromkeys(one.metric for one in comparisons))
     figure = Figure(figsize=(4.8 * len(names), 6), layout="constrained")
     rows = figure.subplots(2, len(names), squeeze=False, sharex=True, height_ratios=(3, 2))
     for column, name in enumerate(names):
-        there = [one for one in comparisons if one.metric == name]
-        _draw_arms(rows[0, column], there, metric(name).title)
-        _draw_difference(rows[1, column], there)
+        shown = [one for one in comparisons if one.metric == name]
+        _draw_arms(rows[0, column], shown, metric(name).title)
+        _draw_difference(rows[1, column], shown)
     return figure
 
 
-def _draw_arms(axes: Axes, there: Sequence[Comparison], title: str) -> None:
+def _draw_arms(axes: Axes, comparisons: Sequence[Comparison], title: str) -> None:
     for arm, spreads in (
-        (SCRATCH, [one.scratch for one in there]),
-        (PRETRAINED, [one.pretrained for one in there]),
+        (SCRATCH, [one.scratch for one in comparisons]),
+        (PRETRAINED, [one.pretrained for one in comparisons]),
     ):
-        places = [_SHIFT[arm] * 100 * one.fraction for one in there]
-        _draw_series(axes, places, spreads, TITLES[arm], COLOURS[arm])
+        positions = [_SHIFT[arm] * 100 * one.fraction for one in comparisons]
+        _draw_series(axes, positions, spreads, TITLES[arm], COLOURS[arm])
     axes.set_title(title, fontsize=10)
     axes.set_ylabel(title, fontsize=8)
     axes.legend(fontsize=8)
     _style(axes)
 
 
-def _draw_difference(axes: Axes, there: Sequence[Comparison]) -> None:
+def _draw_difference(axes: Axes, comparisons: Sequence[Comparison]) -> None:
     axes.axhline(0, color="0.4", linewidth=1)
-    places = [100 * one.fraction for one in there]
-    _draw_series(axes, places, [one.difference for one in there], "difference", "0.1")
+    percentages = [100 * one.fraction for one in comparisons]
+    _draw_series(axes, percentages, [one.difference for one in comparisons], "difference", "0.1")
     axes.set_xscale("log")
-    axes.set_xticks(places, [f"{place:g} %" for place in places])
+    axes.set_xticks(percentages, [f"{one:g} %" for one in percentages])
     axes.xaxis.set_minor_locator(NullLocator())
     axes.set_xlabel("labels", fontsize=8)
     axes.set_ylabel("pre-trained − scratch", fontsize=8)
@@ -58,18 +58,20 @@ def _draw_difference(axes: Axes, there: Sequence[Comparison]) -> None:
 
 def _draw_series(
     axes: Axes,
-    places: Sequence[float],
+    positions: Sequence[float],
     spreads: Sequence[Spread | None],
     label: str,
     colour: str,
 ) -> None:
     known = [
-        (place, spread) for place, spread in zip(places, spreads, strict=True) if spread is not None
+        (position, spread)
+        for position, spread in zip(positions, spreads, strict=True)
+        if spread is not None
     ]
     if not known:
         return
     axes.errorbar(
-        [place for place, _ in known],
+        [position for position, _ in known],
         [spread.mean for _, spread in known],
         yerr=[spread.sd or 0.0 for _, spread in known],
         label=label,
@@ -78,9 +80,9 @@ def _draw_series(
         capsize=3,
         linewidth=1.2,
     )
-    for place, spread in known:
+    for position, spread in known:
         values = list(spread.values.values())
-        axes.plot([place] * len(values), values, ".", color=colour, alpha=0.4, markersize=5)
+        axes.plot([position] * len(values), values, ".", color=colour, alpha=0.4, markersize=5)
 
 
 def _style(axes: Axes) -> None:

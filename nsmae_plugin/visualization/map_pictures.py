@@ -1,4 +1,4 @@
-"""Pictures of a predicted map: beside the cameras, the vector map and the errors of every class."""
+"""Pictures of a predicted map: with the camera images, the vector map and errors per class."""
 
 from __future__ import annotations
 
@@ -14,17 +14,11 @@ from matplotlib.patches import Patch
 from nsmae_plugin.formats.maps.bev_map import BEVMap
 from nsmae_plugin.geometry.boxes import Boxes
 from nsmae_plugin.visualization import panels
-from nsmae_plugin.visualization.boxes import Colour, skeletons
-from nsmae_plugin.visualization.detection import (
-    COLUMNS,
-    DPI,
-    Scenery,
-    draw_photographs,
-    height_of,
-)
+from nsmae_plugin.visualization.box_lines import Colour, outlines
+from nsmae_plugin.visualization.frame import COLUMNS, Frame, draw_images, rows_height
 
-# nuScenes' own (nuscenes-devkit, map_expansion/map_api.py), in the order of painting: what lies
-# upon something else comes later. ``divider`` joins both kinds and takes the lane dividers'.
+# nuScenes' own (nuscenes-devkit, map_expansion/map_api.py), in drawing order: layers that lie on
+# others come later. ``divider`` joins both kinds of divider, in the colour of lane dividers.
 MAP_COLOURS = {
     "drivable_area": "#a6cee3",
     "road_segment": "#1f78b4",
@@ -39,24 +33,24 @@ MAP_COLOURS = {
     "lane_divider": "#6a3d9a",
     "divider": "#6a3d9a",
 }
-MISSED, INVENTED = to_rgb("black"), to_rgb("0.62")
+MISSED, FALSE_POSITIVE = to_rgb("black"), to_rgb("0.62")
 WIDTH = 16.0  # inches
 MAP_HEIGHT = 6.3
 
 
 def map_colours(classes: Sequence[str]) -> dict[str, Colour]:
-    """Colour of every class, in the order of painting."""
+    """Colours of the given classes, in drawing order."""
     return {name: to_rgb(code) for name, code in MAP_COLOURS.items() if name in classes}
 
 
 def class_patches(classes: Sequence[str]) -> list[Patch]:
-    """An entry of the legend for every class."""
+    """Legend entries, one per class."""
     colours = map_colours(classes)
     return [Patch(color=colours[name], label=name) for name in classes]
 
 
 def paint(masks: np.ndarray, classes: Sequence[str], alpha: float = 1.0) -> np.ndarray:
-    """Classes over one another.
+    """Draw all classes into one image, each over those below it.
 
     Args:
         masks: (C, Y, X) bool.
@@ -72,41 +66,42 @@ def paint(masks: np.ndarray, classes: Sequence[str], alpha: float = 1.0) -> np.n
 
 
 def compare(mask: np.ndarray, label: np.ndarray, colour: Colour) -> np.ndarray:
-    """(Y, X, 4) a class found (its colour), missed (black) and invented (grey)."""
+    """(Y, X, 4) true positives in the given colour, missed cells black, false positives grey."""
     picture = np.zeros((*mask.shape, 4), dtype=np.float32)
     for cells, shade in (
         (mask & label, colour),
         (label & ~mask, MISSED),
-        (mask & ~label, INVENTED),
+        (mask & ~label, FALSE_POSITIVE),
     ):
         picture[cells] = (*shade, 1.0)
     return picture
 
 
-def draw_map(scenery: Scenery, view: BEVMap) -> Figure:
-    """All cameras; below them the predicted map, the labelled one and every class by itself."""
-    cameras = height_of(scenery.photographs, COLUMNS, WIDTH / COLUMNS)
-    figure = Figure(figsize=(WIDTH, cameras + MAP_HEIGHT + 0.8), dpi=DPI, layout="constrained")
-    heights = [cameras, MAP_HEIGHT] if scenery.photographs else [MAP_HEIGHT]
+def draw_map(frame: Frame, view: BEVMap) -> Figure:
+    """The camera images; below them the predicted map, the vector map and every class alone."""
+    cameras = rows_height(frame.images, COLUMNS, WIDTH / COLUMNS)
+    size = (WIDTH, cameras + MAP_HEIGHT + 0.8)
+    figure = Figure(figsize=size, dpi=panels.DPI, layout="constrained")
+    heights = [cameras, MAP_HEIGHT] if frame.images else [MAP_HEIGHT]
     parts = figure.subfigures(len(heights), 1, squeeze=False, height_ratios=heights).ravel()
-    if scenery.photographs:
-        draw_photographs(parts[0], scenery.photographs, COLUMNS)
-    _draw_maps(parts[-1], scenery, view)
+    if frame.images:
+        draw_images(parts[0], frame.images, COLUMNS)
+    _draw_maps(parts[-1], frame, view)
     _legend(figure, view)
     return figure
 
 
-def _draw_maps(figure: SubFigure, scenery: Scenery, view: BEVMap) -> None:
+def _draw_maps(figure: SubFigure, frame: Frame, view: BEVMap) -> None:
     whole: list[tuple[str, np.ndarray, Boxes | None]]
-    whole = [(_heading(view), view.masks, scenery.predicted)]
+    whole = [(_heading(view), view.masks, frame.predicted)]
     if view.labels is not None:
-        whole.append(("vector map", view.labels, scenery.truth))
-    columns = 4 - len(whole)  # of single classes, as tall together as a whole map
+        whole.append(("vector map", view.labels, frame.truth))
+    columns = 4 - len(whole)  # of single classes, together as tall as a whole map
     rows = -(-len(view.classes) // columns)
     ratios = [*[1.0] * len(whole), columns / rows]
     grid = figure.add_gridspec(1, len(ratios), width_ratios=ratios)
-    for place, (title, masks, boxes) in enumerate(whole):
-        axes = figure.add_subplot(grid[0, place])
+    for column, (title, masks, boxes) in enumerate(whole):
+        axes = figure.add_subplot(grid[0, column])
         _show(axes, paint(masks, view.classes), view, title)
         panels.metre_axes(axes)
         _mark_vehicle(axes)
@@ -135,7 +130,7 @@ def _heading(view: BEVMap) -> str:
 
 
 def percentage(share: float) -> str:
-    """An IoU for a title, or a dash for a class that is neither there nor predicted."""
+    """An IoU for a title; a dash for NaN, where a class is neither labelled nor predicted."""
     return "–" if np.isnan(share) else f"{100 * share:.1f} %"
 
 
@@ -147,13 +142,13 @@ def _show(axes: Axes, picture: np.ndarray, view: BEVMap, title: str) -> None:
 
 
 def _mark_vehicle(axes: Axes, size: int = 8) -> None:
-    """Where the LiDAR is, and ahead in nuScenes' LiDAR frame: along y."""
+    """Mark the LiDAR; the triangle points along y, ahead in nuScenes' LiDAR frame."""
     axes.plot(0, 0, marker="^", color="white", markeredgecolor="black", markersize=size)
 
 
 def _outline(axes: Axes, boxes: Boxes) -> None:
-    lines = skeletons(boxes)[:, [0, 1, 2, 3, -1], :, :2].reshape(-1, 2, 2)
-    axes.add_collection(LineCollection(list(lines), colors="0.15", linewidths=0.9))
+    lines = list(outlines(boxes).reshape(-1, 2, 2))
+    axes.add_collection(LineCollection(lines, colors="0.15", linewidths=0.9))
 
 
 def _legend(figure: Figure, view: BEVMap) -> None:
@@ -161,6 +156,6 @@ def _legend(figure: Figure, view: BEVMap) -> None:
     if view.labels is not None:
         handles += [
             Patch(color=MISSED, label="one class: missed"),
-            Patch(color=INVENTED, label="one class: predicted, but not there"),
+            Patch(color=FALSE_POSITIVE, label="one class: predicted, but not there"),
         ]
     panels.legend_below(figure, handles, columns=len(handles))

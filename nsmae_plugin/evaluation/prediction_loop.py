@@ -1,4 +1,4 @@
-"""Runs a network over a data set, which scores what it predicts; on both hosts."""
+"""Run a network over a dataset and let the dataset score the predictions."""
 
 from __future__ import annotations
 
@@ -21,24 +21,24 @@ from nsmae_plugin.errors import DataError
 from nsmae_plugin.runtime import distributed, files
 from nsmae_plugin.runtime.distributed import World
 
-RESULT = "result.txt"  # written last: its presence says that an evaluation is complete
-WARM_UP = 0.1  # share of the batches that the latency leaves out
+RESULT = "result.txt"  # written last; it marks a complete evaluation
+WARM_UP = 0.1  # share of the batches that the latency ignores
 BOX_HEADS = ("dense_head", "point_head", "roi_head")
 MAP_HEAD = "map_head"
 RENDER_HEAD = "bev_head"
-Shard = list[tuple[int, dict[str, Any]]]  # index and annotation of the samples of one process
+Shard = list[tuple[int, dict[str, Any]]]  # index and annotation of every sample of one process
 
 
 @dataclass
 class Predictions:
-    """What a network found in a whole data set.
+    """Predictions for all samples of a dataset.
 
     Attributes:
-        annotations: of every sample, in the data set's order, in OpenPCDet's layout; with
-            ``map_counts`` where maps are predicted, and ``reconstruction`` where it is rendered.
-        recall: ``gt`` (annotated boxes) and how many of them were found, by ``roi_<IoU>`` and
-            ``rcnn_<IoU>``; empty without labels, or without boxes.
-        latency: milliseconds per sample in the network of one process, or None.
+        annotations: one per sample, in the order of the dataset and in OpenPCDet's layout; with
+            ``map_counts`` if the network predicts maps, and ``reconstruction`` if it renders.
+        recall: ``gt`` (number of annotated boxes) and the number of them found, by ``roi_<IoU>``
+            and ``rcnn_<IoU>``; empty without labels or boxes.
+        latency: forward time per sample in milliseconds, in one process; None if not measured.
     """
 
     annotations: list[dict[str, Any]]
@@ -46,9 +46,9 @@ class Predictions:
     latency: float | None = None
 
     def metrics(self) -> dict[str, float]:
-        """Recall under OpenPCDet's names, ``recall/rcnn_0.3`` and so on.
+        """Recall under OpenPCDet's names: ``recall/rcnn_0.3`` and so on.
 
-        Without ``roi_`` for a detector of one stage, which finds nothing there.
+        One-stage detectors have no ``recall/roi_*``.
         """
         total = max(self.recall.get("gt", 0), 1)
         two_stages = any(count for name, count in self.recall.items() if name.startswith("roi_"))
@@ -61,23 +61,23 @@ class Predictions:
 
 
 def predicts(model: nn.Module) -> bool:
-    """Whether the network has a head whose output a data set can score."""
+    """Return whether the network has a head for boxes or maps, which a dataset can score."""
     return any(getattr(model, name, None) is not None for name in (*BOX_HEADS, MAP_HEAD))
 
 
 def reconstructs(model: nn.Module) -> bool:
-    """Return whether the network renders its own input, as in pre-training."""
+    """Return whether the network reconstructs its input, as in pre-training."""
     return getattr(model, RENDER_HEAD, None) is not None
 
 
 def check_data(dataset: Any, model: nn.Module) -> None:
-    """Let the data set find out, in rank 0, whether it can score what ``model`` predicts.
+    """Check before a long run, in rank 0, that the dataset can score the predictions of ``model``.
 
-    All processes must call together. A data set without such a check passes, and any data does for
-    a network that reconstructs it.
+    A collective call: all processes must make it. Nothing is checked for a dataset without
+    ``benchmark``, or for a network that reconstructs its input.
 
     Raises:
-        ConfigError, DataError: from the data set's ``benchmark``, in every process.
+        ConfigError, DataError: from the dataset's ``benchmark``, in every process.
     """
     if reconstructs(model) or not hasattr(dataset, "benchmark"):
         return
@@ -94,20 +94,22 @@ def evaluate(
     save_to_file: bool = False,
     measure_time: bool = False,
 ) -> tuple[str, dict[str, float]]:
-    """Metrics of ``model`` over all of ``loader``; all processes must call together.
+    """Evaluate ``model`` on the dataset of ``loader``.
+
+    A collective call: all processes must make it.
 
     Args:
-        loader: of :func:`nsmae_plugin.data.loader.build_dataloader`, not for training.
-        folder: where rank 0 writes ``result.pkl`` (all predictions), ``result.txt`` (the returned
-            text) and what the data set's own evaluation writes.
-        save_to_file: also let the data set write a file per sample to ``final_result/data``.
-        measure_time: wait for the device around every forward pass, and report the latency.
+        loader: from :func:`nsmae_plugin.data.loader.build_dataloader`, not for training.
+        folder: rank 0 writes ``result.pkl`` (all predictions) and ``result.txt`` (the returned
+            text) there; the dataset's ``evaluation`` writes its own files.
+        save_to_file: also write one file per sample to ``final_result/data``.
+        measure_time: synchronise the device around every forward pass and report the latency.
 
     Returns:
-        Text with the data set's tables, and ``{metric: value}``; the same in every process.
+        Text with the dataset's tables, and ``{metric: value}``; the same in every process.
 
     Raises:
-        ConfigError, DataError, NonFiniteError: from the data set's evaluation, in every process.
+        ConfigError, DataError, NonFiniteError: from the dataset's evaluation, in every process.
     """
     per_sample = folder / "final_result" / "data" if save_to_file else None
     distributed.on_main(lambda: _clear(folder, per_sample))
@@ -116,7 +118,7 @@ def evaluate(
 
 
 def _clear(folder: Path, per_sample: Path | None) -> None:
-    """Make the folders of an evaluation; what is there is no longer a result."""
+    """Create the folders of an evaluation and remove an earlier result."""
     files.make_folder(per_sample or folder)
     with files.output_errors(folder / RESULT):
         (folder / RESULT).unlink(missing_ok=True)
@@ -129,14 +131,14 @@ def predict(
     per_sample: Path | None = None,
     measure_time: bool = False,
 ) -> Predictions:
-    """Boxes and counts of the map of every sample exactly once; the same in all processes.
+    """Predict every sample exactly once; all processes return the joint predictions.
 
-    The model is put into evaluation mode and given back in the mode it came in.
+    The model runs in evaluation mode; its mode is restored afterwards.
 
     Raises:
         DataError: the processes together did not see every sample exactly once, or a map has no
             labels; in every process, as all errors of the plugin.
-        NonFiniteError: a map is NaN or infinite.
+        NonFiniteError: a predicted map or a rendering is NaN or infinite.
     """
     clock = _Clock(world.device if measure_time else None, len(loader))
     shards = distributed.on_all(lambda: _predict_shard(model, loader, world, per_sample, clock))
@@ -151,8 +153,8 @@ def predict(
 def _predict_shard(
     model: nn.Module, loader: DataLoader, world: World, per_sample: Path | None, clock: _Clock
 ) -> tuple[Shard, Counter[str]]:
-    """Index and annotation of every sample of this process, and what it recalls."""
-    # The wrapper's forward synchronises buffers, and would wait for processes with fewer batches.
+    """Index and annotation of every sample of this process, and its recall counts."""
+    # The wrapper's forward synchronises buffers; it would wait for processes with fewer batches.
     model = distributed.bare(model)
     dataset: Any = loader.dataset.dataset  # type: ignore[attr-defined]
     annotations: list[dict[str, Any]] = []
@@ -161,7 +163,7 @@ def _predict_shard(
     model.eval()
     bar = tqdm(loader, desc="predict", disable=None if world.is_main else True, leave=False)
     try:
-        # Not inference_mode: a module may keep a tensor that it made here for training.
+        # Not inference_mode: a module may keep a tensor created here and use it in training.
         with torch.no_grad():
             for batch in bar:
                 batch = host.to_device(batch, world.device)
@@ -178,7 +180,7 @@ def _predict_shard(
 
 
 def _join(parts: list[Shard], samples: int) -> list[dict[str, Any]]:
-    """The annotations of all processes in the order of the data set."""
+    """The annotations of all processes, in the order of the dataset."""
     together = sorted((pair for part in parts for pair in part), key=lambda pair: pair[0])
     if [index for index, _ in together] != list(range(samples)):
         raise DataError(
@@ -219,7 +221,7 @@ def _plain(metrics: Mapping[str, Any]) -> dict[str, float]:
 
 
 class _Clock:
-    """Mean time per sample of what runs in :meth:`timing`, after a warm-up."""
+    """Mean time per sample spent in :meth:`timing`, after a warm-up."""
 
     def __init__(self, device: torch.device | None, batches: int) -> None:
         self._device, self._skip = device, int(batches * WARM_UP)
@@ -244,5 +246,5 @@ class _Clock:
         return time.perf_counter()
 
     def mean(self) -> float | None:
-        """Milliseconds, or None when nothing was timed."""
+        """Milliseconds; None if nothing was timed."""
         return 1e3 * self._seconds / self._samples if self._samples else None

@@ -8,8 +8,8 @@ from torch import nn
 
 from nsmae_plugin.data.loader import Draw
 from nsmae_plugin.errors import DataError, NonFiniteError
-from nsmae_plugin.evaluation import detection
-from nsmae_plugin.evaluation.detection import Predictions, predict
+from nsmae_plugin.evaluation import prediction_loop
+from nsmae_plugin.evaluation.prediction_loop import Predictions, predict
 from nsmae_plugin.runtime.distributed import World
 from tests.helpers.nuscenes_frames import Frames
 from tests.helpers.process_group import run_in_processes
@@ -110,7 +110,7 @@ def test_the_recall_of_two_stages_is_told_apart():
 def test_the_latency_leaves_the_first_batches_out(monkeypatch):
     """Ten batches, the first of which takes a minute: it is a tenth of all, and left out."""
     clock = [0.0]
-    monkeypatch.setattr(detection.time, "perf_counter", lambda: clock[0])
+    monkeypatch.setattr(prediction_loop.time, "perf_counter", lambda: clock[0])
 
     class Slow(OneBox):
         def forward(self, batch):

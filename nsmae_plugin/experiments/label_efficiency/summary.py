@@ -1,4 +1,4 @@
-"""What a label-efficiency experiment leaves to read: table, numbers and figure."""
+"""Results of a label-efficiency experiment: ``table.md``, ``results.json`` and ``plot.png``."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from nsmae_plugin.runtime import files
 from nsmae_plugin.visualization import panels
 
 
-def write_report(experiment: Experiment, metrics: Sequence[str]) -> str:
-    """Write ``table.md``, ``results.json`` and ``plot.png`` from what is finished so far.
+def write_summary(experiment: Experiment, metrics: Sequence[str]) -> str:
+    """Write the files of an experiment from the trials that have finished so far.
 
     Returns:
         The text of ``table.md``.
 
     Raises:
-        DataError: when no trial is finished, or one lacks a metric.
+        DataError: no trial has finished, or one lacks a metric.
     """
     records = experiment.finished()
     if not records:
@@ -69,7 +69,7 @@ def _document(
 
 
 def _drawings(records: Sequence[Record]) -> list[dict[str, Any]]:
-    """How the labels of maps were drawn, without repetition; nothing where only boxes count."""
+    """The distinct ways in which map labels were rasterised; empty without maps."""
     found: list[dict[str, Any]] = []
     for record in records:
         drawing = record.metrics.get("labels")

@@ -1,4 +1,4 @@
-"""Boxes as lines in an image: skeletons, projection, clipping, colours."""
+"""Lines that draw boxes, projected into camera images and clipped, and colours of classes."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from nsmae_plugin.geometry.boxes import CORNERS, Boxes, box_points
 
 Colour = tuple[float, float, float]
 
-NEAR = 0.1  # metres before the camera; closer parts of a box are cut off
+NEAR = 0.1  # metres; parts of a box closer to the camera plane are clipped
 _BOTTOM_MIDDLE, _FRONT_MIDDLE = 8, 9
-# Between corners, and from the middle of the bottom to the middle of its front edge.
+# Between corners, and on the bottom face from its centre to the middle of its front edge.
 _EDGES = [(0, 1), (1, 2), (2, 3), (3, 0), (4, 5), (5, 6), (6, 7), (7, 4)]
 _EDGES += [(0, 4), (1, 5), (2, 6), (3, 7), (_BOTTOM_MIDDLE, _FRONT_MIDDLE)]
 _POINTS = np.concatenate([CORNERS, [[0, 0, -1], [1, 0, -1]]])
@@ -34,7 +34,7 @@ NUSCENES_COLOURS = {
 
 
 def class_colours(class_names: Sequence[str]) -> dict[str, Colour]:
-    """Colour of every class: nuScenes', and for other names those of a fixed palette in turn."""
+    """Colours of classes: nuScenes' own for its classes, from a fixed palette for others."""
     palette: Sequence[Colour] = colormaps["tab20"].colors  # type: ignore[attr-defined]
     colours = {}
     for position, name in enumerate(class_names):
@@ -46,26 +46,31 @@ def class_colours(class_names: Sequence[str]) -> dict[str, Colour]:
 
 
 def skeletons(boxes: Boxes) -> np.ndarray:
-    """(n, 13, 2, 3) the edges of every box and, on its bottom, the line that points ahead."""
+    """(n, 13, 2, 3) edges of every box, and on its bottom face a line to the front, metres."""
     return box_points(boxes.values, _POINTS)[:, np.array(_EDGES)]
+
+
+def outlines(boxes: Boxes) -> np.ndarray:
+    """(n, 5, 2, 2) x and y of every box seen from above: four sides and the line to the front."""
+    return skeletons(boxes)[:, [0, 1, 2, 3, -1], :, :2]
 
 
 def project(
     boxes: Boxes, lidar2image: np.ndarray, size: tuple[int, int]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The lines of the boxes that a camera sees, cut at the image's border and before the camera.
+    """Lines of boxes in a camera image, clipped to the image and to what lies in front.
 
     Args:
         lidar2image: (4, 4), LiDAR point → (u * depth, v * depth, depth).
         size: width and height of the image in pixels.
 
     Returns:
-        lines (k, 2, 2) in pixels u, v, and (k,) the box that each belongs to.
+        lines (k, 2, 2) in pixels u, v, and (k,) the index of the box of each line.
     """
     lines = skeletons(boxes).reshape(-1, 2, 3)
     owners = np.repeat(np.arange(len(boxes)), len(_EDGES))
     ones = np.ones((*lines.shape[:2], 1))
-    # Perspective makes every border a plane: u >= 0 in front of the camera is u * depth >= 0.
+    # In (u * depth, v * depth, depth) every image border is a plane: u >= 0 is u * depth >= 0.
     points = np.concatenate([lines @ lidar2image[:3, :3].T + lidar2image[:3, 3], ones], axis=-1)
     width, height = size
     for plane in (
@@ -81,10 +86,10 @@ def project(
 
 
 def _clip(lines: np.ndarray, plane: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Parts of lines (k, 2, 4) on the side of ``plane`` where the product is not negative.
+    """Clip lines (k, 2, 4) to the half-space ``line @ plane >= 0``.
 
     Returns:
-        the lines that remain, and (k,) which of the given ones they were.
+        the remaining lines, and (k,) bool: true for the lines that remain.
     """
     side = lines @ plane
     kept = (side >= 0).any(axis=1)

@@ -6,7 +6,7 @@ import pytest
 from easydict import EasyDict
 
 from nsmae_plugin.errors import DataError
-from nsmae_plugin.evaluation.report import format_table
+from nsmae_plugin.evaluation.reconstruction_table import format_table
 from nsmae_plugin.runs.prepare import Trial, data_of_split
 
 

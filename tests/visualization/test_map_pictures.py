@@ -12,8 +12,14 @@ from nsmae_plugin.formats.maps.bev_map import BEVMap
 from nsmae_plugin.formats.maps.map_classes import LAYERS_OF_CLASS
 from nsmae_plugin.geometry.boxes import make_boxes
 from nsmae_plugin.geometry.map_grid import MapGrid
-from nsmae_plugin.visualization.detection import PLACES, Photograph, Scenery
-from nsmae_plugin.visualization.maps import MAP_COLOURS, compare, draw_map, map_colours, paint
+from nsmae_plugin.visualization.frame import CAMERA_ORDER, CameraImage, Frame
+from nsmae_plugin.visualization.map_pictures import (
+    MAP_COLOURS,
+    compare,
+    draw_map,
+    map_colours,
+    paint,
+)
 
 GRID = MapGrid((-20.0, 20.0, 1.0), (-10.0, 10.0, 1.0))
 CLASSES = ("stop_line", "drivable_area", "walkway")
@@ -29,12 +35,10 @@ def a_map(labels: bool = True) -> BEVMap:
     return BEVMap(CLASSES, GRID, probabilities, truth if labels else None, 0.5)
 
 
-def scenery(names=("CAM_FRONT",), boxes=()) -> Scenery:
-    photographs = [
-        Photograph(name, Image.new("RGB", (160, 90), "grey"), np.eye(4)) for name in names
-    ]
+def frame(names=("CAM_FRONT",), boxes=()) -> Frame:
+    images = [CameraImage(name, Image.new("RGB", (160, 90), "grey"), np.eye(4)) for name in names]
     found = make_boxes(list(boxes), ["car"] * len(boxes), [0.9] * len(boxes))
-    return Scenery(tuple(photographs), None, found, None, (-50.0, 50.0, -50.0, 50.0))
+    return Frame(tuple(images), None, found, None, (-50.0, 50.0, -50.0, 50.0))
 
 
 def titles(figure) -> list[str]:
@@ -70,7 +74,7 @@ def test_found_missed_and_invented_cells_by_hand():
 
 
 def test_prediction_vector_map_and_every_class_are_shown():
-    figure = draw_map(scenery(), a_map())
+    figure = draw_map(frame(), a_map())
     assert titles(figure) == [
         "CAM_FRONT",
         "predicted: mean IoU 62.5 %, of this sample alone",  # of 100 % and 25 %
@@ -88,29 +92,29 @@ def test_prediction_vector_map_and_every_class_are_shown():
 
 
 def test_maps_are_in_metres_of_the_lidar_frame_with_the_lowest_row_below():
-    for axes in draw_map(scenery(), a_map()).axes[1:]:
+    for axes in draw_map(frame(), a_map()).axes[1:]:
         assert axes.images[0].get_extent() == [-20, 20, -10, 10]
         assert axes.images[0].origin == "lower"
         assert axes.get_xlim() == (-20, 20)
         assert axes.get_ylim() == (-10, 10)
-    assert draw_map(scenery(), a_map()).axes[1].get_xlabel() == "x, LiDAR frame (m)"
+    assert draw_map(frame(), a_map()).axes[1].get_xlabel() == "x, LiDAR frame (m)"
 
 
 def test_without_a_vector_map_there_is_nothing_to_compare_with():
-    figure = draw_map(scenery(), a_map(labels=False))
+    figure = draw_map(frame(), a_map(labels=False))
     assert titles(figure) == ["CAM_FRONT", "predicted", *CLASSES]
     shown = [text.get_text() for text in figure.legends[0].get_texts()]
     assert shown == list(CLASSES)
 
 
 def test_the_legend_names_every_class_and_both_errors():
-    shown = [text.get_text() for text in draw_map(scenery(), a_map()).legends[0].get_texts()]
+    shown = [text.get_text() for text in draw_map(frame(), a_map()).legends[0].get_texts()]
     assert shown == [*CLASSES, "one class: missed", "one class: predicted, but not there"]
 
 
 def test_boxes_are_outlined_on_the_prediction_and_do_not_widen_it():
     boxes = [[0.0, 0, 0, 4, 2, 2, 0], [90.0, 0, 0, 4, 2, 2, 0]]
-    _, predicted, truth, *_ = draw_map(scenery(boxes=boxes), a_map()).axes
+    _, predicted, truth, *_ = draw_map(frame(boxes=boxes), a_map()).axes
     assert len(predicted.collections[0].get_segments()) == 10  # four sides and the heading, each
     assert not truth.collections
     assert predicted.get_xlim() == (-20, 20)
@@ -118,7 +122,7 @@ def test_boxes_are_outlined_on_the_prediction_and_do_not_widen_it():
 
 @pytest.mark.parametrize("count", [0, 1, 2, 6, 7])
 def test_any_number_of_cameras_is_drawn_as_they_stand(count, tmp_path):
-    names = [*PLACES, "CAM_X"][:count]
-    figure = draw_map(scenery(names[::-1]), a_map())
+    names = [*CAMERA_ORDER, "CAM_X"][:count]
+    figure = draw_map(frame(names[::-1]), a_map())
     assert titles(figure)[:count] == names
     figure.savefig(tmp_path / "map.png")

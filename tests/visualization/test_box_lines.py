@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from nsmae_plugin.geometry.boxes import make_boxes
-from nsmae_plugin.visualization.boxes import (
+from nsmae_plugin.visualization.box_lines import (
     NEAR,
     NUSCENES_COLOURS,
     class_colours,

@@ -13,8 +13,8 @@ from nsmae_plugin.formats.maps.bev_map import BEVMap
 from nsmae_plugin.formats.maps.map_labels import MapLabels
 from nsmae_plugin.geometry.boxes import Boxes, make_boxes
 from nsmae_plugin.geometry.map_grid import MapGrid
-from nsmae_plugin.visualization.boxes import project
-from nsmae_plugin.visualization.detection import Photograph, Scenery
+from nsmae_plugin.visualization.box_lines import project
+from nsmae_plugin.visualization.frame import CameraImage, Frame
 from nsmae_plugin.visualization.map_cameras import (
     LIDAR_HEIGHT,
     draw_map_cameras,
@@ -30,8 +30,8 @@ GROUND = np.array([0.02, -0.01, -1.84])  # the LiDAR is mounted at a slant
 FIRST = np.eye(4)
 
 
-def photograph(size=(160, 90)) -> Photograph:
-    return Photograph("CAM_FRONT", Image.new("RGB", size, "grey"), AHEAD)
+def camera(size=(160, 90)) -> CameraImage:
+    return CameraImage("CAM_FRONT", Image.new("RGB", size, "grey"), AHEAD)
 
 
 def projected(places: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -83,8 +83,8 @@ def test_without_a_vehicle_the_lidar_stands_as_high_as_that_of_nuscenes(info):
 def test_the_overlay_is_the_same_at_any_size():
     """A pixel of the small picture is the middle one of three by three of the large one."""
     picture = np.random.default_rng(0).random((*GRID.shape, 4)).astype(np.float32)
-    small = overlay(picture, GRID, GROUND, photograph(), 160)
-    large = overlay(picture, GRID, GROUND, photograph(), 480)
+    small = overlay(picture, GRID, GROUND, camera(), 160)
+    large = overlay(picture, GRID, GROUND, camera(), 480)
     assert (small.shape, large.shape) == ((90, 160, 4), (270, 480, 4))
     assert (small[..., 3] > 0).any()
     np.testing.assert_array_equal(small, large[1::3, 1::3])
@@ -95,9 +95,9 @@ def test_prediction_or_vector_map_is_laid_upon_the_images():
     labels = np.zeros_like(probabilities, dtype=bool)
     probabilities[0, :, :60], labels[0, :, 60:] = 1, True  # left, right
     view = BEVMap(("walkway",), GRID, probabilities, labels, 0.5)
-    scenery = Scenery((photograph(),), None, make_boxes([], [], []), None, (-1.0, 1.0, -1.0, 1.0))
+    frame = Frame((camera(),), None, make_boxes([], [], []), None, (-1.0, 1.0, -1.0, 1.0))
     for which, side in ((False, slice(None, 320)), (True, slice(320, None))):
-        (axes,) = draw_map_cameras(scenery, view, GROUND, labels=which).axes
+        (axes,) = draw_map_cameras(frame, view, GROUND, labels=which).axes
         covered = axes.images[1].get_array()[..., 3]
         assert covered[:, side].any()
         assert covered[:, side].sum() == covered.sum()
