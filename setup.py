@@ -28,6 +28,7 @@ setup(
         "numba",
         "easydict",
         "filelock",
+        "pydantic>=2",
         "pyyaml",
         "pillow",
         "opencv-python-headless",  # what the devkit draws maps with, and requires itself

@@ -7,17 +7,18 @@ and that file's ancestors, not against the working directory.
 
 from __future__ import annotations
 
-import difflib
 from ast import literal_eval
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 from easydict import EasyDict
 
-from nsmae_plugin.config import schema
+from nsmae_plugin.config import schema, sections
+from nsmae_plugin.config.model import Model
 from nsmae_plugin.config.schema_kinds import ANYTHING, ListOf, Required, describe, need
+from nsmae_plugin.config.section import Section, suggest
 from nsmae_plugin.errors import ConfigError, DataError, brief
 from nsmae_plugin.runtime.reading import read_bytes
 
@@ -123,7 +124,7 @@ def apply_overrides(config: dict[str, Any], overrides: Sequence[str]) -> None:
     for key, text in zip(overrides[::2], overrides[1::2], strict=True):
         *parents, last = key.split(".")
         section: Any = config
-        known: Mapping[str, Any] = schema.SECTIONS
+        known: Mapping[str, Any] | type[Section] = schema.SECTIONS
         for depth, name in enumerate(parents):
             known = _known_below(known, name)
             is_module = known is schema.MODULES.get(name)
@@ -131,14 +132,19 @@ def apply_overrides(config: dict[str, Any], overrides: Sequence[str]) -> None:
                 section[name] = {}
             section = _child(section, name, ".".join(parents[: depth + 1]))
             if is_module and isinstance(section, dict):  # its NAME says which keys it has
-                known = known.get(str(section.get("NAME")), {})
+                named = str(section.get("NAME"))
+                known = sections.find(name.lower(), named) or schema.MODULES[name].get(named, {})
         if not isinstance(section, dict):
             raise ConfigError(f"--set {key}: {'.'.join(parents)} is not a section")
         section[last] = _literal(text)
 
 
-def _known_below(known: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+def _known_below(
+    known: Mapping[str, Any] | type[Section], name: str
+) -> Mapping[str, Any] | type[Section]:
     """The schema of the section ``name``; empty where there is none."""
+    if isinstance(known, type):
+        return known.subsection(name) or {}
     kind = known.get(name)
     kind = kind.kind if isinstance(kind, Required) else kind
     kinds = kind if isinstance(kind, tuple) else (kind,)
@@ -152,7 +158,7 @@ def _child(section: Any, name: str, key: str) -> Any:
                 return entry
     elif isinstance(section, dict) and name in section:
         return section[name]
-    raise ConfigError(f"--set {key}: there is no such section{_suggest(name, _names(section))}")
+    raise ConfigError(f"--set {key}: there is no such section{suggest(name, _names(section))}")
 
 
 def _names(section: Any) -> list[str]:
@@ -229,12 +235,9 @@ def _check_named(entries: Any, table: Mapping[str, Any], where: str) -> None:
 def _check_model(model: Any) -> None:
     if not isinstance(model, dict) or not isinstance(model.get("NAME"), str):
         raise ConfigError("MODEL must be a section with a NAME")
-    known = {"NAME", "LOSS_CONFIG", "POST_PROCESSING", *schema.MODULES, *schema.FOREIGN_SLOTS}
-    for key in model:
-        if key not in known:
-            raise ConfigError(f"unknown key MODEL.{key}{_suggest(key, known)}")
+    (sections.find("detector", model["NAME"]) or Model).of(model, "MODEL")
     for slot, table in schema.MODULES.items():
-        if model.get(slot) is not None:
+        if model.get(slot) is not None and not sections.find(slot.lower(), model[slot]["NAME"]):
             _check_module(model[slot], table, f"MODEL.{slot}")
     if model["NAME"] == "NSMAE":
         kinds = {"LOSS_CONFIG": need(schema.PRETRAIN_LOSS)}
@@ -254,7 +257,7 @@ def _check_section(section: Any, kinds: Mapping[str, Any], where: str) -> None:
     prefix = f"{where}." if where else ""
     for key, value in section.items():
         if key not in kinds:
-            raise ConfigError(f"unknown key {prefix}{key}{_suggest(str(key), kinds)}")
+            raise ConfigError(f"unknown key {prefix}{key}{suggest(str(key), kinds)}")
         kind = kinds[key]
         _check_value(value, kind.kind if isinstance(kind, Required) else kind, prefix + key)
     for key, kind in kinds.items():
@@ -284,10 +287,3 @@ def _fits(value: Any, kind: Any, where: str) -> bool:
     if kind in (int, float) and isinstance(value, bool):
         return False
     return isinstance(value, kind)
-
-
-def _suggest(name: str, known: Iterable[str]) -> str:
-    close = difflib.get_close_matches(name, list(known), n=1)
-    if close:
-        return f" (did you mean {close[0]}?)"
-    return f"; known: {', '.join(sorted(known))}" if known else ""

@@ -127,6 +127,7 @@ MODULES: dict[str, dict[str, dict[str, Any]]] = {
             "UPSAMPLE_STRIDES": ListOf(NUMBER),
             "NUM_UPSAMPLE_FILTERS": ListOf(int),
             "USE_CONV_FOR_NO_STRIDE": bool,
+            "NUM_FRAME": int,  # not read, but in a configuration of OpenPCDet's
         },
         "GeneralizedResNetLSSFPN": {
             "LAYER_NUMS": need(ListOf(int)),

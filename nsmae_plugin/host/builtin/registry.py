@@ -9,6 +9,7 @@ from collections.abc import Callable
 from operator import attrgetter
 from typing import Any
 
+from nsmae_plugin.config import sections
 from nsmae_plugin.errors import HostError
 
 SLOTS = (
@@ -78,6 +79,7 @@ def register(slot: str, name: str, obj: Callable[..., Any]) -> None:
         )
     if present is None:
         REGISTRIES[slot][name] = obj
+        sections.declare(slot, name, obj)
 
 
 def lookup(slot: str, name: str) -> Any:

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from types import FunctionType
 from typing import Any
 
+from nsmae_plugin.config import sections
 from nsmae_plugin.errors import HostError
 
 # slot -> the OpenPCDet module whose ``__all__`` dict (name -> class) its builders read
@@ -62,6 +63,7 @@ def register(slot: str, name: str, obj: Callable[..., Any]) -> None:
         _table(slot)[name] = obj
     else:
         setattr(_holder(slot), name, obj)
+    sections.declare(slot, name, obj)
 
 
 def lookup(slot: str, name: str) -> Any:

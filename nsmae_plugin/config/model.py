@@ -1,0 +1,32 @@
+"""The section MODEL as far as every detector has it."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from nsmae_plugin.config.section import Section
+from nsmae_plugin.config.sections import InSlot
+
+
+class Model(Section):
+    """A detector and its modules, one section per slot; a detector's ``Config`` may say more."""
+
+    NAME: str
+    MASK_TOKEN: Annotated[Any, InSlot("mask_token")] | None = None
+    VFE: Annotated[Any, InSlot("vfe")] | None = None
+    BACKBONE_3D: Annotated[Any, InSlot("backbone_3d")] | None = None
+    MAP_TO_BEV: Annotated[Any, InSlot("map_to_bev")] | None = None
+    PFE: Annotated[Any, InSlot("pfe")] | None = None
+    IMAGE_BACKBONE: Annotated[Any, InSlot("image_backbone")] | None = None
+    NECK: Annotated[Any, InSlot("neck")] | None = None
+    VTRANSFORM: Annotated[Any, InSlot("vtransform")] | None = None
+    FUSER: Annotated[Any, InSlot("fuser")] | None = None
+    BACKBONE_2D: Annotated[Any, InSlot("backbone_2d")] | None = None
+    DENSE_HEAD: Annotated[Any, InSlot("dense_head")] | None = None
+    POINT_HEAD: Annotated[Any, InSlot("point_head")] | None = None
+    ROI_HEAD: Annotated[Any, InSlot("roi_head")] | None = None
+    MAP_HEAD: Annotated[Any, InSlot("map_head")] | None = None
+    PERSPECTIVE_HEAD: Annotated[Any, InSlot("perspective_head")] | None = None
+    BEV_HEAD: Annotated[Any, InSlot("bev_head")] | None = None
+    LOSS_CONFIG: Any = None
+    POST_PROCESSING: Any = None

@@ -1,0 +1,83 @@
+"""Types of the values of a configuration, each with words for messages.
+
+An ``Annotated`` type with :class:`Words` completes the sentence "X must be …".
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated
+
+from annotated_types import Ge, Gt, Le, Len
+from pydantic import AfterValidator
+
+
+@dataclass(frozen=True)
+class Words:
+    """What a type expects: of one value, and of several in a list."""
+
+    one: str
+    several: str = ""
+
+
+def _increasing(value: list[float]) -> list[float]:
+    if value[0] > value[1]:
+        raise ValueError("decreases")
+    return value
+
+
+def _box(value: list[float]) -> list[float]:
+    if any(low >= high for low, high in zip(value[:3], value[3:], strict=True)):
+        raise ValueError("is empty")
+    return value
+
+
+def _steps(value: list[float]) -> list[float]:
+    low, high, step = value
+    if not (low < high and 0 < step <= high - low):
+        raise ValueError("holds no step")
+    return value
+
+
+PositiveInt = Annotated[int, Gt(0), Words("a positive integer", "positive integers")]
+NonNegativeInt = Annotated[int, Ge(0), Words("an integer of at least 0", "integers of at least 0")]
+PositiveFloat = Annotated[float, Gt(0), Words("a positive number", "positive numbers")]
+NonNegative = Annotated[float, Ge(0), Words("a number of at least 0", "numbers of at least 0")]
+Ratio = Annotated[float, Ge(0), Le(1), Words("a number from 0 to 1", "numbers from 0 to 1")]
+#: Something, up to everything: a fraction of a set that must not be empty.
+Fraction = Annotated[
+    float, Gt(0), Le(1), Words("a number above 0, at most 1", "numbers above 0, at most 1")
+]
+
+Pair = Annotated[list[float], Len(2, 2), Words("a list of 2 numbers")]
+Triple = Annotated[list[float], Len(3, 3), Words("a list of 3 numbers")]
+PositiveTriple = Annotated[list[PositiveFloat], Len(3, 3), Words("a list of 3 positive numbers")]
+NonNegativeTriple = Annotated[
+    list[NonNegative], Len(3, 3), Words("a list of 3 numbers of at least 0")
+]
+#: Height and width, or another pair of counts.
+Size = Annotated[list[PositiveInt], Len(2, 2), Words("a list of 2 positive integers")]
+#: [low, high] with low <= high.
+Range = Annotated[
+    Pair, AfterValidator(_increasing), Words("a list of 2 numbers, the lower one first")
+]
+#: The same, above 0.
+PositiveRange = Annotated[
+    list[PositiveFloat],
+    Len(2, 2),
+    AfterValidator(_increasing),
+    Words("a list of 2 positive numbers, the lower one first"),
+]
+#: [x, y, z, x, y, z] of the lower and of the upper corner, metres.
+PointCloudRange = Annotated[
+    list[float],
+    Len(6, 6),
+    AfterValidator(_box),
+    Words("a list of 6 numbers, x, y, z of the lower corner and of the upper one"),
+]
+#: [min, max, step] of a grid along one axis.
+Bound = Annotated[
+    Triple,
+    AfterValidator(_steps),
+    Words("a list of 3 numbers, min, max and a positive step that fits between them"),
+]
