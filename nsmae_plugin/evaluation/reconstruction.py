@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from nsmae_plugin import host
 from nsmae_plugin.errors import DataError, NonFiniteError
 from nsmae_plugin.evaluation.reconstruction_table import format_table
-from nsmae_plugin.evaluation.sums import (
+from nsmae_plugin.models.scores import (
     ColourTotal,
     DepthTotal,
     MeanTotal,
@@ -136,8 +136,8 @@ def measure(sample: Mapping[str, Any], frame: str) -> dict[str, Any]:
         frame: its name, for the error message.
 
     Returns:
-        ``rgb`` (:func:`~nsmae_plugin.evaluation.sums.colour_record`), ``depth`` and ``bev_depth``
-        (:func:`~nsmae_plugin.evaluation.sums.depth_record`), as far as they are rendered, and
+        ``rgb`` (:func:`~nsmae_plugin.models.scores.colour_record`), ``depth`` and ``bev_depth``
+        (:func:`~nsmae_plugin.models.scores.depth_record`), as far as they are rendered, and
         ``means`` {name: (mean, weight)}.
 
     Raises:
@@ -215,8 +215,8 @@ class ReconstructionMeter:
 
     def __init__(self) -> None:
         self._samples = 0
-        self._colour = ColourTotal()
-        self._depths = {view: DepthTotal() for view in _DEPTH_VIEWS}
+        self._colour = ColourTotal("rgb")
+        self._depths = {view: DepthTotal(view) for view in _DEPTH_VIEWS}
         self._means: dict[str, MeanTotal] = {}
 
     def add(self, record: Mapping[str, Any]) -> None:
@@ -228,7 +228,7 @@ class ReconstructionMeter:
             if view in record:
                 total.add(record[view])
         for name, (mean, weight) in record["means"].items():
-            self._means.setdefault(name, MeanTotal()).add(mean, weight)
+            self._means.setdefault(name, MeanTotal(name)).add((mean, weight))
 
     def join(self, other: ReconstructionMeter) -> None:
         """Add the samples of another process."""
@@ -237,7 +237,7 @@ class ReconstructionMeter:
         for view, total in self._depths.items():
             total.join(other._depths[view])
         for name, mean in other._means.items():
-            self._means.setdefault(name, MeanTotal()).join(mean)
+            self._means.setdefault(name, MeanTotal(name)).join(mean)
 
     def compute(self) -> dict[str, float]:
         """The metrics so far.
@@ -248,10 +248,7 @@ class ReconstructionMeter:
         if not self._samples:
             raise DataError("nothing to evaluate: the loader gave no batch (is the split empty?)")
         result = self._colour.metrics()
-        for view, total in self._depths.items():
-            result.update(total.metrics(view))
-        for name, mean in self._means.items():
-            if mean.weight:
-                result[name] = mean.total / mean.weight
+        for total in (*self._depths.values(), *self._means.values()):
+            result.update(total.metrics())
         result["samples"] = float(self._samples)
         return result

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from nsmae_plugin.errors import DataError
 from nsmae_plugin.evaluation.reconstruction import cells_of_patches
-from nsmae_plugin.evaluation.sums import psnr
+from nsmae_plugin.models.scores import psnr
 
 Array = NDArray[np.float32]
 Mask = NDArray[np.bool_]

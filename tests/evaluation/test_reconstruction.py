@@ -14,7 +14,7 @@ from nsmae_plugin.evaluation.reconstruction import (
     evaluate,
     measure,
 )
-from nsmae_plugin.evaluation.sums import psnr
+from nsmae_plugin.models.scores import psnr
 from tests.helpers.process_group import run_in_processes
 
 # Typed decimals, float32 inputs.

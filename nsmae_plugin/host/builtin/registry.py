@@ -24,6 +24,7 @@ SLOTS = (
     "fuser",
     "backbone_2d",
     "dense_head",
+    "render_head",
     "augmentor",
     "processor",
 )

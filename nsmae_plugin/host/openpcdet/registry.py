@@ -23,6 +23,9 @@ DICT_SLOTS = {
     "dense_head": "pcdet.models.dense_heads",
 }
 
+# slots that OpenPCDet does not have -> name -> class
+OWN_SLOTS: dict[str, dict[str, Callable[..., Any]]] = {"render_head": {}}
+
 # section of MODEL -> the slot in which OpenPCDet looks up its NAME
 SECTIONS = {
     "VFE": "vfe",
@@ -52,7 +55,7 @@ def register(slot: str, name: str, obj: Callable[..., Any]) -> None:
     Raises:
         HostError: unknown slot, or another object holds the name.
     """
-    in_dict = slot in DICT_SLOTS
+    in_dict = slot not in METHOD_SLOTS
     present = _table(slot).get(name) if in_dict else getattr(_holder(slot), name, None)
     if present is not None and present is not obj:
         raise HostError(
@@ -72,7 +75,7 @@ def lookup(slot: str, name: str) -> Any:
     Raises:
         HostError: unknown slot or name; lists the names that exist.
     """
-    entries = _table(slot) if slot in DICT_SLOTS else _steps(_holder(slot))
+    entries = _steps(_holder(slot)) if slot in METHOD_SLOTS else _table(slot)
     if name not in entries:
         raise HostError(f"OpenPCDet has no {slot} {name!r}; it has {', '.join(sorted(entries))}")
     return entries[name]
@@ -93,13 +96,15 @@ def check_names(model_cfg: Any) -> None:
 
 
 def _table(slot: str) -> dict[str, Callable[..., Any]]:
+    if slot in OWN_SLOTS:
+        return OWN_SLOTS[slot]
+    if slot not in DICT_SLOTS:
+        slots = ", ".join([*DICT_SLOTS, *OWN_SLOTS, *METHOD_SLOTS])
+        raise HostError(f"unknown slot {slot!r}; the slots are {slots}")
     return importlib.import_module(DICT_SLOTS[slot]).__dict__["__all__"]
 
 
 def _holder(slot: str) -> type:
-    if slot not in METHOD_SLOTS:
-        slots = ", ".join([*DICT_SLOTS, *METHOD_SLOTS])
-        raise HostError(f"unknown slot {slot!r}; the slots are {slots}")
     module, name = METHOD_SLOTS[slot]
     return getattr(importlib.import_module(module), name)
 

@@ -1,12 +1,14 @@
-"""Sums over cells from which reconstruction metrics are computed.
+"""Scores of rendered colour and depth, computed from sums over cells.
 
-A *record* holds the sums of one sample in plain arrays, as they are kept with the predictions of a
-data set; a total adds up records, and the totals of several processes.
+A *record* holds the sums of one sample in plain arrays; a :class:`Total` adds up the records of a
+data set and the totals of several processes, and divides once, in :meth:`Total.metrics`: the result
+does not depend on the batch size or on how the data set is sharded.
 """
 
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any
 
@@ -63,19 +65,36 @@ def depth_record(rendered: Tensor, target: Tensor, valid: Tensor, hidden: Tensor
     return {"error": np.array(errors), **record}
 
 
-class Total:
-    """A set of numbers and arrays that are sums, hence addable over processes."""
+class Total(ABC):
+    """Sums over samples: its attributes are numbers and arrays that add over processes.
+
+    Args:
+        name: of the quantity, in the names of its metrics.
+    """
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    @abstractmethod
+    def add(self, record: Any) -> None:
+        """Add the record of one sample."""
+
+    @abstractmethod
+    def metrics(self) -> dict[str, float]:
+        """The metrics so far; those of an empty set of cells are left out."""
 
     def join(self, other: Total) -> None:
         """Add what another process has summed up."""
         for name, value in vars(other).items():
-            vars(self)[name] = vars(self)[name] + value
+            if name != "_name":
+                vars(self)[name] = vars(self)[name] + value
 
 
 class ColourTotal(Total):
     """Adds up :func:`colour_record`."""
 
-    def __init__(self) -> None:
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
         self.cells, self.error = np.zeros(3), np.zeros(3)
         self.first, self.second = np.zeros((3, 3)), np.zeros((3, 3))
 
@@ -92,11 +111,11 @@ class ColourTotal(Total):
         constant = constant.sum(1).clip(min=0)
         result = {}
         for prefix, error in (("", self.error), ("baseline_mean_", constant)):
-            for row, name in enumerate(_CELL_SETS):
+            for row, cells in enumerate(_CELL_SETS):
                 if self.cells[row]:
                     mse = float(error[row] / (3 * self.cells[row]))
-                    result[f"{prefix}rgb_mse{name}"] = mse
-                    result[f"{prefix}rgb_psnr{name}"] = psnr(mse)
+                    result[f"{prefix}{self._name}_mse{cells}"] = mse
+                    result[f"{prefix}{self._name}_psnr{cells}"] = psnr(mse)
         return result
 
 
@@ -107,7 +126,8 @@ class DepthTotal(Total):
     constant is exact except within the one bin that holds the constant.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
         self.error = np.zeros(2)
         self.counts, self.totals = np.zeros((2, NUM_BINS)), np.zeros((2, NUM_BINS))
 
@@ -119,9 +139,10 @@ class DepthTotal(Total):
             np.add.at(self.counts[row], bins, 1.0)
             np.add.at(self.totals[row], bins, truth)
 
-    def metrics(self, name: str) -> dict[str, float]:
+    def metrics(self) -> dict[str, float]:
         if not self.counts.any():
             return {}
+        name = self._name
         constants = {"mean": self._mean(), "median": self._median()}
         result = self._by_set(f"{name}_mae", self.error)
         for kind, constant in constants.items():
@@ -149,11 +170,16 @@ class DepthTotal(Total):
 
 
 class MeanTotal(Total):
-    """One scalar, averaged with weights."""
+    """Averages one number; a record is the pair of a mean and its weight."""
 
-    def __init__(self) -> None:
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
         self.total = self.weight = 0.0
 
-    def add(self, mean: float, weight: float) -> None:
+    def add(self, record: tuple[float, float]) -> None:
+        mean, weight = record
         self.total += mean * weight
         self.weight += weight
+
+    def metrics(self) -> dict[str, float]:
+        return {self._name: self.total / self.weight} if self.weight else {}

@@ -1,0 +1,134 @@
+"""The base class of render heads, which the pre-training network and its evaluation ask by name.
+
+A head is one object: the view that it renders, the target of that view, its loss, its scores and
+its panels in the pictures. It is registered by ``host.register("render_head", NAME, cls)`` and
+listed in ``MODEL.RENDER_HEADS``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+from torch import Tensor, nn
+
+from nsmae_plugin.models.scores import Total
+
+
+@dataclass(frozen=True)
+class Encoders:
+    """What a render head may know of the network whose features it renders.
+
+    Attributes:
+        view_transform: writes ``depth_logits`` and ``depth_context``; None without cameras.
+        bev_channels: channels of each BEV feature map, by its key in the batch.
+        bev_stride: voxels per BEV cell along x and y.
+        voxel_size: x, y, z in metres.
+        grid_size: number of voxels along x, y, z.
+        point_cloud_range: least x, y, z and greatest x, y, z, metres.
+    """
+
+    view_transform: Any
+    bev_channels: Mapping[str, int]
+    bev_stride: int
+    voxel_size: tuple[float, ...]
+    grid_size: tuple[int, ...]
+    point_cloud_range: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One panel of the pictures of a sample.
+
+    Attributes:
+        sheet: panels of one sheet share a picture: the name of a camera, or ``bev``.
+        title: the line above the panel.
+        values: (h, w, 3) colours in [0, 1], or (h, w) numbers, NaN where there is none.
+        scale: quantity and unit of the numbers, for the colour bar; the panels of one head that
+            share a scale share its limits. None for colours.
+        error: draw the numbers as an absolute error.
+        extent: x_min, x_max, y_min, y_max in metres of a view from above, whose rows run along y;
+            None for an image.
+        overview: the panel is part of the overview of all sheets as well.
+    """
+
+    sheet: str
+    title: str
+    values: np.ndarray
+    scale: str | None = None
+    error: bool = False
+    extent: tuple[float, float, float, float] | None = None
+    overview: bool = False
+
+
+class RenderHead(nn.Module):
+    """A view rendered from the network's features, with its target, loss, scores and panels.
+
+    ``sample`` below is what :class:`~nsmae_plugin.detectors.nsmae.NSMAE` returns for one sample in
+    evaluation mode; its ``render_heads`` lists the registered names of the heads that rendered it.
+    Scores and panels need no network: they are class methods, and a record is plain numbers and
+    arrays that can be pickled.
+
+    Args:
+        model_cfg: the entry of MODEL.RENDER_HEADS.
+        encoders: what the head may know of the network.
+
+    Attributes:
+        slot: attribute of the detector, and prefix of the head's parameters in checkpoints.
+        terms: names of the loss terms; ``LOSS_CONFIG.LOSS_WEIGHTS.<term>_weight`` weighs them.
+        reads: keys of the features in the batch that the head renders.
+    """
+
+    slot: ClassVar[str]
+    terms: ClassVar[tuple[str, ...]]
+    reads: tuple[str, ...]
+
+    def __init__(self, model_cfg: Any, encoders: Encoders) -> None:
+        super().__init__()
+
+    def forward(self, batch_dict: dict[str, Any]) -> dict[str, Any]:
+        """Render the view: write ``rendered_*`` tensors with one row per sample."""
+        raise NotImplementedError
+
+    def targets(self, batch_dict: Mapping[str, Any]) -> dict[str, Tensor]:
+        """``target_*`` from the clean input, before it is masked; nothing is written into it."""
+        raise NotImplementedError
+
+    def hidden(self, batch_dict: Mapping[str, Any]) -> dict[str, Tensor]:
+        """``target_*_hidden``: target cells of which the network saw no input; in evaluation."""
+        return {}
+
+    def losses(self, batch_dict: Mapping[str, Any]) -> dict[str, Tensor]:
+        """The unweighted terms, () tensors by name, of a batch or of one sample of it."""
+        raise NotImplementedError
+
+    @classmethod
+    def cells(cls, sample: Mapping[str, Any]) -> dict[str, Tensor]:
+        """Bool masks of the cells over which the terms are means, which weigh the samples.
+
+        A term that is left out counts all samples alike.
+        """
+        return {}
+
+    @classmethod
+    def record(cls, sample: Mapping[str, Any]) -> dict[str, Any]:
+        """What :meth:`totals` add up of one sample, by the same names."""
+        return {}
+
+    @classmethod
+    def totals(cls) -> dict[str, Total]:
+        """Empty sums over samples, which turn into the metrics of the view."""
+        return {}
+
+    @classmethod
+    def panels(cls, sample: Mapping[str, Any]) -> list[Panel]:
+        """The panels of one sample.
+
+        Args:
+            sample: as above, with ``point_cloud_range`` and, where there are cameras, the clean
+                ``camera_imgs``, ``image_mean``, ``image_std`` of the batch and ``camera_names``, a
+                list of strings.
+        """
+        return []
