@@ -43,15 +43,15 @@ class Panel:
     """One panel of the pictures of a sample.
 
     Attributes:
-        sheet: panels of one sheet share a picture: the name of a camera, or ``bev``.
-        title: the line above the panel.
-        values: (h, w, 3) colours in [0, 1], or (h, w) numbers, NaN where there is none.
-        scale: quantity and unit of the numbers, for the colour bar; the panels of one head that
-            share a scale share its limits. None for colours.
-        error: draw the numbers as an absolute error.
-        extent: x_min, x_max, y_min, y_max in metres of a view from above, whose rows run along y;
-            None for an image.
-        overview: the panel is part of the overview of all sheets as well.
+        sheet: the picture that the panel belongs to, ``<sheet>.png``: the name of a camera, or
+            ``bev``. In the overview, a row.
+        title: printed above the panel.
+        values: (h, w, 3) colours in [0, 1], or (h, w) numbers, NaN where there are none.
+        scale: quantity and unit of the numbers, for the colour bar; None for colours. All panels
+            of a head with the same scale have the same limits.
+        error: the numbers are absolute errors, drawn in colours of their own.
+        extent: x_min, x_max, y_min, y_max of a bird's-eye view in the LiDAR frame, metres, with
+            rows along y; None for an image.
     """
 
     sheet: str
@@ -60,7 +60,6 @@ class Panel:
     scale: str | None = None
     error: bool = False
     extent: tuple[float, float, float, float] | None = None
-    overview: bool = False
 
 
 class RenderHead(nn.Module):
@@ -79,10 +78,12 @@ class RenderHead(nn.Module):
         slot: attribute of the detector, and prefix of the head's parameters in checkpoints.
         terms: names of the loss terms; ``LOSS_CONFIG.LOSS_WEIGHTS.<term>_weight`` weighs them.
         reads: keys of the features in the batch that the head renders.
+        rows: metric → title of its row in the table of metrics; other metrics have no row.
     """
 
     slot: ClassVar[str]
     terms: ClassVar[tuple[str, ...]]
+    rows: ClassVar[Mapping[str, str]] = {}
     reads: tuple[str, ...]
 
     def __init__(self, model_cfg: Any, encoders: Encoders) -> None:
@@ -124,7 +125,7 @@ class RenderHead(nn.Module):
 
     @classmethod
     def panels(cls, sample: Mapping[str, Any]) -> list[Panel]:
-        """The panels of one sample.
+        """The panels of the sheets of one sample, two in a row.
 
         Args:
             sample: as above, with ``point_cloud_range`` and, where there are cameras, the clean
@@ -132,3 +133,8 @@ class RenderHead(nn.Module):
                 list of strings.
         """
         return []
+
+    @classmethod
+    def overview(cls, sample: Mapping[str, Any]) -> list[Panel]:
+        """The panels for the overview of all heads, a row per sheet; as :meth:`panels`."""
+        return cls.panels(sample)
