@@ -21,7 +21,7 @@ from nsmae_plugin.formats.nuscenes.results import (
     make_results,
     prediction_dicts,
 )
-from nsmae_plugin.geometry.map_grid import MapGrid
+from nsmae_plugin.geometry.bev_grid import map_grid
 from nsmae_plugin.runtime import files
 from nsmae_plugin.runtime.file_names import file_name
 
@@ -94,7 +94,7 @@ class NuScenesEvaluation:
             files.write_text(f"{path}.json", json.dumps(content))
         if "masks_bev" in prediction:
             probabilities = prediction["masks_bev"].detach().float().cpu().numpy()
-            grid = MapGrid.from_config(self.dataset_cfg.MAP_CONFIG)
+            grid = map_grid(self.dataset_cfg.MAP_CONFIG)
             classes = map_classes(self.dataset_cfg.MAP_CONFIG)
             save_map(Path(f"{path}.npz"), token, probabilities, classes, grid)
         if reconstruction.rendered(prediction):

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from nsmae_plugin.detectors.bev_network import BEVNetwork, ModelInfo
 from nsmae_plugin.errors import ConfigError
 from nsmae_plugin.formats.maps.map_classes import map_classes
-from nsmae_plugin.geometry.map_grid import MapGrid
+from nsmae_plugin.geometry.bev_grid import map_grid
 from nsmae_plugin.models.map_head import BEVSegmentationHead
 
 Batch = dict[str, Any]
@@ -88,7 +88,7 @@ class BEVFusionMap(BEVNetwork):
             config,
             input_channels=info["num_bev_features"],
             classes=map_classes(map_config),
-            grid=MapGrid.from_config(map_config),
+            grid=map_grid(map_config),
             feature_range=info["point_cloud_range"],
         )
         info["module_list"].append(head)

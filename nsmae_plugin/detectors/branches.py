@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from nsmae_plugin.errors import ConfigError
+from nsmae_plugin.geometry.bev_grid import BEVGrid
 from nsmae_plugin.host.grids import LIDAR_STRIDE, camera_bev_stride, common_stride
 from nsmae_plugin.models.lift_splat import GEOMETRY, LiftSplatTransform
-from nsmae_plugin.models.targets import Columns
 
 CAMERA_SECTIONS = ("IMAGE_BACKBONE", "NECK", "VTRANSFORM")
 LIDAR_SECTIONS = ("VFE", "BACKBONE_3D", "MAP_TO_BEV")
@@ -51,19 +51,16 @@ def prepare_geometry(batch_dict: dict[str, Any], detector: Any) -> None:
         batch_dict[GEOMETRY] = detector.vtransform.prepare(batch_dict)
 
 
-def bev_columns(model_cfg: Any, dataset: Any) -> Columns:
+def bev_grid(model_cfg: Any, dataset: Any) -> BEVGrid:
     """The grid of the view from above, common to the branches that there are.
 
     Raises:
         ConfigError: the branches disagree, or the grid does not divide.
     """
-    voxel_size = tuple(float(value) for value in dataset.voxel_size)
-    size = tuple(int(count) for count in dataset.grid_size)
     strides = {}
     if model_cfg.get("BACKBONE_3D") is not None:
         strides["BACKBONE_3D"] = LIDAR_STRIDE
     if model_cfg.get("VTRANSFORM") is not None:
         strides["VTRANSFORM"] = camera_bev_stride(model_cfg.VTRANSFORM, dataset)
     stride = common_stride(strides, dataset)
-    lower = tuple(float(value) for value in dataset.point_cloud_range[:3])
-    return Columns(lower, voxel_size, size, stride)
+    return BEVGrid.of_voxels(dataset.point_cloud_range, dataset.voxel_size, stride)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from nsmae_plugin import host
 from nsmae_plugin.data.loader import batches_per_epoch
-from nsmae_plugin.detectors.branches import bev_columns, prepare_geometry, require_inputs
+from nsmae_plugin.detectors.branches import bev_grid, prepare_geometry, require_inputs
 from nsmae_plugin.detectors.nsmae_config import (
     camera_grid,
     check_heads,
@@ -69,8 +69,8 @@ class NSMAE(host.Detector3DTemplate):
         check_sections(model_cfg)
         self.steps_per_epoch: int | None = None
         self.camera_grid = camera_grid(model_cfg)
-        self.columns = bev_columns(model_cfg, dataset)
-        check_heads(model_cfg, self.columns)
+        self.bev_grid = bev_grid(model_cfg, dataset)
+        check_heads(model_cfg, self.bev_grid)
         self.module_topology = [
             "vfe",
             "backbone_3d",
@@ -106,7 +106,7 @@ class NSMAE(host.Detector3DTemplate):
         """
         require_inputs(batch_dict, self)
         batch_dict = dict(batch_dict)
-        batch_dict.update(build_targets(batch_dict, self.camera_grid, self.columns))
+        batch_dict.update(build_targets(batch_dict, self.camera_grid, self.bev_grid))
         prepare_geometry(batch_dict, self)
         return batch_dict
 
@@ -160,7 +160,7 @@ class NSMAE(host.Detector3DTemplate):
         }
         # Other view transforms, OpenPCDet's own among them, read LiDAR depth.
         depth_input = not isinstance(self.vtransform, FactorizedLSSTransform)
-        own |= hidden_cells(batch_dict, self.camera_grid, self.columns, depth_input)
+        own |= hidden_cells(batch_dict, self.camera_grid, self.bev_grid, depth_input)
         if self.mask_token is not None:
             own["image_patch_mask"] = batch_dict["image_patch_mask"].bool()
             own["masked_camera_imgs"] = batch_dict["camera_imgs"]
@@ -208,7 +208,7 @@ class NSMAE(host.Detector3DTemplate):
             BEV_HEADS,
             model_info_dict,
             channels=channels,
-            voxel_height=self.columns.voxel_size[2],
+            voxel_height=self.bev_grid.step[2],
         )
 
     def _build_own(

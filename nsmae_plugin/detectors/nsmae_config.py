@@ -10,8 +10,8 @@ from torch import Tensor
 
 from nsmae_plugin.detectors.branches import CAMERA_SECTIONS, LIDAR_SECTIONS, has_branch
 from nsmae_plugin.errors import ConfigError
-from nsmae_plugin.models.targets import CameraGrid, Columns
-from nsmae_plugin.ops.pooling_plan import bin_count
+from nsmae_plugin.geometry.bev_grid import BEVGrid, count_steps
+from nsmae_plugin.models.targets import CameraGrid
 
 MASKED_CAMERA = ("MASK_TOKEN", *CAMERA_SECTIONS)
 
@@ -53,7 +53,7 @@ def _check_stops(loss_config: Any) -> None:
         )
 
 
-def check_heads(model_cfg: Any, columns: Columns) -> None:
+def check_heads(model_cfg: Any, grid: BEVGrid) -> None:
     """Whether the heads fit the features and the range.
 
     Raises:
@@ -67,7 +67,7 @@ def check_heads(model_cfg: Any, columns: Columns) -> None:
                 f"MODEL.PERSPECTIVE_HEAD.IN_CHANNELS is {perspective.IN_CHANNELS}, but "
                 f"MODEL.VTRANSFORM.OUT_CHANNEL is {channels}: make them equal"
             )
-    levels, bins = columns.size[2], model_cfg.BEV_HEAD.NUM_BINS
+    levels, bins = grid.size[2], model_cfg.BEV_HEAD.NUM_BINS
     if bins != levels + 1:
         raise ConfigError(
             f"MODEL.BEV_HEAD.NUM_BINS is {bins}, but the range has {levels} voxels along z: set it "
@@ -77,7 +77,7 @@ def check_heads(model_cfg: Any, columns: Columns) -> None:
 
 def depth_edges(bound: Sequence[float]) -> Tensor:
     """(D + 1,) boundaries in metres of the depth bins, which sit at start, start + step, …"""
-    bins = bin_count(bound, "MODEL.VTRANSFORM.DBOUND")
+    bins = count_steps(bound, "MODEL.VTRANSFORM.DBOUND")
     start, _, step = bound
     return (start + step * (torch.arange(bins + 1, dtype=torch.float64) - 0.5)).float()
 

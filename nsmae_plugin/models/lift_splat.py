@@ -10,14 +10,13 @@ import torch
 from torch import nn
 
 from nsmae_plugin.errors import ConfigError, DataError
+from nsmae_plugin.geometry.bev_grid import BEVGrid, count_steps
 from nsmae_plugin.geometry.projection import frustum_pixels, frustum_rays
 from nsmae_plugin.ops.bev_pool import bev_pool, to_rows
 from nsmae_plugin.ops.kernels import check_kernels
 from nsmae_plugin.ops.pooling_plan import (
     ROUNDINGS,
-    BevGrid,
     PoolingPlan,
-    bin_count,
     build_plan,
     frustum_cells,
 )
@@ -74,10 +73,10 @@ class LiftSplatTransform(nn.Module, ABC):
         self.feature_size = tuple(model_cfg.FEATURE_SIZE)
         self.rounding = model_cfg.get("ROUNDING", "truncate")
         self.kernels = check_kernels(model_cfg.get("KERNELS", "torch"), "MODEL.VTRANSFORM.KERNELS")
-        self.grid = BevGrid.from_bounds(
+        self.grid = BEVGrid.from_bounds(
             {f"MODEL.VTRANSFORM.{key}": model_cfg[key] for key in ("XBOUND", "YBOUND", "ZBOUND")}
         )
-        self.num_bins = bin_count(model_cfg.DBOUND, "MODEL.VTRANSFORM.DBOUND")
+        self.num_bins = count_steps(model_cfg.DBOUND, "MODEL.VTRANSFORM.DBOUND")
         self.out_channels = model_cfg.OUT_CHANNEL
         _check_options(self, model_cfg)
         start, _, step = model_cfg.DBOUND
@@ -139,7 +138,7 @@ class LiftSplatTransform(nn.Module, ABC):
         if self._cached is not None and _same(self._cached[0], matrices):
             return self._cached[1]
         self._cached = None  # two plans need not be held at once
-        plan = build_plan(self.cells(batch_dict), len(matrices[0]) * self.grid.num_cells)
+        plan = build_plan(self.cells(batch_dict), len(matrices[0]) * self.grid.num_voxels)
         self._cached = (tuple(matrix.clone() for matrix in matrices), plan)
         return plan
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from nsmae_plugin.errors import ConfigError
-from nsmae_plugin.geometry.map_grid import MapGrid
+from nsmae_plugin.geometry.bev_grid import BEVGrid
 from nsmae_plugin.models.map_losses import map_loss
 from nsmae_plugin.ops.compositing import at_least_float32
 
@@ -51,7 +51,7 @@ class BEVSegmentationHead(nn.Module):
         model_cfg: Any,
         input_channels: int,
         classes: Sequence[str],
-        grid: MapGrid,
+        grid: BEVGrid,
         feature_range: Sequence[float],
     ) -> None:
         super().__init__()
@@ -102,7 +102,7 @@ class GridResampler(nn.Module):
     columns: Tensor  # (X,) centres of the map's columns, as a share of the range along x
     rows: Tensor  # (Y,) along y
 
-    def __init__(self, grid: MapGrid, feature_range: Sequence[float]) -> None:
+    def __init__(self, grid: BEVGrid, feature_range: Sequence[float]) -> None:
         super().__init__()
         bounds = (("XBOUND", grid.x_bound), ("YBOUND", grid.y_bound))
         for axis, (name, (low, high, _)) in enumerate(bounds):

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from nsmae_plugin.errors import ConfigError
+from nsmae_plugin.geometry.bev_grid import BEVGrid
 from nsmae_plugin.geometry.depth_map import ImageReturns, image_returns, z_buffer
 
 EDGE = 0.25  # pixels of the input by which turning an image may round
@@ -34,31 +35,9 @@ class CameraGrid:
     far: float
 
 
-@dataclass(frozen=True)
-class Columns:
-    """The voxel columns of the view from above; x, y, z.
-
-    Attributes:
-        lower: least corner of the range, metres.
-        voxel_size: metres.
-        size: number of voxels.
-        stride: voxels per BEV cell along x and y.
-    """
-
-    lower: tuple[float, ...]
-    voxel_size: tuple[float, ...]
-    size: tuple[int, ...]
-    stride: int
-
-    @property
-    def cells(self) -> tuple[int, int]:
-        """BEV cells along y and x."""
-        return self.size[1] // self.stride, self.size[0] // self.stride
-
-
 @torch.no_grad()
 def build_targets(
-    batch_dict: Mapping[str, Any], camera: CameraGrid | None, columns: Columns
+    batch_dict: Mapping[str, Any], camera: CameraGrid | None, grid: BEVGrid
 ) -> dict[str, Tensor]:
     """All targets of a batch.
 
@@ -87,7 +66,7 @@ def build_targets(
         depth, valid = _depth_target(_returns(batch_dict), batch_dict, camera)
         targets["target_depth"] = torch.where(filled, depth, 0.0)
         targets["target_depth_mask"] = valid & filled
-    depth, valid = bev_target(_points(batch_dict), batch_dict["batch_size"], columns)
+    depth, valid = bev_target(_points(batch_dict), batch_dict["batch_size"], grid)
     targets["target_bev_depth"], targets["target_bev_mask"] = depth, valid
     return targets
 
@@ -96,7 +75,7 @@ def build_targets(
 def hidden_cells(
     batch_dict: Mapping[str, Any],
     camera: CameraGrid | None,
-    columns: Columns,
+    grid: BEVGrid,
     depth_input: bool = True,
 ) -> dict[str, Tensor]:
     """Which target cells the network has seen no LiDAR of; for evaluation and pictures.
@@ -120,7 +99,7 @@ def hidden_cells(
         else:
             result["target_depth_hidden"] = valid
     valid = batch_dict["target_bev_mask"]
-    result["target_bev_hidden"] = valid & ~_occupied(batch_dict, columns)
+    result["target_bev_hidden"] = valid & ~_occupied(batch_dict, grid)
     return result
 
 
@@ -171,7 +150,7 @@ def filled_cells(batch_dict: Mapping[str, Any], stride: int) -> Tensor:
     return inside.unflatten(-1, (-1, 2)).unflatten(-3, (-1, 2)).all(-1).all(-2)
 
 
-def bev_target(points: Tensor, batch_size: int, columns: Columns) -> tuple[Tensor, Tensor]:
+def bev_target(points: Tensor, batch_size: int, grid: BEVGrid) -> tuple[Tensor, Tensor]:
     """Depth below the top of the range of the topmost occupied voxel in every BEV cell.
 
     Works on the points alone; no dense grid of voxels is built.
@@ -183,20 +162,17 @@ def bev_target(points: Tensor, batch_size: int, columns: Columns) -> tuple[Tenso
         depth (B, Y, X) in metres, to the centre of that voxel, 0 where the cell is empty; and a
         bool mask of the cells that are not.
     """
-    lower, voxel = points.new_tensor(columns.lower), points.new_tensor(columns.voxel_size)
-    index = torch.floor((points[:, 1:4] - lower) / voxel)
-    # False for NaN as well.
-    inside = ((index >= 0) & (index < index.new_tensor(columns.size))).all(1)
-    x, y, z = torch.where(inside[:, None], index, 0.0).long().unbind(1)
-    cell = _bev_cell(points[:, 0].long(), y, x, columns)
-    height, width = columns.cells
-    empty = columns.size[2]
+    index, inside = grid.voxels(points[:, 1:4])
+    x, y, z = index.unbind(1)
+    cell = grid.flat_cells(points[:, 0].long(), x, y)
+    height, width = grid.shape
+    empty = grid.size[2]
     level = torch.where(inside, empty - 1 - z, empty)  # 0 is the top; points outside change nothing
     highest = level.new_full((batch_size * height * width,), empty)
     highest.scatter_reduce_(0, cell, level, "amin")
     highest = highest.view(batch_size, height, width)
     valid = highest < empty
-    depth = (highest + 0.5) * columns.voxel_size[2]
+    depth = (highest + 0.5) * grid.step[2]
     return torch.where(valid, depth, 0.0), valid
 
 
@@ -244,16 +220,10 @@ def _points(batch_dict: Mapping[str, Any]) -> Tensor:
     return batch_dict["lidar_aug_matrix"].new_zeros(0, 4) if points is None else points
 
 
-def _occupied(batch_dict: Mapping[str, Any], columns: Columns) -> Tensor:
+def _occupied(batch_dict: Mapping[str, Any], grid: BEVGrid) -> Tensor:
     """(B, Y, X) bool: BEV cells with a visible voxel."""
     occupied = torch.zeros_like(batch_dict["target_bev_mask"])
     if "voxel_coords" in batch_dict:
         sample, _, y, x = batch_dict["voxel_coords"].long().unbind(1)
-        occupied.view(-1)[_bev_cell(sample, y, x, columns)] = True
+        occupied.view(-1)[grid.flat_cells(sample, x, y)] = True
     return occupied
-
-
-def _bev_cell(sample: Tensor, y: Tensor, x: Tensor, columns: Columns) -> Tensor:
-    height, width = columns.cells
-    row, column = y // columns.stride, x // columns.stride
-    return (sample * height + row) * width + column

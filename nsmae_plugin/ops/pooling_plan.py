@@ -6,68 +6,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 import torch
 from torch.nn import functional as F
 
-from nsmae_plugin.errors import ConfigError
+from nsmae_plugin.geometry.bev_grid import BEVGrid
 
 ROUNDINGS = ("truncate", "floor")
-
-
-def bin_count(bound: Sequence[float], name: str) -> int:
-    """Number of steps in ``[start, stop, step]``.
-
-    Rounded, not truncated: (50.4 - -50.4) / 0.4 is 251.99... in floating point and means 252.
-
-    Raises:
-        ConfigError: the range is no positive multiple (to 1e-3) of the step.
-    """
-    start, stop, step = bound
-    count = (stop - start) / step if step > 0 else 0.0
-    if round(count) < 1 or abs(count - round(count)) > 1e-3:
-        raise ConfigError(
-            f"{name} {list(bound)}: the range {stop - start:g} must be a positive multiple of the "
-            f"step {step:g}"
-        )
-    return round(count)
-
-
-@dataclass(frozen=True)
-class BevGrid:
-    """Cells along x, y and z: lower corner and cell size in metres, and counts."""
-
-    lower: tuple[float, ...]
-    step: tuple[float, ...]
-    size: tuple[int, ...]
-
-    @classmethod
-    def from_bounds(cls, bounds: dict[str, Sequence[float]]) -> BevGrid:
-        """Of three ``name: [start, stop, step]`` in the order x, y, z.
-
-        Raises:
-            ConfigError: naming a bound whose range is no multiple of its step.
-        """
-        return cls(
-            lower=tuple(float(bound[0]) for bound in bounds.values()),
-            step=tuple(float(bound[2]) for bound in bounds.values()),
-            size=tuple(bin_count(bound, name) for name, bound in bounds.items()),
-        )
-
-    @property
-    def num_cells(self) -> int:
-        """Cells of one sample."""
-        return self.size[0] * self.size[1] * self.size[2]
 
 
 def frustum_cells(
     rays: torch.Tensor,
     origins: torch.Tensor,
     depths: torch.Tensor,
-    grid: BevGrid,
+    grid: BEVGrid,
     rounding: str = "floor",
 ) -> torch.Tensor:
     """BEV cell of every (pixel, bin) pair.
@@ -96,12 +50,12 @@ def frustum_cells(
                 depths,
                 grid,
                 rounding,
-                sample * grid.num_cells,
+                sample * grid.num_voxels,
             )
     return cells.flatten(0, 2)
 
 
-def _camera_cells(rays, origin, depths, grid: BevGrid, rounding: str, first) -> torch.Tensor:
+def _camera_cells(rays, origin, depths, grid: BEVGrid, rounding: str, first) -> torch.Tensor:
     above = torch.gt if rounding == "truncate" else torch.ge
     lowest = -1.0 if rounding == "truncate" else 0.0
     cell = torch.zeros(len(rays), len(depths), dtype=torch.int32, device=rays.device)

@@ -6,11 +6,12 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from nsmae_plugin.formats.maps.bev_map import BEVMap
-from nsmae_plugin.geometry.map_grid import MapGrid
+from nsmae_plugin.geometry.bev_grid import BEVGrid
 from nsmae_plugin.visualization import panels
 from nsmae_plugin.visualization.frame import PANEL_WIDTH, CameraImage, Frame, camera_figure
 from nsmae_plugin.visualization.map_pictures import class_patches, paint
@@ -37,7 +38,7 @@ def ground_plane(info: Mapping[str, Any]) -> np.ndarray:
 
 
 def ground_cells(
-    grid: MapGrid, ground: np.ndarray, lidar2image: np.ndarray, pixels: np.ndarray
+    grid: BEVGrid, ground: np.ndarray, lidar2image: np.ndarray, pixels: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Map cells seen at pixels, if nothing stands on the ground.
 
@@ -57,16 +58,14 @@ def ground_cells(
     ground_points = np.concatenate([pixels, ones], axis=-1) @ np.linalg.inv(homography).T
     seen = ground_points[..., 2] > 0
     metres = ground_points[..., :2] / np.where(seen, ground_points[..., 2], 1.0)[..., None]
-    columns, rows = (
-        np.floor((metres[..., axis] - low) / step)
-        for axis, (low, _, step) in enumerate((grid.x_bound, grid.y_bound))
-    )
-    seen &= (columns >= 0) & (columns < grid.shape[1]) & (rows >= 0) & (rows < grid.shape[0])
-    return seen, rows[seen].astype(int), columns[seen].astype(int)
+    cells, inside = (one.numpy() for one in grid.voxels(torch.from_numpy(metres[seen])))
+    seen[seen] = inside
+    columns, rows = cells[inside].T
+    return seen, rows, columns
 
 
 def overlay(
-    picture: np.ndarray, grid: MapGrid, ground: np.ndarray, camera: CameraImage, width: int
+    picture: np.ndarray, grid: BEVGrid, ground: np.ndarray, camera: CameraImage, width: int
 ) -> np.ndarray:
     """Warp a picture of the ground into a camera image.
 

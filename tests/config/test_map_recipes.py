@@ -14,8 +14,8 @@ import nsmae_plugin
 from nsmae_plugin import host
 from nsmae_plugin.config.load import load_config
 from nsmae_plugin.data.loader import build_dataloader
-from nsmae_plugin.detectors.branches import bev_columns
-from nsmae_plugin.geometry.map_grid import MapGrid
+from nsmae_plugin.detectors.branches import bev_grid
+from nsmae_plugin.geometry.bev_grid import map_grid
 from nsmae_plugin.optimization.optim import build_optimizer
 from nsmae_plugin.training.transfer import load_pretrained
 
@@ -65,7 +65,7 @@ def test_the_tiny_recipe_is_the_full_one_with_smaller_parts(name):
         steps = [step.NAME for step in config.DATA_CONFIG.DATA_PROCESSOR]
         assert not any(step.startswith("mask_") for step in steps[1:])  # nothing is hidden
         assert config.DATA_CONFIG.MAP_CONFIG.CLASSES == CLASSES
-        assert MapGrid.from_config(config.DATA_CONFIG.MAP_CONFIG).shape == (200, 200)
+        assert map_grid(config.DATA_CONFIG.MAP_CONFIG).shape == (200, 200)
 
 
 def full_grid(name):
@@ -78,16 +78,16 @@ def full_grid(name):
         point_cloud_range=[*low, *high],
         grid_size=np.round((high - low) / step.VOXEL_SIZE),
     )
-    return bev_columns(config.MODEL, dataset)
+    return bev_grid(config.MODEL, dataset)
 
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_the_full_recipe_is_on_the_grid_of_the_pretraining(name):
     assert full_grid(name) == full_grid("nsmae_pretrain")
-    assert full_grid(name).cells == (180, 180)
+    assert full_grid(name).shape == (180, 180)
     published = full_grid("bevfusion_map_voxel01")
-    assert published.cells == (128, 128)
-    assert published.stride * published.voxel_size[0] == pytest.approx(0.8)
+    assert published.shape == (128, 128)
+    assert published.stride * published.step[0] == pytest.approx(0.8)
 
 
 @pytest.mark.parametrize("name", ["bevfusion_map", "camera_map"])
@@ -107,9 +107,9 @@ def test_position_biases_of_the_full_recipe_do_not_decay(name):
 @pytest.mark.parametrize("name", RECIPES)
 def test_all_sensors_meet_in_cells_of_80_centimetres(name, synthetic_root):
     dataset, _ = load(name, synthetic_root)
-    columns = bev_columns(read(name, synthetic_root).MODEL, dataset)
-    assert columns.cells == (128, 128)
-    assert columns.stride * columns.voxel_size[0] == pytest.approx(0.8)
+    grid = bev_grid(read(name, synthetic_root).MODEL, dataset)
+    assert grid.shape == (128, 128)
+    assert grid.stride * grid.step[0] == pytest.approx(0.8)
 
 
 @pytest.mark.parametrize("name", RECIPES)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from easydict import EasyDict
 
-from nsmae_plugin.detectors.branches import bev_columns
+from nsmae_plugin.detectors.branches import bev_grid
 from nsmae_plugin.detectors.nsmae_config import (
     camera_grid,
     check_heads,
@@ -15,7 +15,7 @@ from nsmae_plugin.detectors.nsmae_config import (
     depth_edges,
 )
 from nsmae_plugin.errors import ConfigError
-from nsmae_plugin.models.targets import CameraGrid, Columns
+from nsmae_plugin.models.targets import CameraGrid
 
 CAMERA = {
     "MASK_TOKEN": {"NAME": "ImageMaskToken", "PATCH_SIZE": 8},
@@ -65,13 +65,12 @@ def paper_dataset(extent=54.0, voxel=0.075):
 def test_the_papers_configuration_is_accepted_with_either_branch_or_both(parts):
     config = model(*parts)
     check_sections(config)
-    columns = bev_columns(config, paper_dataset())
-    check_heads(config, columns)
-    assert columns.stride == 8
-    assert columns.cells == (180, 180)
-    assert columns == Columns(
-        (-54.0, -54.0, -5.0), (0.075, 0.075, 0.2), (1440, 1440, 40), columns.stride
-    )
+    grid = bev_grid(config, paper_dataset())
+    check_heads(config, grid)
+    assert grid.stride == 8
+    assert grid.shape == (180, 180)
+    assert grid.size == (1440, 1440, 40)
+    assert (grid.lower, grid.step) == ((-54.0, -54.0, -5.0), (0.075, 0.075, 0.2))
 
 
 def test_the_grid_of_the_cameras_follows_from_the_view_transform():
@@ -142,12 +141,12 @@ def test_lidar_alone_may_not_stop_its_only_loss(key, message):
 )
 def test_bev_grids_that_do_not_match_are_refused(vtransform, message):
     with pytest.raises(ConfigError, match=message):
-        bev_columns(model(CAMERA, LIDAR, **vtransform), paper_dataset())
+        bev_grid(model(CAMERA, LIDAR, **vtransform), paper_dataset())
 
 
 def test_a_grid_that_does_not_divide_is_refused():
     with pytest.raises(ConfigError, match="1444 x 1444 voxels do not divide"):
-        bev_columns(model(LIDAR), paper_dataset(extent=54.15))
+        bev_grid(model(LIDAR), paper_dataset(extent=54.15))
 
 
 def test_an_image_that_the_features_do_not_divide_is_refused():
@@ -157,10 +156,10 @@ def test_an_image_that_the_features_do_not_divide_is_refused():
 
 def test_channels_and_bins_must_fit():
     config = model(CAMERA, LIDAR)
-    columns = bev_columns(config, paper_dataset())
+    grid = bev_grid(config, paper_dataset())
     config.BEV_HEAD.NUM_BINS = 40
     with pytest.raises(ConfigError, match="set it to 41"):
-        check_heads(config, columns)
+        check_heads(config, grid)
     config.PERSPECTIVE_HEAD.IN_CHANNELS = 64
     with pytest.raises(ConfigError, match="OUT_CHANNEL is 80"):
-        check_heads(config, columns)
+        check_heads(config, grid)

@@ -3,9 +3,9 @@
 import numpy as np
 
 from nsmae_plugin.formats.maps.bev_map import BEVMap
-from nsmae_plugin.geometry.map_grid import MapGrid
+from nsmae_plugin.geometry.bev_grid import BEVGrid
 
-GRID = MapGrid((-1.0, 1.0, 0.5), (0.0, 1.0, 0.5))  # 2 rows, 4 columns
+GRID = BEVGrid((-1.0, 1.0, 0.5), (0.0, 1.0, 0.5))  # 2 rows, 4 columns
 CLASSES = ("drivable_area", "walkway", "stop_line")
 PROBABILITIES = np.array(
     [

@@ -18,8 +18,8 @@ from nsmae_plugin.formats.infos import write_infos
 from nsmae_plugin.formats.maps import map_labels
 from nsmae_plugin.formats.maps.map_labels import MapLabels, ground_to_lidar
 from nsmae_plugin.formats.maps.map_raster import rasterise
+from nsmae_plugin.geometry.bev_grid import map_grid
 from nsmae_plugin.geometry.boxes import lidar_to_global
-from nsmae_plugin.geometry.map_grid import MapGrid
 from nsmae_plugin.geometry.world_augmentation import flip, scaling, translation
 from tests.helpers.map_files import (
     LINE_WIDTH,
@@ -72,7 +72,7 @@ def origins(info, augmentation):
 
     The LiDAR stands upright and the augmentation turns about its axis, so heights do not matter.
     """
-    centres = MapGrid.from_config(SECTION).centres()
+    centres = map_grid(SECTION).centres()
     above = np.concatenate([centres, np.zeros((*centres.shape[:2], 1))], axis=-1)
     back = lidar_to_global(info) @ np.linalg.inv(augmentation)
     return np.moveaxis((above @ back[:3, :3].T + back[:3, 3])[..., :2] - ORIGIN, -1, 0)
@@ -275,7 +275,7 @@ def test_only_maps_of_locations_with_samples_are_opened_each_once(tmp_path, monk
     ("changes", "message"),
     [
         ({"CLASSES": ["pavement"]}, "no layer of the map is called 'pavement'"),
-        ({"XBOUND": [-20.0, 20.0, 0.7]}, r"XBOUND .* 57.1429 cells"),
+        ({"XBOUND": [-20.0, 20.0, 0.7]}, r"XBOUND .* 57.1429 steps"),
         ({"LINE_WIDTH": 0.0}, "LINE_WIDTH must be positive metres, not 0"),
     ],
 )

@@ -9,12 +9,12 @@ from shapely.geometry import Point, Polygon, box
 
 from nsmae_plugin.formats.maps.map_raster import rasterise
 from nsmae_plugin.formats.maps.vector_map import VectorMap
-from nsmae_plugin.geometry.map_grid import MapGrid
+from nsmae_plugin.geometry.bev_grid import BEVGrid
 from nsmae_plugin.geometry.world_augmentation import flip, rotation, scaling, translation
 
-SMALL = MapGrid((0.0, 5.0, 1.0), (0.0, 4.0, 1.0))
-SQUARE = MapGrid((-20.0, 20.0, 0.5), (-20.0, 20.0, 0.5))
-OBLONG = MapGrid((-10.0, 25.0, 0.5), (-20.0, 4.0, 0.75))  # neither centred nor square
+SMALL = BEVGrid((0.0, 5.0, 1.0), (0.0, 4.0, 1.0))
+SQUARE = BEVGrid((-20.0, 20.0, 0.5), (-20.0, 20.0, 0.5))
+OBLONG = BEVGrid((-10.0, 25.0, 0.5), (-20.0, 4.0, 0.75))  # neither centred nor square
 STAY = np.eye(3)[:2]
 
 

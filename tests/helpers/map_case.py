@@ -4,7 +4,7 @@ import torch
 
 import nsmae_plugin
 from nsmae_plugin import host
-from nsmae_plugin.geometry.map_grid import MapGrid
+from nsmae_plugin.geometry.bev_grid import map_grid
 from tests.helpers.detector_case import labels, make_config, make_dataset
 from tests.helpers.made_up_batch import made_up_batch
 
@@ -23,7 +23,7 @@ MAP_CONFIG = {
     "YBOUND": [-9.0, 10.0, 0.5],
     "LINE_WIDTH": 1.0,
 }
-GRID = MapGrid.from_config(MAP_CONFIG)
+GRID = map_grid(MAP_CONFIG)
 SHAPE = (len(CLASSES), *GRID.shape)
 
 

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from nsmae_plugin.host.builtin.modules.bev_grid import BevGrid
+from nsmae_plugin.geometry.bev_grid import BEVGrid
 from nsmae_plugin.host.builtin.modules.center_boxes import decode, gather
 from tests.helpers.center_head_case import make_head, random_labels
 
@@ -53,7 +53,7 @@ def one_box_maps(x=5, y=3, score=2.0):
     return maps
 
 
-GRID = BevGrid(origin=(-8.0, -6.0), voxel_size=(0.1, 0.1), stride=8, size=(20, 15))
+GRID = BEVGrid((-8.0, 8.0, 0.1), (-6.0, 6.0, 0.1), stride=8)  # 15 rows, 20 columns
 EVERYWHERE = [-100, -100, -10, 100, 100, 10]
 
 

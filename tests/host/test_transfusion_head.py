@@ -117,7 +117,7 @@ def test_huge_features_give_no_nan():
 
 
 def test_queries_start_at_the_cells_of_a_map_that_is_not_square():
-    head = make_head(grid_size=[320, 160, 40]).eval()
+    head = make_head(point_cloud_range=[-16.0, -8.0, -5.0, 16.0, 8.0, 3.0]).eval()
     head.prediction_head.center[-1].weight.data.zero_()
     head.prediction_head.center[-1].bias.data.zero_()
     batch = make_batch(0, size=(20, 40))

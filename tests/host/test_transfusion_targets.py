@@ -8,7 +8,7 @@ import torch
 from easydict import EasyDict
 
 from nsmae_plugin.errors import ConfigError
-from nsmae_plugin.host.builtin.modules.bev_grid import BevGrid
+from nsmae_plugin.geometry.bev_grid import BEVGrid
 from nsmae_plugin.host.builtin.modules.hungarian import HungarianAssigner, iou_3d
 from nsmae_plugin.host.builtin.modules.transfusion_targets import (
     TargetAssigner,
@@ -17,7 +17,7 @@ from nsmae_plugin.host.builtin.modules.transfusion_targets import (
 )
 from tests.helpers.transfusion_case import RANGE, gt_boxes, head_config
 
-GRID = BevGrid(origin=(-12.8, -12.8), voxel_size=(0.1, 0.1), stride=8, size=(32, 32))
+GRID = BEVGrid((-12.8, 12.8, 0.1), (-12.8, 12.8, 0.1), stride=8)
 NAMES = {"center": (0, 2), "height": (2, 3), "dim": (3, 6), "rot": (6, 8), "vel": (8, 10)}
 
 
@@ -47,7 +47,7 @@ def test_decoding_undoes_encoding(columns):
 
 
 def test_a_grid_of_oblong_cells_keeps_x_and_y_apart():
-    grid = BevGrid(origin=(-4.0, -10.0), voxel_size=(0.5, 0.25), stride=4, size=(8, 20))
+    grid = BEVGrid((-4.0, 12.0, 0.5), (-10.0, 10.0, 0.25), stride=4)
     cells = grid.coordinates(torch.tensor([[0.0, 0.0]]))
     assert cells.tolist() == [[2.0, 10.0]]
     assert grid.metres(cells).tolist() == [[0.0, 0.0]]

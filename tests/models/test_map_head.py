@@ -7,12 +7,12 @@ from easydict import EasyDict
 from torch import nn
 
 from nsmae_plugin.errors import ConfigError
-from nsmae_plugin.geometry.map_grid import MapGrid
+from nsmae_plugin.geometry.bev_grid import BEVGrid
 from nsmae_plugin.models.map_head import BEVSegmentationHead, GridResampler, interpolation_matrix
 
 # Other extents, steps and counts along x and y, so that no axis can stand in for the other.
 RANGE = [-8.0, -6.0, -5.0, 8.0, 10.0, 3.0]
-GRID = MapGrid((-7.0, 7.5, 0.5), (-5.0, 9.0, 0.4))
+GRID = BEVGrid((-7.0, 7.5, 0.5), (-5.0, 9.0, 0.4))
 CELLS = (20, 16)  # features along y and x: 0.8 m and 1 m
 CLASSES = ["drivable_area", "walkway"]
 LOSS = {"LOSS": "focal", "LOSS_WEIGHTS": {"map_weight": 3.0}}
@@ -72,13 +72,13 @@ def test_it_is_bilinear_sampling_by_torch(device):
 
 
 def test_on_the_grid_of_the_features_nothing_changes():
-    same = MapGrid((-8.0, 8.0, 1.0), (-6.0, 10.0, 1.0))
+    same = BEVGrid((-8.0, 8.0, 1.0), (-6.0, 10.0, 1.0))
     maps = torch.randn(1, 3, 16, 16, generator=torch.Generator().manual_seed(0))
     assert torch.equal(GridResampler(same, RANGE)(maps), maps)
 
 
 def test_the_outermost_features_hold_up_to_the_edge_of_the_range():
-    fine = MapGrid((-8.0, 8.0, 0.25), (-6.0, 10.0, 0.25))
+    fine = BEVGrid((-8.0, 8.0, 0.25), (-6.0, 10.0, 0.25))
     maps = torch.full((1, 1, *CELLS), 0.0)
     maps[..., 0], maps[..., -1] = 1.0, 2.0  # least and greatest x
     row = GridResampler(fine, RANGE)(maps)[0, 0, 32]
@@ -87,7 +87,7 @@ def test_the_outermost_features_hold_up_to_the_edge_of_the_range():
 
 
 def test_gradients_of_resampling_are_those_of_finite_differences():
-    resample = GridResampler(MapGrid((-7.0, 7.0, 3.5), (-5.0, 9.0, 2.8)), RANGE).double()
+    resample = GridResampler(BEVGrid((-7.0, 7.0, 3.5), (-5.0, 9.0, 2.8)), RANGE).double()
     maps = torch.randn(1, 2, 4, 3, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(resample, maps)
 
@@ -154,10 +154,10 @@ def test_the_loss_sums_the_classes_and_is_weighed():
 @pytest.mark.parametrize(
     ("grid", "name"),
     [
-        (MapGrid((-8.5, 7.0, 0.5), (-5.0, 9.0, 0.5)), "XBOUND reaches from -8.5"),
-        (MapGrid((-7.0, 8.5, 0.5), (-5.0, 9.0, 0.5)), "XBOUND reaches from -7 to 8.5"),
-        (MapGrid((-7.0, 7.0, 0.5), (-6.5, 9.0, 0.5)), "YBOUND reaches from -6.5"),
-        (MapGrid((-7.0, 7.0, 0.5), (-5.0, 10.5, 0.5)), "YBOUND reaches from -5 to 10.5"),
+        (BEVGrid((-8.5, 7.0, 0.5), (-5.0, 9.0, 0.5)), "XBOUND reaches from -8.5"),
+        (BEVGrid((-7.0, 8.5, 0.5), (-5.0, 9.0, 0.5)), "XBOUND reaches from -7 to 8.5"),
+        (BEVGrid((-7.0, 7.0, 0.5), (-6.5, 9.0, 0.5)), "YBOUND reaches from -6.5"),
+        (BEVGrid((-7.0, 7.0, 0.5), (-5.0, 10.5, 0.5)), "YBOUND reaches from -5 to 10.5"),
     ],
 )
 def test_a_map_beyond_the_features_is_refused(grid, name):

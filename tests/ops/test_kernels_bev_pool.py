@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from nsmae_plugin.errors import ConfigError
+from nsmae_plugin.geometry.bev_grid import BEVGrid
 from nsmae_plugin.ops.bev_pool import bev_pool
-from nsmae_plugin.ops.pooling_plan import BevGrid, build_plan, frustum_cells
+from nsmae_plugin.ops.pooling_plan import build_plan, frustum_cells
 from tests.ops.test_bev_pool import random_factors, values_and_gradients
 
 
@@ -76,7 +77,7 @@ def test_a_grid_that_no_pair_enters_gives_zeros_and_zero_gradients(kernel_device
 
 
 def test_several_layers_along_z_are_cells_like_others(kernel_device):
-    grid = BevGrid((-2.0, -1.0, -1.0), (1.0, 0.5, 0.5), (4, 4, 4))
+    grid = BEVGrid((-2.0, 2.0, 1.0), (-1.0, 1.0, 0.5), (-1.0, 1.0, 0.5))
     generator = torch.Generator().manual_seed(0)
     rays = torch.randn(2, 3, 10, 3, generator=generator)
     depths = torch.arange(0.5, 3.0, 0.5)

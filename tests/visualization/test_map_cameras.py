@@ -11,8 +11,8 @@ from nsmae_plugin.formats.image_files import load_image
 from nsmae_plugin.formats.infos import read_infos
 from nsmae_plugin.formats.maps.bev_map import BEVMap
 from nsmae_plugin.formats.maps.map_labels import MapLabels
+from nsmae_plugin.geometry.bev_grid import BEVGrid
 from nsmae_plugin.geometry.boxes import Boxes, make_boxes
-from nsmae_plugin.geometry.map_grid import MapGrid
 from nsmae_plugin.visualization.box_lines import project
 from nsmae_plugin.visualization.frame import CameraImage, Frame
 from nsmae_plugin.visualization.map_cameras import (
@@ -23,7 +23,7 @@ from nsmae_plugin.visualization.map_cameras import (
     overlay,
 )
 
-GRID = MapGrid((-30.0, 30.0, 0.5), (-20.0, 20.0, 0.5))
+GRID = BEVGrid((-30.0, 30.0, 0.5), (-20.0, 20.0, 0.5))
 # Looks along the LiDAR's y, from 0.3 m below it; 160 x 90 pixels.
 AHEAD = np.array([[100.0, 80, 0, 0], [0, 45, -100, -30], [0, 1, 0, 0], [0, 0, 0, 1]])
 GROUND = np.array([0.02, -0.01, -1.84])  # the LiDAR is mounted at a slant
@@ -104,7 +104,7 @@ def test_prediction_or_vector_map_is_laid_upon_the_images():
         assert covered.max() == 0.5
 
 
-def yellow_places(grid: MapGrid, root, info, name) -> tuple[np.ndarray, np.ndarray]:
+def yellow_places(grid: BEVGrid, root, info, name) -> tuple[np.ndarray, np.ndarray]:
     """Cells of the ground where a camera sees the yellow paint between the directions."""
     camera = info["cams"][name]
     image = np.asarray(load_image(root / camera["data_path"], info["token"]), dtype=float)

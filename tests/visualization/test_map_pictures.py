@@ -10,8 +10,8 @@ from PIL import Image
 
 from nsmae_plugin.formats.maps.bev_map import BEVMap
 from nsmae_plugin.formats.maps.map_classes import LAYERS_OF_CLASS
+from nsmae_plugin.geometry.bev_grid import BEVGrid
 from nsmae_plugin.geometry.boxes import make_boxes
-from nsmae_plugin.geometry.map_grid import MapGrid
 from nsmae_plugin.visualization.frame import CAMERA_ORDER, CameraImage, Frame
 from nsmae_plugin.visualization.map_pictures import (
     MAP_COLOURS,
@@ -21,7 +21,7 @@ from nsmae_plugin.visualization.map_pictures import (
     paint,
 )
 
-GRID = MapGrid((-20.0, 20.0, 1.0), (-10.0, 10.0, 1.0))
+GRID = BEVGrid((-20.0, 20.0, 1.0), (-10.0, 10.0, 1.0))
 CLASSES = ("stop_line", "drivable_area", "walkway")
 
 

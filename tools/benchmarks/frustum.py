@@ -18,13 +18,14 @@ import nsmae_plugin  # noqa: F401  (before torch: sets the OpenMP policy)
 import torch
 from torch.nn import functional as F
 
+from nsmae_plugin.geometry.bev_grid import BEVGrid
 from nsmae_plugin.geometry.projection import frustum_pixels, frustum_rays
 from nsmae_plugin.models.lift_splat import GEOMETRY_KEYS
 from nsmae_plugin.ops.bev_pool import bev_pool, to_rows
 from nsmae_plugin.ops.compositing import density_bias
 from nsmae_plugin.ops.frustum_render import render_frustum
 from nsmae_plugin.ops.kernels import triton_installed
-from nsmae_plugin.ops.pooling_plan import BevGrid, PoolingPlan, build_plan, frustum_cells
+from nsmae_plugin.ops.pooling_plan import PoolingPlan, build_plan, frustum_cells
 from nsmae_plugin.runtime.command_line import errors_in_one_line
 from tools.benchmarks.inputs import ring_of_cameras
 from tools.benchmarks.materialised import (
@@ -97,7 +98,7 @@ def make_problem(
     def randn(*shape: int) -> torch.Tensor:
         return torch.randn(*shape, generator=generator).to(device, dtype)
 
-    grid = BevGrid.from_bounds({"x": size.bev, "y": size.bev, "z": (-10.0, 10.0, 20.0)})
+    grid = BEVGrid.from_bounds({"x": size.bev, "y": size.bev, "z": (-10.0, 10.0, 20.0)})
     images = batch * size.cameras
     centres = size.depth[0] + size.depth[2] * torch.arange(size.bins, dtype=torch.float64)
     edges = torch.cat((centres - size.depth[2] / 2, centres[-1:] + size.depth[2] / 2))
@@ -109,7 +110,7 @@ def make_problem(
     for leaf in leaves:
         leaf.requires_grad_()
     upstream = (
-        randn(batch * grid.num_cells, size.channels),
+        randn(batch * grid.num_voxels, size.channels),
         randn(images, 3, *size.features),
         randn(images, *size.features),
         randn(images, *size.features),
@@ -118,14 +119,14 @@ def make_problem(
         leaves=leaves,
         upstream=upstream,
         cells=_rig_cells(size, batch, centres.float(), grid).to(device),
-        num_cells=batch * grid.num_cells,
+        num_cells=batch * grid.num_voxels,
         centres=centres.to(device, dtype),
         edges=edges.to(device, dtype),
         bias=density_bias(size.depth[1] - size.depth[0]),
     )
 
 
-def _rig_cells(size: Size, batch: int, centres: torch.Tensor, grid: BevGrid) -> torch.Tensor:
+def _rig_cells(size: Size, batch: int, centres: torch.Tensor, grid: BEVGrid) -> torch.Tensor:
     """(P, D) cells of a ring of cameras."""
     rig = ring_of_cameras(batch, size.cameras, size.image)
     matrices = (rig[key] for key in GEOMETRY_KEYS)

@@ -24,11 +24,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, MaxNLocator
 
+from nsmae_plugin.geometry.bev_grid import BEVGrid
 from nsmae_plugin.geometry.depth_map import image_returns, z_buffer
 from nsmae_plugin.geometry.projection import frustum_pixels, frustum_rays
 from nsmae_plugin.models.lift_splat import GEOMETRY_KEYS
-from nsmae_plugin.models.targets import Columns, bev_target
-from nsmae_plugin.ops.pooling_plan import BevGrid, build_plan, frustum_cells
+from nsmae_plugin.models.targets import bev_target
+from nsmae_plugin.ops.pooling_plan import build_plan, frustum_cells
 from nsmae_plugin.runtime.command_line import errors_in_one_line
 from nsmae_plugin.visualization.panels import save
 from tools.benchmarks import frustum
@@ -97,9 +98,9 @@ def make_step(case: Case, device: torch.device) -> Callable[[], None]:
         for key, matrix in ring_of_cameras(case.batch, size.cameras, size.image).items()
     }
     pixels = frustum_pixels(size.image, size.features).to(device)
-    grid = BevGrid.from_bounds({"x": size.bev, "y": size.bev, "z": (-10.0, 10.0, 20.0)})
-    columns = _columns(size)
-    points = torch.from_numpy(_points(case, columns)).to(device)
+    grid = BEVGrid.from_bounds({"x": size.bev, "y": size.bev, "z": (-10.0, 10.0, 20.0)})
+    target_grid = _target_grid(size)
+    points = torch.from_numpy(_points(case, target_grid)).to(device)
 
     def step() -> None:
         rays, origins = frustum_rays(pixels, *(rig[key] for key in GEOMETRY_KEYS))
@@ -110,26 +111,25 @@ def make_step(case: Case, device: torch.device) -> Callable[[], None]:
         )
         for stride in (1, 8):  # the hints, and the target
             z_buffer(returns, case.batch * size.cameras, size.image, stride)
-        bev_target(points, case.batch, columns)
+        bev_target(points, case.batch, target_grid)
         results = frustum.factorised(problem, plan)
         torch.autograd.grad(results, problem.leaves, problem.upstream)
 
     return step
 
 
-def _columns(size: frustum.Size) -> Columns:
+def _target_grid(size: frustum.Size) -> BEVGrid:
     """Eight voxels a cell of the camera's grid after its downsampling by two, 40 levels."""
     start, stop, cell = size.bev
-    count = 4 * round((stop - start) / cell)
-    voxel = ((stop - start) / count,) * 2
-    return Columns((start, start, -5.0), (*voxel, 0.2), (count, count, 40), stride=8)
+    bound = (start, stop, cell / 4)
+    return BEVGrid(bound, bound, (-5.0, 3.0, 0.2), stride=8)
 
 
-def _points(case: Case, columns: Columns) -> np.ndarray:
+def _points(case: Case, grid: BEVGrid) -> np.ndarray:
     """(B * points, 6): scans, as many points of them as asked for."""
     rng = np.random.default_rng(0)
-    upper = [-low for low in columns.lower[:2]]
-    extent = [*columns.lower, *upper, 3.0]
+    upper = [-low for low in grid.lower[:2]]
+    extent = [*grid.lower, *upper, 3.0]
     cloud = scan(1, extent, rng)
     samples = [cloud[rng.integers(len(cloud), size=case.points)] for _ in range(case.batch)]
     return stack_samples(samples)

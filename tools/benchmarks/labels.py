@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from nsmae_plugin.formats.maps.map_classes import map_classes
-from nsmae_plugin.geometry.map_grid import MapGrid
+from nsmae_plugin.geometry.bev_grid import map_grid
 
 OBJECTS = 40  # in a sample of nuScenes, about
 AREAS = 4  # of each class of the map
@@ -21,7 +21,7 @@ def made_up_labels(config: Any, batch: int, rng: np.random.Generator) -> dict[st
         boxes = [_boxes(config, rng) for _ in range(batch)]
         labels["gt_boxes"] = np.stack(boxes).astype(np.float32)
     if data.get("MAP_CONFIG") is not None:
-        classes, shape = map_classes(data.MAP_CONFIG), MapGrid.from_config(data.MAP_CONFIG).shape
+        classes, shape = map_classes(data.MAP_CONFIG), map_grid(data.MAP_CONFIG).shape
         masks = [[_areas(shape, rng) for _ in classes] for _ in range(batch)]
         labels["gt_masks_bev"] = np.array(masks)
     return labels

@@ -11,13 +11,14 @@ import torch
 from torch.nn import functional as F
 
 from nsmae_plugin import host
+from nsmae_plugin.geometry.bev_grid import BEVGrid
 from nsmae_plugin.geometry.depth_map import image_returns, z_buffer
 from nsmae_plugin.geometry.projection import frustum_pixels, frustum_rays
 from nsmae_plugin.models.lift_splat import GEOMETRY_KEYS
 from nsmae_plugin.ops.bev_pool import bev_pool, to_rows
 from nsmae_plugin.ops.compositing import composite
 from nsmae_plugin.ops.frustum_render import render_frustum
-from nsmae_plugin.ops.pooling_plan import BevGrid, build_plan, frustum_cells
+from nsmae_plugin.ops.pooling_plan import build_plan, frustum_cells
 from tools.benchmarks import frustum
 from tools.benchmarks.inputs import made_up_batch, ring_of_cameras, scan, stack_samples
 from tools.benchmarks.step import build_model
@@ -105,7 +106,7 @@ def _cells(size: frustum.Size, device: torch.device) -> Tensors:
     pixels = frustum_pixels(size.image, size.features).double().to(device)
     rays, origins = frustum_rays(pixels, *(rig[key] for key in GEOMETRY_KEYS))
     depths = torch.arange(size.bins, dtype=torch.float64, device=device) + size.depth[0]
-    grid = BevGrid.from_bounds({"x": size.bev, "y": size.bev, "z": (-10.0, 10.0, 20.0)})
+    grid = BEVGrid.from_bounds({"x": size.bev, "y": size.bev, "z": (-10.0, 10.0, 20.0)})
     return {"value": frustum_cells(rays, origins, depths, grid)}
 
 

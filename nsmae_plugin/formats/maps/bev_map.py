@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from nsmae_plugin.geometry.map_grid import MapGrid
+from nsmae_plugin.geometry.bev_grid import BEVGrid
 from nsmae_plugin.runtime import files
 
 
@@ -26,7 +26,7 @@ class BEVMap:
     """
 
     classes: tuple[str, ...]
-    grid: MapGrid
+    grid: BEVGrid
     probabilities: np.ndarray
     labels: np.ndarray | None
     threshold: float
@@ -74,7 +74,7 @@ def save_map(
     sample: str,
     probabilities: np.ndarray,
     classes: Sequence[str],
-    grid: MapGrid,
+    grid: BEVGrid,
     **more: Any,
 ) -> Path:
     """Write the map of a sample as a compressed ``.npz``.

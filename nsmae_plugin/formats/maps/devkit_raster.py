@@ -5,11 +5,13 @@ a patch, turned into its frame, rounded to whole cells and drawn by OpenCV. A po
 cells of its outline as well; a line is an odd number of cells wide, whatever the scale.
 
 The devkit builds every polygon of the map anew for every mask. Here the shapes are kept, those far
+import math
 from the patch are left out, and the rest goes through the same Shapely and OpenCV calls in the same
 order, many shapes at once. Coordinates are therefore equal to the last bit, so that rounding agrees
 as well.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,8 +26,8 @@ from shapely.geometry import GeometryCollection, Polygon
 from nsmae_plugin.errors import ConfigError
 from nsmae_plugin.formats.maps.map_classes import LAYERS_OF_CLASS, LINE_LAYERS
 from nsmae_plugin.formats.maps.vector_map import layer_shapes, read_map
+from nsmae_plugin.geometry.bev_grid import BEVGrid, is_whole
 from nsmae_plugin.geometry.boxes import lidar_to_global
-from nsmae_plugin.geometry.map_grid import ROUNDING, MapGrid
 from nsmae_plugin.geometry.world_augmentation import flip
 
 MARGIN = 1e-3  # metres; shapes so far inside a patch are not cut, whatever is rounded
@@ -61,7 +63,7 @@ class Patch:
 
 
 def patch_of(
-    info: Mapping[str, Any], augmentation: np.ndarray, flips: tuple[bool, bool], grid: MapGrid
+    info: Mapping[str, Any], augmentation: np.ndarray, flips: tuple[bool, bool], grid: BEVGrid
 ) -> Patch:
     """The patch whose mask, mirrored by ``flips``, is the label of a sample.
 
@@ -162,20 +164,20 @@ def load_layers(root: Path, location: str, classes: Sequence[str]) -> MapLayers:
     return read_map(root, location, _layers, tuple(classes))
 
 
-def line_cells(line_width: float, grid: MapGrid) -> int:
+def line_cells(line_width: float, grid: BEVGrid) -> int:
     """``LINE_WIDTH`` in cells.
 
     Raises:
         ConfigError: the cells are not square, or the width is not an odd number of them.
     """
     step = grid.x_bound[2]
-    if abs(grid.y_bound[2] - step) > ROUNDING * step:
+    if not math.isclose(grid.y_bound[2], step, rel_tol=1e-6):
         raise ConfigError(
             f"MAP_CONFIG: RASTERISER devkit draws square cells, not {step:g} x "
             f"{grid.y_bound[2]:g} m; use RASTERISER exact"
         )
     cells = line_width / step
-    if abs(cells - round(cells)) > ROUNDING or round(cells) % 2 != 1:
+    if not is_whole(cells) or round(cells) % 2 != 1:
         raise ConfigError(
             f"MAP_CONFIG.LINE_WIDTH {line_width:g} m is {cells:.6g} cells of {step:g} m; "
             f"RASTERISER devkit draws lines of 1, 3, 5, ... cells, the published ones of 3 "

@@ -18,7 +18,7 @@ from nsmae_plugin.formats.maps.map_classes import map_classes, rasteriser_of
 from nsmae_plugin.formats.maps.map_raster import rasterise
 from nsmae_plugin.formats.maps.vector_map import load_map
 from nsmae_plugin.formats.nuscenes.scenes import locations_of_samples
-from nsmae_plugin.geometry.map_grid import MapGrid
+from nsmae_plugin.geometry.bev_grid import map_grid
 
 
 class MapLabels:
@@ -46,7 +46,7 @@ class MapLabels:
     def __init__(
         self, map_cfg: Mapping[str, Any], infos: Sequence[dict[str, Any]], root: Path, version: str
     ):
-        self.grid, self.classes = MapGrid.from_config(map_cfg), map_classes(map_cfg)
+        self.grid, self.classes = map_grid(map_cfg), map_classes(map_cfg)
         self.rasteriser, width = rasteriser_of(map_cfg), float(map_cfg["LINE_WIDTH"])
         if self.rasteriser == "devkit":
             self._line_cells = line_cells(width, self.grid)

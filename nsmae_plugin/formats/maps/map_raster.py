@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from nsmae_plugin.geometry.map_grid import MapGrid
+from nsmae_plugin.geometry.bev_grid import BEVGrid
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Rings:
     channel: np.ndarray
 
 
-def rasterise(rings: Rings, to_grid: np.ndarray, grid: MapGrid, channels: int) -> np.ndarray:
+def rasterise(rings: Rings, to_grid: np.ndarray, grid: BEVGrid, channels: int) -> np.ndarray:
     """The cells whose centre lies in an area.
 
     Args:

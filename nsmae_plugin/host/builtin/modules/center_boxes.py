@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from nsmae_plugin.host.builtin.modules.bev_grid import BevGrid
+from nsmae_plugin.geometry.bev_grid import BEVGrid
 
 
 def gather(maps: Tensor, cells: Tensor) -> Tensor:
@@ -16,7 +16,7 @@ def gather(maps: Tensor, cells: Tensor) -> Tensor:
 
 def decode(
     maps: Mapping[str, Tensor],
-    grid: BevGrid,
+    grid: BEVGrid,
     limits: Sequence[float],
     count: int,
     score_threshold: float,
@@ -48,7 +48,7 @@ def decode(
     return [(box[mask], score[mask], label[mask]) for box, score, label, mask in found]
 
 
-def _boxes_at(maps: Mapping[str, Tensor], cells: Tensor, width: int, grid: BevGrid) -> Tensor:
+def _boxes_at(maps: Mapping[str, Tensor], cells: Tensor, width: int, grid: BEVGrid) -> Tensor:
     """(B, K, 7 or 9) boxes of the maps at (B, K) flat cells."""
     corners = torch.stack((cells % width, cells // width), dim=-1)
     cosine, sine = gather(maps["rot"], cells).split(1, dim=-1)

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from nsmae_plugin.errors import ConfigError, DataError, HostError
-from nsmae_plugin.host.builtin.modules.bev_grid import BevGrid
 from nsmae_plugin.host.builtin.modules.center_boxes import decode, gather
 from nsmae_plugin.host.builtin.modules.center_targets import assign_group
+from nsmae_plugin.host.builtin.modules.head_grid import head_grid, require_map
 from nsmae_plugin.host.builtin.modules.heatmap import clipped_sigmoid, gaussian_focal_loss
 from nsmae_plugin.host.builtin.modules.nms import check_type, suppress
 
@@ -109,7 +109,7 @@ class CenterHead(nn.Module):
         self.groups = _group_classes(model_cfg.CLASS_NAMES_EACH_HEAD, list(class_names))
         self.order = list(model_cfg.SEPARATE_HEAD_CFG.HEAD_ORDER)
         self.code_weights = _code_weights(model_cfg, self.order)
-        self.grid = BevGrid.of_head(model_cfg, grid_size, point_cloud_range, voxel_size)
+        self.grid = head_grid(model_cfg, point_cloud_range, voxel_size)
         norm = partial(
             nn.BatchNorm2d, eps=model_cfg.get("BN_EPS", 1e-5), momentum=model_cfg.get("BN_MOM", 0.1)
         )
@@ -126,7 +126,7 @@ class CenterHead(nn.Module):
 
     def forward(self, batch_dict: dict[str, Any]) -> dict[str, Any]:
         """Maps, and their targets or the boxes; keys in the class's docstring."""
-        self.grid.require(batch_dict["spatial_features_2d"])
+        require_map(batch_dict["spatial_features_2d"], self.grid)
         features = self.shared_conv(batch_dict["spatial_features_2d"])
         predicted = [head(features) for head in self.heads_list]
         if self.training:

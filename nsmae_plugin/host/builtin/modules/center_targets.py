@@ -6,13 +6,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nsmae_plugin.host.builtin.modules.bev_grid import BevGrid
+from nsmae_plugin.geometry.bev_grid import BEVGrid
 from nsmae_plugin.host.builtin.modules.heatmap import draw_gaussian, gaussian_radius
 
 Targets = tuple[Tensor, Tensor, Tensor, Tensor]
 
 
-def assign_group(labels: Tensor, classes: Sequence[int], grid: BevGrid, config: Any) -> Targets:
+def assign_group(labels: Tensor, classes: Sequence[int], grid: BEVGrid, config: Any) -> Targets:
     """Targets of one group of classes for a batch.
 
     Args:
@@ -41,18 +41,18 @@ def encode(boxes: Tensor, center: Tensor, cell: Tensor) -> Tensor:
     return torch.cat(parts, dim=1)
 
 
-def _assign_sample(labels: Tensor, classes: Sequence[int], grid: BevGrid, config: Any) -> Targets:
+def _assign_sample(labels: Tensor, classes: Sequence[int], grid: BEVGrid, config: Any) -> Targets:
     is_class = labels[:, -1:].long() == torch.tensor(classes) + 1  # (M, classes)
     chosen = is_class.any(dim=1).nonzero().flatten()[: config.NUM_MAX_OBJS]
     boxes, category = labels[chosen, :-1], is_class[chosen].int().argmax(dim=1)
-    columns, rows = grid.size
+    rows, columns = grid.shape
     # A centre beyond the map counts at its edge; half a cell is what a float32 keeps apart.
     edge = torch.tensor([columns - 0.5, rows - 0.5])
     center = grid.coordinates(boxes[:, :2]).clamp(min=0).minimum(edge)
     cell = center.long()
     # A box without volume has no Gaussian or no logarithm.
     valid = (boxes[:, 3:6] > 0).all(dim=1)
-    extent = grid.cells(boxes[:, 3:5])
+    extent = grid.in_cells(boxes[:, 3:5])
     radius = gaussian_radius(extent[:, 0], extent[:, 1], config.GAUSSIAN_OVERLAP).int()
 
     heatmap = labels.new_zeros(len(classes), rows, columns)

@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from nsmae_plugin.errors import ConfigError
-from nsmae_plugin.host.builtin.modules.bev_grid import BevGrid
+from nsmae_plugin.host.builtin.modules.head_grid import head_grid, require_map
 from nsmae_plugin.host.builtin.modules.heatmap import clipped_sigmoid, gaussian_focal_loss
 from nsmae_plugin.host.builtin.modules.transfusion_decoder import (
     RARE,
@@ -80,13 +80,13 @@ class TransFusionHead(nn.Module):
         self.model_cfg, self.num_class = model_cfg, num_class
         self.branches = list(model_cfg.SEPARATE_HEAD_CFG.HEAD_ORDER)
         assigner = model_cfg.TARGET_ASSIGNER_CONFIG
-        self.grid = BevGrid.of_head(model_cfg, grid_size, point_cloud_range, voxel_size)
+        self.grid = head_grid(model_cfg, point_cloud_range, voxel_size)
         code_size = sum(BRANCHES[name] for name in self.branches)
         self.assigner = TargetAssigner(assigner, self.grid, point_cloud_range, num_class, code_size)
         small = SMALL.get(assigner.get("DATASET", "nuScenes"), ())
         self.small = [index for index, name in enumerate(class_names) if name in small]
         self._build_layers(input_channels)
-        self.register_buffer("cell_centers", _cell_centers(self.grid.size), persistent=False)
+        self.register_buffer("cell_centers", _cell_centers(self.grid.shape), persistent=False)
 
     def _build_layers(self, input_channels: int) -> None:
         cfg, width = self.model_cfg, self.model_cfg.HIDDEN_CHANNEL
@@ -137,7 +137,7 @@ class TransFusionHead(nn.Module):
         Raises:
             ConfigError: a map of another size than the grid and FEATURE_MAP_STRIDE say.
         """
-        self.grid.require(features)
+        require_map(features, self.grid)
         shared = self.shared_conv(features)
         dense_heatmap = self.heatmap_head(shared)
         scores = self._suppress(dense_heatmap.detach().sigmoid()).flatten(2)
@@ -255,9 +255,9 @@ def sigmoid_focal_loss(
     return (balance * error**gamma * entropy).sum()
 
 
-def _cell_centers(size: tuple[int, int]) -> torch.Tensor:
+def _cell_centers(shape: tuple[int, int]) -> torch.Tensor:
     """(1, Y * X, 2): x and y of every cell's centre, in the order of a flattened map."""
-    columns, rows = size
+    rows, columns = shape
     y, x = np.divmod(np.arange(rows * columns), columns)
     return torch.from_numpy(np.stack([x, y], axis=-1)).float()[None] + 0.5
 

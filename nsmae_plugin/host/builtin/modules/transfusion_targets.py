@@ -7,14 +7,14 @@ from typing import Any
 import torch
 
 from nsmae_plugin.errors import ConfigError
-from nsmae_plugin.host.builtin.modules.bev_grid import BevGrid
+from nsmae_plugin.geometry.bev_grid import BEVGrid
 from nsmae_plugin.host.builtin.modules.heatmap import draw_gaussian, gaussian_radius
 from nsmae_plugin.host.builtin.modules.hungarian import HungarianAssigner
 
 Predictions = Mapping[str, torch.Tensor]
 
 
-def encode_boxes(boxes: torch.Tensor, grid: BevGrid) -> torch.Tensor:
+def encode_boxes(boxes: torch.Tensor, grid: BEVGrid) -> torch.Tensor:
     """(K, 7 or 9) metres, radians, m/s -> (K, 8 or 10): x, y in cells, z in metres, logarithms of
     dx, dy, dz, sine and cosine of the heading, and the velocity when it is there."""
     yaw = boxes[:, 6:7]
@@ -22,7 +22,7 @@ def encode_boxes(boxes: torch.Tensor, grid: BevGrid) -> torch.Tensor:
     return torch.cat([*parts, yaw.sin(), yaw.cos(), boxes[:, 7:]], dim=1)
 
 
-def decode_boxes(predictions: Predictions, grid: BevGrid) -> torch.Tensor:
+def decode_boxes(predictions: Predictions, grid: BEVGrid) -> torch.Tensor:
     """Boxes (B, P, 7 or 9) of ``center`` (B, 2, P) in cells, ``height`` (B, 1, P), ``dim``
     (B, 3, P) logarithms, ``rot`` (B, 2, P) sine and cosine, and ``vel`` (B, 2, P) if there."""
     sine, cosine = predictions["rot"].split(1, dim=1)
@@ -64,7 +64,7 @@ class TargetAssigner:
     def __init__(
         self,
         config: Any,
-        grid: BevGrid,
+        grid: BEVGrid,
         point_cloud_range: Sequence[float],
         num_class: int,
         code_size: int,
@@ -130,10 +130,10 @@ class TargetAssigner:
 
     def draw_heatmap(self, objects: torch.Tensor) -> torch.Tensor:
         """(classes, Y, X) of objects (G, 8 or 10), on their device."""
-        columns, rows = self.grid.size
+        rows, columns = self.grid.shape
         heatmap = torch.zeros(self.num_class, rows, columns)
         local = objects.cpu()  # a few numbers; cell by cell on a GPU would be many small kernels
-        size = self.grid.cells(local[:, 3:5])
+        size = self.grid.in_cells(local[:, 3:5])
         radii = gaussian_radius(size[:, 1], size[:, 0], self.min_overlap).int()
         centers = self.grid.coordinates(local[:, :2]).int()
         for label, center, radius in zip(

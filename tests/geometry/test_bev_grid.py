@@ -1,12 +1,13 @@
-"""The grid of a map, its classes, and what a configuration may say about them."""
+"""The BEV grid by hand, and the grid and classes of a map."""
 
 import numpy as np
 import pytest
+import torch
 
 from nsmae_plugin.config.load import _check_data
 from nsmae_plugin.errors import ConfigError
 from nsmae_plugin.formats.maps.map_classes import LAYERS_OF_CLASS, map_classes
-from nsmae_plugin.geometry.map_grid import MapGrid
+from nsmae_plugin.geometry.bev_grid import BEVGrid, count_steps, is_whole, map_grid
 
 MAP = {
     "CLASSES": ["drivable_area", "divider"],
@@ -17,7 +18,7 @@ MAP = {
 
 
 def test_rows_run_along_y_and_columns_along_x_both_ascending():
-    grid = MapGrid((0.0, 3.0, 1.0), (-1.0, 1.0, 0.5))
+    grid = BEVGrid((0.0, 3.0, 1.0), (-1.0, 1.0, 0.5))
     assert grid.shape == (4, 3)
     centres = grid.centres()
     assert centres.shape == (4, 3, 2)
@@ -28,7 +29,7 @@ def test_rows_run_along_y_and_columns_along_x_both_ascending():
 
 
 def test_the_usual_grid_has_200_cells_a_side_and_is_symmetric():
-    grid = MapGrid.from_config(MAP)
+    grid = map_grid(MAP)
     assert grid.shape == (200, 200)
     x, y = grid.axes()
     np.testing.assert_array_equal(x, -x[::-1])
@@ -36,14 +37,55 @@ def test_the_usual_grid_has_200_cells_a_side_and_is_symmetric():
 
 
 def test_integers_are_metres_too_and_steps_may_be_no_binary_fraction():
-    grid = MapGrid.from_config({"XBOUND": [-3, 3, 0.1], "YBOUND": [0, 2, 1]})
+    grid = map_grid({"XBOUND": [-3, 3, 0.1], "YBOUND": [0, 2, 1]})
     assert grid.shape == (2, 60)
+
+
+@pytest.mark.parametrize(
+    ("bound", "count"),
+    [([-54.0, 54.0, 0.3], 360), ([-50.4, 50.4, 0.4], 252), ([1.0, 60.0, 0.5], 118)],
+)
+def test_steps_are_counted_without_losing_one_to_floating_point(bound, count):
+    assert count_steps(bound, "DBOUND") == count
+
+
+def test_a_range_that_went_through_float32_is_a_whole_number_of_steps():
+    low, high = (float(np.float32(value)) for value in (-51.2, 51.2))
+    assert (high - low) / 0.075 != round((high - low) / 0.075)
+    assert not is_whole((high - low) / 0.075)
+    assert count_steps([low, high, 0.1], "XBOUND") == 1024
+
+
+def test_columns_of_voxels_make_a_cell_of_the_birds_eye_view():
+    grid = BEVGrid.of_voxels([-2, 0, -1, 2, 3, 1], [0.5, 0.25, 2], stride=2)
+    assert (grid.size, grid.shape) == ((8, 12, 1), (6, 4))
+    assert (grid.lower, grid.step, grid.num_voxels) == ((-2, 0, -1), (0.5, 0.25, 2), 96)
+    x, y = grid.axes()
+    assert x.tolist() == [-1.5, -0.5, 0.5, 1.5]
+    assert y.tolist() == [0.25, 0.75, 1.25, 1.75, 2.25, 2.75]
+    places = torch.tensor([[-1.5, 2.75], [0.0, 0.0]])
+    assert grid.coordinates(places).tolist() == [[0.5, 5.5], [2.0, 0.0]]
+    assert torch.equal(grid.metres(grid.coordinates(places)), places)
+    assert grid.in_cells(torch.tensor([2.0, 2.0])).tolist() == [2.0, 4.0]
+
+
+def test_points_fall_into_voxels_and_those_outside_are_marked():
+    grid = BEVGrid((-2.0, 2.0, 0.5), (0.0, 3.0, 0.25), (-1.0, 1.0, 2.0), stride=2)
+    nan = float("nan")
+    inside_points = [[-2.0, 0.0, -1.0], [1.99, 2.99, 0.99], [0.25, 0.25, 0.0]]
+    outside_points = [[2.0, 0.0, 0.0], [0.0, -0.01, 0.0], [0.0, 0.0, 1.0], [nan, 0.0, 0.0]]
+    index, inside = grid.voxels(torch.tensor(inside_points + outside_points))
+    assert inside.tolist() == [True] * 3 + [False] * 4
+    assert index.tolist() == [[0, 0, 0], [7, 11, 0], [4, 1, 0]] + [[0, 0, 0]] * 4
+    x, y, _ = index[:3].T
+    # Of the second sample: 6 rows of 4 cells come before it.
+    assert grid.flat_cells(torch.ones(3, dtype=torch.long), x, y).tolist() == [24, 47, 26]
 
 
 @pytest.mark.parametrize(
     ("name", "bound", "message"),
     [
-        ("XBOUND", [-50, 50, 0.3], r"XBOUND \[-50.0, 50.0, 0.3\] is 333.333 cells; 100 m must be"),
+        ("XBOUND", [-50, 50, 0.3], r"XBOUND \[-50.0, 50.0, 0.3\] is 333.333 steps; 100 m must be"),
         ("YBOUND", [5, -5, 0.5], r"YBOUND must be \[min, max, step\] .* not \[5.0, -5.0, 0.5\]"),
         ("YBOUND", [-5, 5, 0], "step > 0"),
         ("XBOUND", [-5, float("inf"), 1], "XBOUND must be"),
@@ -51,7 +93,7 @@ def test_integers_are_metres_too_and_steps_may_be_no_binary_fraction():
 )
 def test_bounds_that_make_no_grid_are_refused(name, bound, message):
     with pytest.raises(ConfigError, match=message):
-        MapGrid.from_config({**MAP, name: bound})
+        map_grid({**MAP, name: bound})
 
 
 def test_a_class_is_a_layer_or_joins_layers():
