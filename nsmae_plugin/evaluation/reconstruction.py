@@ -17,8 +17,7 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import nn
 
 from nsmae_plugin import host
 from nsmae_plugin.errors import DataError, NonFiniteError
@@ -28,6 +27,7 @@ from nsmae_plugin.models.scores import (
     DepthTotal,
     MeanTotal,
     Record,
+    cells_of_patches,
     colour_record,
     depth_record,
 )
@@ -190,24 +190,6 @@ def _check_finite(sample: Mapping[str, Any], frame: str) -> None:
                 f"{name} is NaN or infinite in frame {frame}: "
                 "the weights of this network are broken, or its input is"
             )
-
-
-def cells_of_patches(patch_mask: Tensor, grid: tuple[int, int]) -> tuple[Tensor, Tensor]:
-    """Cells that lie wholly inside hidden, and wholly inside visible, image patches.
-
-    Args:
-        patch_mask: (..., Hp, Wp) bool, True where the patch is hidden.
-        grid: (fH, fW) of the feature grid over the same image.
-
-    Returns:
-        ``hidden, visible``, each (..., fH, fW) bool. A cell across both kinds of patch is in
-        neither.
-    """
-    maps = patch_mask.reshape(-1, 1, *patch_mask.shape[-2:]).float()
-    share = F.interpolate(maps, size=grid, mode="area")
-    share = share.reshape(*patch_mask.shape[:-2], *grid)
-    tolerance = 1e-5  # the pooled average of ones may miss 1 by rounding
-    return share > 1 - tolerance, share < tolerance
 
 
 class ReconstructionMeter:

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+import torch.nn.functional as F
 from torch import Tensor
 
 BIN_METRES = 1e-3
@@ -26,6 +27,24 @@ Record = dict[str, np.ndarray]
 def psnr(mse: float) -> float:
     """Peak signal-to-noise ratio in dB for a peak of 1; infinite for a perfect image."""
     return -10 * math.log10(mse) if mse > 0 else math.inf
+
+
+def cells_of_patches(patch_mask: Tensor, grid: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """Cells entirely inside hidden, and entirely inside visible, image patches.
+
+    Args:
+        patch_mask: (..., Hp, Wp) bool, True where the patch is hidden.
+        grid: (fH, fW) of the feature grid over the same image.
+
+    Returns:
+        ``hidden, visible``, each (..., fH, fW) bool. Cells that span both kinds of patch are
+        in neither.
+    """
+    maps = patch_mask.reshape(-1, 1, *patch_mask.shape[-2:]).float()
+    share = F.interpolate(maps, size=grid, mode="area")
+    share = share.reshape(*patch_mask.shape[:-2], *grid)
+    tolerance = 1e-5  # the pooled average of ones may miss 1 by rounding
+    return share > 1 - tolerance, share < tolerance
 
 
 def colour_record(rendered: Tensor, target: Tensor, sets: tuple[Tensor, ...]) -> Record:

@@ -13,8 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from nsmae_plugin.errors import DataError
-from nsmae_plugin.evaluation.reconstruction import cells_of_patches
-from nsmae_plugin.models.scores import psnr
+from nsmae_plugin.models.scores import cells_of_patches, psnr
 
 Array = NDArray[np.float32]
 Mask = NDArray[np.bool_]

@@ -10,11 +10,10 @@ from torch import nn
 from nsmae_plugin.errors import DataError, NonFiniteError
 from nsmae_plugin.evaluation.reconstruction import (
     ReconstructionMeter,
-    cells_of_patches,
     evaluate,
     measure,
 )
-from nsmae_plugin.models.scores import psnr
+from nsmae_plugin.models.scores import cells_of_patches, psnr
 from tests.helpers.process_group import run_in_processes
 
 # Typed decimals, float32 inputs.
