@@ -84,6 +84,10 @@ class NSMAE(host.Detector3DTemplate):
         ]
         self.module_list = self.build_networks()
 
+    def set_steps_per_epoch(self, steps: int) -> None:
+        """Called by the training loop: optimizer steps of an epoch."""
+        self.steps_per_epoch = steps
+
     # ---- forward
 
     def forward(self, batch_dict: dict[str, Any]) -> tuple[Any, ...]:

@@ -155,7 +155,7 @@ def _predict_shard(
 ) -> tuple[Shard, Counter[str]]:
     """Index and annotation of every sample of this process, and its recall counts."""
     # The wrapper's forward synchronises buffers; it would wait for processes with fewer batches.
-    model = distributed.bare(model)
+    model = distributed.unwrap(model)
     dataset: Any = loader.dataset.dataset  # type: ignore[attr-defined]
     annotations: list[dict[str, Any]] = []
     recall: Counter[str] = Counter()
@@ -196,7 +196,7 @@ def _score(
     dataset: Any = loader.dataset.dataset  # type: ignore[attr-defined]
     with files.replacing(folder / "result.pkl") as file:
         pickle.dump(found.annotations, file)
-    settings = getattr(distributed.bare(model), "model_cfg", {}).get("POST_PROCESSING") or {}
+    settings = getattr(distributed.unwrap(model), "model_cfg", {}).get("POST_PROCESSING") or {}
     text, metrics = dataset.evaluation(
         found.annotations,
         dataset.class_names,

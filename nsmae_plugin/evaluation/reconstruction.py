@@ -113,7 +113,7 @@ def _measure_shard(
     model: nn.Module, loader: Iterable[dict[str, Any]], device: torch.device | str
 ) -> ReconstructionMeter:
     # The wrapper's forward synchronises buffers, and would wait for processes with fewer batches.
-    model = distributed.bare(model)
+    model = distributed.unwrap(model)
     meter = ReconstructionMeter()
     was_training = model.training
     model.eval()

@@ -30,17 +30,16 @@ from nsmae_plugin.optimization import optim
 from nsmae_plugin.runtime import distributed, files
 from nsmae_plugin.runtime.distributed import World
 from nsmae_plugin.runtime.random_state import FIXED_SEED, seed_everything
-from nsmae_plugin.training import checkpoint, engine, run_log, run_state, settings, transfer
-from nsmae_plugin.training.keeper import Keeper, to_resume
+from nsmae_plugin.training import checkpoint, run_log, run_state, settings, transfer
+from nsmae_plugin.training.checkpoint_manager import CheckpointManager, to_resume
 from nsmae_plugin.training.precision import fit_precision
-from nsmae_plugin.training.run_state import Plan, Progress, Run
+from nsmae_plugin.training.run_state import Progress, Run, RunSettings
+from nsmae_plugin.training.session import Evaluate, LoopOptions, Session
 
 AMP_DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
-def build(
-    args: Namespace, config: Any, world: World
-) -> tuple[engine.Session, DataLoader, EpochSampler]:
+def build(args: Namespace, config: Any, world: World) -> tuple[Session, DataLoader, EpochSampler]:
     """Session, loader and sampler for ``engine.train``; resumes or loads weights when asked to.
 
     Args:
@@ -95,18 +94,18 @@ def build(
     # Only now, when the run is known to go on with it.
     distributed.on_main(lambda: run_log.write_config(config, folder / f"{args.cfg_file.stem}.yaml"))
     _log_plan(plan, run, logger)
-    session = engine.Session(
+    session = Session(
         run=run,
-        plan=plan,
+        settings=plan,
         options=_make_options(args, config),
         world=world,
-        keeper=Keeper(folder / "ckpt", args.max_ckpt_save_num, source),
+        checkpoints=CheckpointManager(folder / "ckpt", args.max_ckpt_save_num, source),
         curves=run_log.Curves(folder if world.is_main else None, run.progress.step),
         logger=logger,
         facts=facts,
         command=how_to_go_on(args.launcher, sys.argv),
         evaluate=_make_evaluation(args, config, world, model, load, logger, folder),
-        on_epoch=hooks.build_hook(config.get("HOOK"), dataset, loader, plan.epochs, logger),
+        before_epoch=hooks.build_hook(config.get("HOOK"), dataset, loader, plan.epochs, logger),
     )
     return session, loader, sampler
 
@@ -184,14 +183,14 @@ def per_process_batch(args: Namespace, config: Any, world: World) -> int:
 
 def _make_plan(
     args: Namespace, config: Any, world: World, seed: int, batch_size: int, batches: int
-) -> Plan:
+) -> RunSettings:
     optimization = config.OPTIMIZATION
     accumulate = args.accumulate_steps or optimization.get("ACCUMULATE_STEPS", 1)
     epochs = optimization.NUM_EPOCHS if args.epochs is None else args.epochs
     for name, value in (("ACCUMULATE_STEPS", accumulate), ("NUM_EPOCHS", epochs)):
         if value < 1:
             raise ConfigError(f"OPTIMIZATION.{name} must be at least 1, not {value}")
-    return Plan(
+    return RunSettings(
         seed=seed,
         batch_size=batch_size,
         accumulate_steps=accumulate,
@@ -201,8 +200,8 @@ def _make_plan(
     )
 
 
-def _log_plan(plan: Plan, run: Run, logger: logging.Logger) -> None:
-    steps = engine.steps_per_epoch(plan)
+def _log_plan(plan: RunSettings, run: Run, logger: logging.Logger) -> None:
+    steps = plan.steps_per_epoch
     logger.info(
         "effective batch %d = %d per process x %d processes x %d accumulated",
         plan.batch_size * plan.world_size * plan.accumulate_steps,
@@ -214,14 +213,16 @@ def _log_plan(plan: Plan, run: Run, logger: logging.Logger) -> None:
     count = sum(one.numel() for group in run.optimizer.param_groups for one in group["params"])
     logger.info(
         "%s: %.2f M trained parameters, learning rate now %.3g",
-        type(distributed.bare(run.model)).__name__,
+        type(distributed.unwrap(run.model)).__name__,
         count / 1e6,
         run.optimizer.param_groups[0]["lr"],
     )
 
 
-def _make_run(args: Namespace, config: Any, world: World, plan: Plan, model: nn.Module) -> Run:
-    steps = engine.steps_per_epoch(plan)
+def _make_run(
+    args: Namespace, config: Any, world: World, plan: RunSettings, model: nn.Module
+) -> Run:
+    steps = plan.steps_per_epoch
     optim.set_batchnorm_momentum(model, config.OPTIMIZATION)
     optimizer = optim.build_optimizer(model, config.OPTIMIZATION)
     scaler = torch.amp.GradScaler(
@@ -243,8 +244,8 @@ def _amp_dtype(args: Namespace, config: Any) -> torch.dtype | None:
     return AMP_DTYPES[args.amp_dtype] if wanted else None
 
 
-def _make_options(args: Namespace, config: Any) -> engine.Options:
-    return engine.Options(
+def _make_options(args: Namespace, config: Any) -> LoopOptions:
+    return LoopOptions(
         grad_norm_clip=config.OPTIMIZATION.GRAD_NORM_CLIP,
         clip_by_branch=config.OPTIMIZATION.get("CLIP_BY_BRANCH", False),
         amp_dtype=_amp_dtype(args, config),
@@ -265,7 +266,7 @@ def _make_evaluation(
     load: Callable[..., Any],
     logger: logging.Logger,
     folder: Path,
-) -> engine.Evaluate | None:
+) -> Evaluate | None:
     """Evaluation of the test split: boxes and maps, or how well a pre-training reconstructs."""
     splits = config.DATA_CONFIG.get("INFO_PATH", {})
     if args.eval_interval == 0 or not splits.get("test"):
@@ -288,7 +289,7 @@ def _make_evaluation(
 
 def _evaluation_of_reconstruction(
     loader: DataLoader, world: World, logger: logging.Logger
-) -> engine.Evaluate:
+) -> Evaluate:
     """With the masks that tools/evaluate_pretrain.py draws."""
 
     def evaluate_and_tell(model: nn.Module) -> dict[str, float]:

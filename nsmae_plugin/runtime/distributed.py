@@ -198,7 +198,7 @@ def no_sync(model: nn.Module) -> AbstractContextManager[None]:
     return model.no_sync() if isinstance(model, DistributedDataParallel) else nullcontext()
 
 
-def bare(model: nn.Module) -> Any:
+def unwrap(model: nn.Module) -> Any:
     """The model itself, without the wrapper of :func:`wrap`."""
     return model.module if isinstance(model, DistributedDataParallel) else model
 
@@ -211,7 +211,7 @@ def share_buffers(model: nn.Module) -> None:
     they differ, and with them what the processes predict.
     """
     if dist.is_initialized():
-        for buffer in bare(model).buffers():
+        for buffer in unwrap(model).buffers():
             dist.broadcast(buffer, src=0)
 
 

@@ -1,7 +1,5 @@
 """How numbers are kept while training in half precision: in which modules, and in which order."""
 
-from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import torch
@@ -30,8 +28,8 @@ def fit_precision(model: nn.Module, amp_dtype: torch.dtype | None) -> nn.Module:
 def keep_float32(model: nn.Module) -> nn.Module:
     """Let the slots in :data:`FLOAT32_SLOTS` ignore autocast; for any detector of either host.
 
-    Half-precision tensors reach them as float32. Without autocast nothing changes. Names and values
-    of the parameters stay.
+    Hooks around their forward pass switch autocast off and turn half-precision tensors into
+    float32. Without autocast nothing changes. Names and values of the parameters stay.
 
     Returns:
         The same model.
@@ -39,7 +37,9 @@ def keep_float32(model: nn.Module) -> nn.Module:
     for slot in FLOAT32_SLOTS:
         module = getattr(model, slot, None)
         if module is not None:
-            module.forward = partial(_in_float32, module, module.forward)
+            without_autocast = _WithoutAutocast()
+            module.register_forward_pre_hook(without_autocast.enter)
+            module.register_forward_hook(without_autocast.leave, always_call=True)
     return model
 
 
@@ -61,10 +61,23 @@ def use_channels_last(model: nn.Module) -> nn.Module:
     return model
 
 
-def _in_float32(module: nn.Module, forward: Callable[[Batch], Batch], batch_dict: Batch) -> Batch:
-    batch_dict = {key: _plain(value) for key, value in batch_dict.items()}
-    with torch.autocast(next(module.parameters()).device.type, enabled=False):
-        return forward(batch_dict)
+class _WithoutAutocast:
+    """Forward hooks of a module that maps ``batch_dict`` to ``batch_dict``."""
+
+    def __init__(self) -> None:
+        self._contexts: list[torch.autocast] = []
+
+    def enter(self, module: nn.Module, inputs: tuple[Batch]) -> tuple[Batch]:
+        (batch_dict,) = inputs
+        batch_dict = {key: _plain(value) for key, value in batch_dict.items()}
+        context = torch.autocast(next(module.parameters()).device.type, enabled=False)
+        context.__enter__()
+        self._contexts.append(context)
+        return (batch_dict,)
+
+    def leave(self, _module: nn.Module, _inputs: Any, _output: Any) -> None:
+        if self._contexts:  # none where the hook above failed
+            self._contexts.pop().__exit__(None, None, None)
 
 
 def _plain(value: Any) -> Any:

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import logging
 import sys
-import time
-from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
-from datetime import timedelta
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import yaml
 from tensorboardX import SummaryWriter
@@ -19,7 +16,6 @@ from nsmae_plugin.runtime import files
 from nsmae_plugin.runtime.command_line import RUN_LOGGER
 from nsmae_plugin.training import metrics_file
 
-T = TypeVar("T")
 FORMAT = "%(asctime)s  %(levelname)5s  %(message)s"
 
 
@@ -107,51 +103,3 @@ class Curves:
     def close(self) -> None:
         if self._board is not None:
             self._board.close()
-
-
-class Meter:
-    """Means of named numbers."""
-
-    def __init__(self) -> None:
-        self._values: dict[str, list[float]] = defaultdict(list)
-
-    def add(self, values: Mapping[str, float]) -> None:
-        for name, value in values.items():
-            self._values[name].append(value)
-
-    def take(self) -> dict[str, float]:
-        """Means since the last call, which empties the meter."""
-        means = {name: sum(values) / len(values) for name, values in self._values.items()}
-        self._values.clear()
-        return means
-
-
-class Pace:
-    """Seconds per step, and the share of them spent waiting for data, since the last report."""
-
-    def __init__(self) -> None:
-        self._start, self._waited, self._steps = time.monotonic(), 0.0, 0
-
-    def waiting(self, batches: Iterable[T]) -> Iterator[T]:
-        """The same batches, timing how long each one takes to come."""
-        iterator = iter(batches)
-        while True:
-            before = time.monotonic()
-            try:
-                batch = next(iterator)
-            except StopIteration:
-                return
-            self._waited += time.monotonic() - before
-            yield batch
-
-    def step(self) -> None:
-        self._steps += 1
-
-    def report(self, steps_left: int) -> str:
-        """Words for a log line; starts anew."""
-        elapsed = time.monotonic() - self._start
-        seconds = elapsed / max(self._steps, 1)
-        left = timedelta(seconds=round(seconds * steps_left))
-        words = f"{seconds:.3g} s/step ({self._waited / elapsed:.0%} waiting for data), {left} left"
-        self._start, self._waited, self._steps = time.monotonic(), 0.0, 0
-        return words

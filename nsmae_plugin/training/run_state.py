@@ -3,14 +3,14 @@
 A checkpoint holds OpenPCDet's keys ``epoch`` (epochs completed), ``it`` (optimiser steps),
 ``model_state``, ``optimizer_state`` and ``version``, so that stock OpenPCDet loads it; and, for an
 exact resume, ``scheduler_state``, ``scaler_state``, ``random_states`` (one per process),
-``batch_in_epoch`` (batches of the current epoch already used), ``plan`` (what must not change
-between the parts of a run), ``config`` (merged, as plain containers), ``config_tag``, ``host``,
-``precision`` and ``pretrained_model`` (what the run was started from, or None). Nothing in it needs
-unpickling of objects.
+``batch_in_epoch`` (batches of the current epoch already used), ``plan`` (:class:`RunSettings`),
+``config`` (merged, as plain containers), ``config_tag``, ``host``, ``precision`` and
+``pretrained_model`` (what the run was started from, or None). It holds no pickled objects.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -34,8 +34,8 @@ _RESUME_KEYS = ("optimizer_state", "scheduler_state", "scaler_state", "random_st
 
 
 @dataclass(frozen=True)
-class Plan:
-    """Settings that the parts of an interrupted run must share."""
+class RunSettings:
+    """Settings that cannot change when a run resumes; ``plan`` in a checkpoint."""
 
     seed: int
     batch_size: int
@@ -43,6 +43,15 @@ class Plan:
     world_size: int
     epochs: int
     batches_per_epoch: int
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Optimiser steps of an epoch; the last one may have fewer batches than the others."""
+        return math.ceil(self.batches_per_epoch / self.accumulate_steps)
+
+    @property
+    def total_steps(self) -> int:
+        return self.epochs * self.steps_per_epoch
 
 
 @dataclass
@@ -65,7 +74,7 @@ class Run:
     progress: Progress
 
 
-def capture(run: Run, plan: Plan, facts: Mapping[str, Any]) -> dict[str, Any]:
+def capture(run: Run, settings: RunSettings, facts: Mapping[str, Any]) -> dict[str, Any]:
     """The content of a checkpoint; all processes must call together.
 
     Args:
@@ -75,18 +84,20 @@ def capture(run: Run, plan: Plan, facts: Mapping[str, Any]) -> dict[str, Any]:
         **facts,
         "epoch": run.progress.epoch,
         "it": run.progress.step,
-        "model_state": distributed.bare(run.model).state_dict(),
+        "model_state": distributed.unwrap(run.model).state_dict(),
         "optimizer_state": run.optimizer.state_dict(),
         "version": f"nsmae_plugin+{__version__}",
         "scheduler_state": run.scheduler.state_dict(),
         "scaler_state": run.scaler.state_dict(),
         "random_states": distributed.gather(random_state.get_random_state()),
         "batch_in_epoch": run.progress.batch_in_epoch,
-        "plan": asdict(plan),
+        "plan": asdict(settings),
     }
 
 
-def restore(run: Run, plan: Plan, content: Mapping[str, Any], source: Path, rank: int = 0) -> None:
+def restore(
+    run: Run, settings: RunSettings, content: Mapping[str, Any], source: Path, rank: int = 0
+) -> None:
     """Put ``run`` and the random generators back to where ``content`` was captured.
 
     Learning rate, its schedule and weight decay follow the configuration that ``run`` was built
@@ -103,8 +114,8 @@ def restore(run: Run, plan: Plan, content: Mapping[str, Any], source: Path, rank
             f"{source} cannot be resumed, it holds no {', '.join(missing)} (written by "
             f"{brief(str(content.get('version')))}); start from its weights with --pretrained_model"
         )
-    _check_plan(plan, content["plan"], source)
-    load_model_state(distributed.bare(run.model), content["model_state"], source)
+    _check_settings(settings, content["plan"], source)
+    load_model_state(distributed.unwrap(run.model), content["model_state"], source)
     try:
         _restore_optimiser(run, content)
         run.progress.epoch = content["epoch"]
@@ -159,8 +170,8 @@ def _check_moments(optimizer: Optimizer) -> None:
                 raise ValueError(f"the optimiser's {key} is negative")
 
 
-def _check_plan(plan: Plan, saved: Mapping[str, Any], source: Path) -> None:
-    now = asdict(plan)
+def _check_settings(settings: RunSettings, saved: Mapping[str, Any], source: Path) -> None:
+    now = asdict(settings)
     changed = [
         f"{name} {brief(str(saved.get(name)), 40)} -> {now[name]}"
         for name in now

@@ -7,6 +7,7 @@ On a GPU a step only queues work. Numbers come to the host when somebody reads t
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
@@ -20,7 +21,6 @@ from nsmae_plugin import host
 from nsmae_plugin.errors import NonFiniteError
 from nsmae_plugin.optimization.gradients import branch_norms, clip_gradients
 from nsmae_plugin.runtime import distributed
-from nsmae_plugin.training.run_log import Meter
 from nsmae_plugin.training.run_state import Run
 
 Batch = dict[str, Any]
@@ -33,6 +33,23 @@ class Problem(NamedTuple):
 
     in_loss: bool
     words: str
+
+
+class Meter:
+    """Means of named numbers."""
+
+    def __init__(self) -> None:
+        self._values: dict[str, list[float]] = defaultdict(list)
+
+    def add(self, values: Mapping[str, float]) -> None:
+        for name, value in values.items():
+            self._values[name].append(value)
+
+    def take(self) -> dict[str, float]:
+        """Means since the last call, which empties the meter."""
+        means = {name: sum(values) / len(values) for name, values in self._values.items()}
+        self._values.clear()
+        return means
 
 
 @dataclass
@@ -75,7 +92,7 @@ def update_weights(
     amp_dtype: torch.dtype | None = None,
     check: bool = True,
 ) -> StepRecord:
-    """One update of the weights from the mean gradient of ``batches``.
+    """Update the weights once, from the mean gradient of ``batches``, and advance ``run.progress``.
 
     Equal to one batch with all the samples as far as the loss is a mean over samples; BatchNorm
     and masked means still see each batch for itself.
@@ -85,8 +102,8 @@ def update_weights(
             each branch (:mod:`~nsmae_plugin.optimization.gradients`).
         amp_dtype: autocast to it, or None for float32.
         check: read the numbers before the weights change, which waits for the device. Without it a
-            loss or gradient that is not finite is learnt, and noticed when the record is read.
-            float16 always checks: whether it skips a step depends on the numbers.
+            loss or gradient that is not finite reaches the weights, and raises when the record is
+            read. float16 always checks: whether it skips a step depends on the numbers.
 
     Raises:
         NonFiniteError: under ``check``, before the weights change, in every process when it happens
@@ -94,33 +111,28 @@ def update_weights(
     """
     record = StepRecord(run.progress.step + 1, run.optimizer.param_groups[0]["lr"])
     run.optimizer.zero_grad(set_to_none=True)
-    for position, batch in enumerate(batches):
-        last = position == len(batches) - 1
-        # The processes exchange gradients once per step, with the last batch.
+    for position, batch in enumerate(batches, 1):
+        # The processes average their gradients once per step, with the last batch.
+        last = position == len(batches)
         with nullcontext() if last else distributed.no_sync(run.model):
-            record.add(*_backward(run, batch, len(batches), device, amp_dtype), batch)
-    _update(run, record, check or run.scaler.is_enabled(), clip, clip_by_branch)
-    distributed.bare(run.model).update_global_step()
+            with torch.autocast(device.type, amp_dtype, enabled=amp_dtype is not None):
+                result, terms, _ = run.model(host.to_device(batch, device))
+            loss: Tensor = result["loss"].mean()
+            run.scaler.scale(loss / len(batches)).backward()
+        record.add(loss, terms, batch)
+    _step(run, record, check or run.scaler.is_enabled(), clip, clip_by_branch)
+    distributed.unwrap(run.model).update_global_step()
     run.progress.step += 1
+    run.progress.batch_in_epoch += len(batches)
     return record
 
 
-def _backward(
-    run: Run, batch: Batch, count: int, device: torch.device, amp_dtype: torch.dtype | None
-) -> tuple[Tensor, Mapping[str, Any]]:
-    with torch.autocast(device.type, amp_dtype, enabled=amp_dtype is not None):
-        result, terms, _ = run.model(host.to_device(batch, device))
-    loss: Tensor = result["loss"].mean()
-    run.scaler.scale(loss / count).backward()
-    return loss, terms
-
-
-def _update(run: Run, record: StepRecord, check: bool, clip: float, clip_by_branch: bool) -> None:
+def _step(run: Run, record: StepRecord, check: bool, clip: float, clip_by_branch: bool) -> None:
     """Clip the gradients and step optimiser and schedule."""
     run.scaler.unscale_(run.optimizer)
     gradients = {
         name: parameter.grad
-        for name, parameter in distributed.bare(run.model).named_parameters()
+        for name, parameter in distributed.unwrap(run.model).named_parameters()
         if parameter.grad is not None
     }
     record.names = list(gradients)

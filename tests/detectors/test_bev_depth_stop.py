@@ -8,11 +8,12 @@ import torch
 
 from nsmae_plugin.optimization.optim import build_optimizer, build_scheduler
 from nsmae_plugin.runtime import distributed
-from nsmae_plugin.training import engine, run_state
-from nsmae_plugin.training.run_state import Plan, Progress, Run
+from nsmae_plugin.training import run_state
+from nsmae_plugin.training.run_state import Progress, Run, RunSettings
 from tests.detectors.test_nsmae import build
 from tests.helpers.made_up_batch import made_up_batch
 from tests.helpers.process_group import run_in_processes
+from tests.helpers.toys import train_step
 
 CPU = torch.device("cpu")
 CONFIG = {
@@ -24,8 +25,7 @@ CONFIG = {
     "DIV_FACTOR": 10,
 }
 STOP, STEPS = 2, 4  # steps: the view from above trains for one epoch of two
-PLAN = Plan(0, 2, 1, 1, 2, 2)
-OPTIONS = engine.Options(grad_norm_clip=35)
+SETTINGS = RunSettings(0, 2, 1, 1, 2, 2)
 #: Slots that the view from above alone trains, and whether cameras without LiDAR have them.
 FROM_ABOVE = {"backbone_3d.": False, "bev_head.": True, "vtransform.downsample.": True}
 
@@ -41,11 +41,11 @@ def new_run(mode, wrap=lambda model: model):
 
 def train(run, steps, mode="both", samples=2):
     batch = made_up_batch(mode, samples=samples)
-    return [engine.train_step(run, [batch], OPTIONS, CPU) for _ in range(steps)]
+    return [train_step(run, [batch]) for _ in range(steps)]
 
 
 def weights(run):
-    parameters = distributed.bare(run.model).named_parameters()
+    parameters = distributed.unwrap(run.model).named_parameters()
     return {name: value.detach().clone() for name, value in parameters}
 
 
@@ -106,12 +106,12 @@ def look_at_two_processes(world):
     torch.set_num_threads(1)
     run = new_run("both", wrap)
     train(run, STOP - 1, samples=world.rank + 1)
-    before_stop = copy.deepcopy(run_state.capture(run, PLAN, {}))
+    before_stop = copy.deepcopy(run_state.capture(run, SETTINGS, {}))
     train(run, 1, samples=world.rank + 1)
     at_stop = weights(run)
     train(run, STEPS - STOP, samples=world.rank + 1)
     resumed = new_run("both", wrap)
-    run_state.restore(resumed, PLAN, before_stop, Path("made up"), world.rank)
+    run_state.restore(resumed, SETTINGS, before_stop, Path("made up"), world.rank)
     train(resumed, STEPS - STOP + 1, samples=world.rank + 1)
     return {"stop": at_stop, "end": weights(run), "resumed": weights(resumed)}
 

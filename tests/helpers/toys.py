@@ -30,6 +30,7 @@ from torch import nn
 import nsmae_plugin.runs.train
 from nsmae_plugin import host, runs
 from nsmae_plugin.errors import DataError
+from nsmae_plugin.training.update import read_records, update_weights
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 FEATURES = 4
@@ -163,6 +164,12 @@ def evaluate(model):
     torch.rand(2)
     time.sleep(0.01)
     return {"error": result["loss"].item()}
+
+
+def train_step(run, batches, device="cpu", clip=35, **options):
+    """One update of the weights, read at once; returns its numbers."""
+    record = update_weights(run, batches, torch.device(device), clip=clip, **options)
+    return read_records([record])[0]
 
 
 def train(*arguments, register_toys=True):

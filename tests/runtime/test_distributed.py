@@ -16,16 +16,17 @@ from nsmae_plugin.errors import ConfigError, DataError, NSMAEError
 from nsmae_plugin.optimization.optim import build_optimizer, build_scheduler
 from nsmae_plugin.runtime import distributed
 from nsmae_plugin.training import checkpoint, engine, run_state
-from nsmae_plugin.training.keeper import Keeper
-from nsmae_plugin.training.run_state import Plan, Progress, Run
+from nsmae_plugin.training.checkpoint_manager import CheckpointManager
+from nsmae_plugin.training.run_state import Progress, Run, RunSettings
+from nsmae_plugin.training.session import LoopOptions, Session
 from tests.helpers.process_group import run_in_processes
-from tests.helpers.toys import CONFIG, ToyDetector, batch, free_port
+from tests.helpers.toys import CONFIG, ToyDetector, batch, free_port, train_step
 
 LAUNCHER_VARIABLES = (
     *("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"),
     *("SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID"),
 )
-OPTIONS = engine.Options(grad_norm_clip=0.5)
+CLIP = 0.5
 CPU = torch.device("cpu")
 
 
@@ -61,17 +62,17 @@ def look_around(world):
         # Dealt in turn, as the sampler does: rank 0 has 1, 2 and rank 1 has 3, 4.
         indices = [one[world.rank] for one in parts]
         batches = [batch(*indices)] if name == "plain" else [batch(one) for one in indices]
-        engine.train_step(run, batches, OPTIONS, CPU)
+        train_step(run, batches, clip=CLIP)
         found[name] = [one.grad.clone() for one in run.model.parameters()]
-    found["weights"] = distributed.bare(run.model).state_dict()
+    found["weights"] = distributed.unwrap(run.model).state_dict()
 
-    content = run_state.capture(run, Plan(0, 2, 1, 2, 1, 5), {})
+    content = run_state.capture(run, RunSettings(0, 2, 1, 2, 1, 5), {})
     found["random_states"] = [one["torch"] for one in content["random_states"]]
 
     bad = batch(9)
     if world.rank == 1:
         bad["y"][:] = float("inf")
-    found["message"] = message_of(lambda: engine.train_step(run, [bad], OPTIONS, CPU))
+    found["message"] = message_of(lambda: train_step(run, [bad], clip=CLIP))
     return found
 
 
@@ -109,7 +110,7 @@ def test_an_error_in_one_process_is_raised_in_both(both):
 def test_averaged_gradients_equal_those_of_the_joint_batch(both):
     run = new_run()
     for name, indices in (("plain", (1, 2, 3, 4)), ("accumulated", (5, 6, 7, 8))):
-        engine.train_step(run, [batch(*indices)], OPTIONS, CPU)
+        train_step(run, [batch(*indices)], clip=CLIP)
         for rank in (0, 1):
             for mine, parameter in zip(both[rank][name], run.model.parameters(), strict=True):
                 # Sums of float32 in another order, clipped to a norm of 0.5.
@@ -152,12 +153,12 @@ def train_on_different_samples(world, folder):
     """Three steps, of which the last changes the statistics last; scores by whoever evaluates."""
     run = new_run(lambda model: distributed.wrap(model, world), Normalised())
     scores = []
-    session = engine.Session(
+    session = Session(
         run=run,
-        plan=Plan(0, 2, 1, world.size, 1, 3),
-        options=OPTIONS,
+        settings=RunSettings(0, 2, 1, world.size, 1, 3),
+        options=LoopOptions(grad_norm_clip=CLIP),
         world=world,
-        keeper=Keeper(folder, 1),
+        checkpoints=CheckpointManager(folder, 1),
         curves=SimpleNamespace(scalars=lambda *_: None, record=lambda *_: None),
         logger=logging.getLogger("normalised"),
         facts={},
@@ -183,7 +184,7 @@ def test_a_single_process_needs_no_process_group():
     world = distributed.start("none", "cpu")
     model = nn.Linear(1, 1)
     assert (world.rank, world.size, world.is_main) == (0, 1, True)
-    assert distributed.wrap(model, world) is distributed.bare(model) is model
+    assert distributed.wrap(model, world) is distributed.unwrap(model) is model
     assert distributed.any_process(True, False) == (True, False)
     assert distributed.gather(3) == [3]
     assert distributed.from_main(3) == 3

@@ -13,14 +13,15 @@ from torch import nn
 from nsmae_plugin.errors import CheckpointError, ConfigError, OutputError
 from nsmae_plugin.optimization.optim import build_optimizer, build_scheduler
 from nsmae_plugin.runtime.random_state import seed_everything
-from nsmae_plugin.training import checkpoint, engine, run_state
-from nsmae_plugin.training.keeper import Keeper, to_resume
-from nsmae_plugin.training.run_state import Plan, Progress, Run
-from tests.helpers.toys import CONFIG, ToyDetector, batch
+from nsmae_plugin.training import checkpoint, run_state
+from nsmae_plugin.training.checkpoint_manager import CheckpointManager, to_resume
+from nsmae_plugin.training.run_state import Progress, Run, RunSettings
+from tests.helpers.toys import CONFIG, ToyDetector, batch, train_step
 
-PLAN = Plan(seed=1, batch_size=2, accumulate_steps=1, world_size=1, epochs=3, batches_per_epoch=5)
+SETTINGS = RunSettings(
+    seed=1, batch_size=2, accumulate_steps=1, world_size=1, epochs=3, batches_per_epoch=5
+)
 FACTS = {"config_tag": "toy", "host": "builtin"}
-OPTIONS = engine.Options(grad_norm_clip=35)
 CPU = torch.device("cpu")
 
 
@@ -43,12 +44,11 @@ def load_model(model, path):
 def advance(run, steps):
     run.model.train()
     for step in range(steps):
-        engine.train_step(run, [batch(step, step + 1)], OPTIONS, CPU)
-    run.progress.batch_in_epoch += steps
+        train_step(run, [batch(step, step + 1)])
 
 
-def saved(run, path, plan=PLAN):
-    checkpoint.write(run_state.capture(run, plan, FACTS), path)
+def saved(run, path, settings=SETTINGS):
+    checkpoint.write(run_state.capture(run, settings, FACTS), path)
     return path
 
 
@@ -62,7 +62,7 @@ def test_a_restored_run_takes_the_same_steps_to_the_last_bit(tmp_path, optimizer
 
     other = new_run(optimizer_name=optimizer_name)
     seed_everything(99)
-    run_state.restore(other, PLAN, checkpoint.read(path), path)
+    run_state.restore(other, SETTINGS, checkpoint.read(path), path)
     assert other.progress == Progress(epoch=0, batch_in_epoch=3, step=3)
     advance(other, 4)
     for name, value in run.model.state_dict().items():
@@ -76,7 +76,7 @@ def test_restoring_brings_back_every_generator(tmp_path):
     path = saved(run, tmp_path / "a.pth")
     drawn = random.random(), np.random.rand(), np.random.randn(), torch.rand(1)  # noqa: NPY002
     seed_everything(4)
-    run_state.restore(run, PLAN, checkpoint.read(path), path)
+    run_state.restore(run, SETTINGS, checkpoint.read(path), path)
     again = random.random(), np.random.rand(), np.random.randn(), torch.rand(1)  # noqa: NPY002
     assert drawn == again
 
@@ -124,7 +124,7 @@ def test_a_file_that_would_execute_code_is_refused(tmp_path):
 @pytest.mark.parametrize("zipped", [True, False])
 def test_truncated_files_are_an_error(tmp_path, share, zipped):
     path = tmp_path / "a.pth"
-    content = run_state.capture(new_run(), PLAN, FACTS)
+    content = run_state.capture(new_run(), SETTINGS, FACTS)
     torch.save(content, path, _use_new_zipfile_serialization=zipped)
     path.write_bytes(path.read_bytes()[: int(path.stat().st_size * share)])
     with pytest.raises(CheckpointError, match=r"cannot read the checkpoint .*truncated"):
@@ -178,7 +178,7 @@ def test_a_checkpoint_that_does_not_say_how_far_it_is_cannot_be_resumed(tmp_path
     content = checkpoint.read(saved(run, tmp_path / "a.pth"))
     del content[key]
     with pytest.raises(CheckpointError, match=f"holds no {key}"):
-        run_state.restore(run, PLAN, content, tmp_path / "a.pth")
+        run_state.restore(run, SETTINGS, content, tmp_path / "a.pth")
 
 
 def test_a_write_that_dies_leaves_the_old_file(tmp_path, monkeypatch):
@@ -197,24 +197,24 @@ def test_a_write_that_dies_leaves_the_old_file(tmp_path, monkeypatch):
 
 
 def test_only_the_newest_epochs_are_kept(tmp_path):
-    keeper = Keeper(tmp_path, max_kept=2)
+    checkpoints = CheckpointManager(tmp_path, max_kept=2)
     for epoch in (1, 2, 9, 10, 11):  # 9 comes before 10, not after it as its name would
-        keeper.save_epoch({"epoch": epoch, "model_state": {}})
-    keeper.save_latest({"epoch": 11, "model_state": {}})
+        checkpoints.save_epoch({"epoch": epoch, "model_state": {}})
+    checkpoints.save_latest({"epoch": 11, "model_state": {}})
     names = sorted(path.name for path in tmp_path.glob("*.pth"))
     assert names == ["checkpoint_epoch_10.pth", "checkpoint_epoch_11.pth", "latest_model.pth"]
     with pytest.raises(ConfigError, match="max_ckpt_save_num"):
-        Keeper(tmp_path, max_kept=0)
+        CheckpointManager(tmp_path, max_kept=0)
 
 
 def test_a_run_goes_on_from_its_newest_checkpoint_unless_told_otherwise(tmp_path):
     (tmp_path / "ckpt").mkdir()
-    keeper = Keeper(tmp_path / "ckpt", max_kept=5)
+    checkpoints = CheckpointManager(tmp_path / "ckpt", max_kept=5)
     assert to_resume(tmp_path / "ckpt", None, None) is None
-    first = keeper.save_epoch({"epoch": 1, "it": 5, "model_state": {}})
+    first = checkpoints.save_epoch({"epoch": 1, "it": 5, "model_state": {}})
     assert to_resume(tmp_path / "ckpt", None, None) == first
-    second = keeper.save_epoch({"epoch": 2, "it": 10, "model_state": {}})
-    third = keeper.save_latest({"epoch": 2, "it": 11, "batch_in_epoch": 1, "model_state": {}})
+    second = checkpoints.save_epoch({"epoch": 2, "it": 10, "model_state": {}})
+    third = checkpoints.save_latest({"epoch": 2, "it": 11, "batch_in_epoch": 1, "model_state": {}})
     assert to_resume(tmp_path / "ckpt", None, None) == third
     elsewhere = tmp_path / "third.pth"
     third.rename(elsewhere)
@@ -282,7 +282,7 @@ def test_pretrained_weights_and_earlier_checkpoints_exclude_each_other(tmp_path)
     assert to_resume(tmp_path, None, weights) is None
     with pytest.raises(ConfigError, match="give one"):
         to_resume(tmp_path, weights, weights)
-    Keeper(tmp_path, max_kept=5).save_epoch({"epoch": 1, "model_state": {}})
+    CheckpointManager(tmp_path, max_kept=5).save_epoch({"epoch": 1, "model_state": {}})
     with pytest.raises(ConfigError, match=r"checkpoint_epoch_1\.pth.*--extra_tag"):
         to_resume(tmp_path, None, weights)
 
@@ -293,9 +293,9 @@ def test_pretrained_weights_and_earlier_checkpoints_exclude_each_other(tmp_path)
 def test_a_run_planned_differently_is_not_resumed(tmp_path, name, value):
     run = new_run()
     path = saved(run, tmp_path / "a.pth")
-    plan = Plan(**{**vars(PLAN), name: value})
-    with pytest.raises(CheckpointError, match=f"{name} {getattr(PLAN, name)} -> {value}"):
-        run_state.restore(run, plan, checkpoint.read(path), path)
+    settings = RunSettings(**{**vars(SETTINGS), name: value})
+    with pytest.raises(CheckpointError, match=f"{name} {getattr(SETTINGS, name)} -> {value}"):
+        run_state.restore(run, settings, checkpoint.read(path), path)
 
 
 @pytest.mark.parametrize(
@@ -314,7 +314,7 @@ def test_moments_that_the_next_step_would_fail_on_are_refused(tmp_path, key, val
     content = checkpoint.read(saved(run, tmp_path / "a.pth"))
     content["optimizer_state"]["state"][0][key] = value
     with pytest.raises(CheckpointError, match=rf"a\.pth does not fit: the optimiser's {told}"):
-        run_state.restore(new_run(), PLAN, content, tmp_path / "a.pth")
+        run_state.restore(new_run(), SETTINGS, content, tmp_path / "a.pth")
 
 
 def test_weights_alone_are_not_resumed(tmp_path):
@@ -323,7 +323,7 @@ def test_weights_alone_are_not_resumed(tmp_path):
     with pytest.raises(
         CheckpointError, match=r"no epoch.*scheduler_state.*pcdet\+0.6.*--pretrained_mod"
     ):
-        run_state.restore(new_run(), PLAN, checkpoint.read(path), path)
+        run_state.restore(new_run(), SETTINGS, checkpoint.read(path), path)
 
 
 def test_another_architecture_is_named_by_its_first_differences(tmp_path):

@@ -14,9 +14,10 @@ from nsmae_plugin.optimization.optim import build_optimizer, build_scheduler
 from nsmae_plugin.runtime.distributed import World
 from nsmae_plugin.runtime.random_state import seed_everything
 from nsmae_plugin.training import checkpoint, engine, run_log, run_state
-from nsmae_plugin.training.keeper import Keeper
-from nsmae_plugin.training.run_state import Plan, Progress, Run
-from tests.helpers.toys import CONFIG, ToyDetector, batch
+from nsmae_plugin.training.checkpoint_manager import CheckpointManager
+from nsmae_plugin.training.run_state import Progress, Run, RunSettings
+from nsmae_plugin.training.session import LoopOptions, Session
+from tests.helpers.toys import CONFIG, ToyDetector, batch, train_step
 
 BATCHES = [batch(2 * k, 2 * k + 1) for k in range(5)]
 
@@ -30,25 +31,25 @@ class Sampler:
 
 
 def new_session(folder, device="cpu", epochs=2, accumulate=1, model=None, dtype=None, **options):
-    plan = Plan(0, 2, accumulate, 1, epochs, len(BATCHES))
+    settings = RunSettings(0, 2, accumulate, 1, epochs, len(BATCHES))
     config = EasyDict(CONFIG["OPTIMIZATION"])
     seed_everything(0)
     model = (model or ToyDetector()).to(device)
     optimizer = build_optimizer(model, config)
-    steps = engine.steps_per_epoch(plan)
+    steps = settings.steps_per_epoch
     scaler = torch.amp.GradScaler(str(device), enabled=dtype is torch.float16, init_scale=2.0**10)
-    return engine.Session(
+    return Session(
         run=Run(
             model,
             optimizer,
-            build_scheduler(optimizer, config, epochs * steps, steps),
+            build_scheduler(optimizer, config, settings.total_steps, steps),
             scaler,
             Progress(),
         ),
-        plan=plan,
-        options=engine.Options(grad_norm_clip=35, amp_dtype=dtype, **options),
+        settings=settings,
+        options=LoopOptions(grad_norm_clip=35, amp_dtype=dtype, **options),
         world=World(0, 1, torch.device(device)),
-        keeper=Keeper(folder, 3),
+        checkpoints=CheckpointManager(folder, 3),
         curves=run_log.Curves(folder),
         logger=logging.getLogger("engine"),
         facts={},
@@ -65,10 +66,9 @@ def test_accumulated_gradients_equal_those_of_the_larger_batch(tmp_path, device)
     model = ToyDetector(dropout=0.0)
     split = new_session(tmp_path, device, model=copy.deepcopy(model)).run
     joint = new_session(tmp_path, device, model=copy.deepcopy(model)).run
-    options = engine.Options(grad_norm_clip=0.01)  # low enough to clip
     parts = [batch(1, 2), batch(3, 4), batch(5, 6)]
-    terms = engine.train_step(split, parts, options, device)
-    expected = engine.train_step(joint, [batch(1, 2, 3, 4, 5, 6)], options, device)
+    terms = train_step(split, parts, device, clip=0.01)  # low enough to clip
+    expected = train_step(joint, [batch(1, 2, 3, 4, 5, 6)], device, clip=0.01)
     assert terms == pytest.approx(expected, rel=1e-5)
     for (name, mine), other in zip(
         split.model.named_parameters(), joint.model.parameters(), strict=True
@@ -90,10 +90,19 @@ def test_training_lowers_the_loss_and_leaves_a_checkpoint_per_epoch(tmp_path, de
     assert session.run.progress == Progress(epoch=30, batch_in_epoch=0, step=150)
     assert sampler.calls == [(epoch, 0) for epoch in range(30)]
     assert int(session.run.model.global_step) == 150
-    assert session.run.model.steps_per_epoch == 5
     assert sorted(path.name for path in tmp_path.glob("*.pth")) == [
         f"checkpoint_epoch_{epoch}.pth" for epoch in (28, 29, 30)
     ]
+
+
+def test_a_detector_that_schedules_by_epochs_is_told_their_steps(tmp_path):
+    class Scheduled(ToyDetector):
+        def set_steps_per_epoch(self, steps):
+            self.told = steps
+
+    session = new_session(tmp_path, accumulate=2, epochs=1, model=Scheduled())
+    engine.train(session, BATCHES, Sampler())
+    assert session.run.model.told == 3  # 2 + 2 + 1 batches
 
 
 def test_the_last_step_of_an_epoch_takes_the_batches_that_are_left(tmp_path):
@@ -126,7 +135,7 @@ def test_max_steps_stops_within_an_epoch_and_the_next_run_goes_on_there(tmp_path
     whole = new_session(tmp_path / "whole")
     engine.train(whole, BATCHES, Sampler())
     resumed = new_session(tmp_path)
-    run_state.restore(resumed.run, resumed.plan, checkpoint.read(path), path)
+    run_state.restore(resumed.run, resumed.settings, checkpoint.read(path), path)
     sampler = Sampler()
     engine.train(resumed, BATCHES[2:], sampler)  # what the sampler would leave of epoch 1
     assert sampler.calls == [(1, 4)]
@@ -137,12 +146,12 @@ def test_max_steps_stops_within_an_epoch_and_the_next_run_goes_on_there(tmp_path
 def test_checkpoints_between_epochs_follow_steps_and_time(tmp_path, monkeypatch):
     session = new_session(tmp_path, epochs=1, save_seconds=None, save_steps=2)
     kept = []
-    monkeypatch.setattr(session.keeper, "save_latest", lambda one: kept.append(one["it"]))
+    monkeypatch.setattr(session.checkpoints, "save_latest", lambda one: kept.append(one["it"]))
     engine.train(session, BATCHES, Sampler())
     assert kept == [2, 4]
 
     session = new_session(tmp_path, epochs=1, save_seconds=0)
-    monkeypatch.setattr(session.keeper, "save_latest", lambda one: kept.append(one["it"]))
+    monkeypatch.setattr(session.checkpoints, "save_latest", lambda one: kept.append(one["it"]))
     kept.clear()
     engine.train(session, BATCHES, Sampler())
     assert kept == [1, 2, 3, 4]  # the fifth ends the epoch, which has a file of its own
@@ -221,13 +230,13 @@ def test_a_float16_overflow_skips_the_step_and_lowers_the_scale(tmp_path, device
     run = session.run
     run.scaler = torch.amp.GradScaler(str(device), init_scale=2.0**40)
     before = copy.deepcopy(model.token)
-    terms = engine.train_step(run, [BATCHES[0]], session.options, device)
+    terms = train_step(run, [BATCHES[0]], device, amp_dtype=torch.float16)
     assert torch.equal(model.token, before)
     assert run.scaler.get_scale() == 2.0**39
     assert run.scheduler.last_epoch == 0  # the schedule counts updates
     assert "grad_norm" not in terms
     assert all(math.isfinite(value) for value in terms.values())
-    content = run_state.capture(run, session.plan, {})
+    content = run_state.capture(run, session.settings, {})
     assert content["scaler_state"]["scale"] == 2.0**39
 
 
@@ -235,7 +244,7 @@ def test_float16_does_not_hide_gradients_that_no_scale_makes_finite(tmp_path):
     session = new_session(tmp_path, dtype=torch.float16)
     session.run.model.token.register_hook(lambda gradient: gradient * float("nan"))
     steps = (
-        engine.train_step(session.run, [BATCHES[0]], session.options, torch.device("cpu"))
+        train_step(session.run, [BATCHES[0]], amp_dtype=torch.float16)
         for _ in range(60)  # each skipped one halves the scale
     )
     with pytest.raises(NonFiniteError, match=r"in 1 parameters \(token\)"):

@@ -93,7 +93,16 @@ def test_a_detector_without_these_slots_is_left_alone():
     detector = Detector("neck")
     detector.backbone_3d = None
     assert keep_float32(detector) is detector
-    assert "forward" not in vars(detector.neck)
+    assert not detector.neck._forward_pre_hooks
+
+
+def test_autocast_is_back_on_after_an_error_in_a_slot(device):
+    detector = keep_float32(Detector("dense_head")).to(device)
+    with torch.autocast(device.type, torch.bfloat16):
+        with pytest.raises(KeyError, match="features"):
+            detector({})
+        assert torch.is_autocast_enabled(device.type)
+    assert not torch.is_autocast_enabled(device.type)
 
 
 class Convolving(nn.Module):

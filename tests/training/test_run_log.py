@@ -9,7 +9,7 @@ from easydict import EasyDict
 
 from nsmae_plugin.config import load as configuration
 from nsmae_plugin.training import run_log
-from nsmae_plugin.training.run_log import Curves, Meter, Pace
+from nsmae_plugin.training.run_log import Curves
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -107,30 +107,3 @@ def test_scalars_reach_tensorboard(tmp_path):
     curves.close()
     (events,) = (tmp_path / "tensorboard").iterdir()
     assert b"train/loss" in events.read_bytes()
-
-
-def test_a_meter_gives_means_and_starts_anew():
-    meter = Meter()
-    meter.add({"a": 1.0, "b": 4.0})
-    meter.add({"a": 2.0})
-    assert meter.take() == {"a": 1.5, "b": 4.0}
-    assert meter.take() == {}
-
-
-def test_pace_tells_waiting_from_working(monkeypatch):
-    clock = [0.0]
-    monkeypatch.setattr(run_log.time, "monotonic", lambda: clock[0])
-
-    def slow():
-        for item in "ab":
-            clock[0] += 1.0  # waiting
-            yield item
-
-    pace = Pace()
-    got = []
-    for item in pace.waiting(slow()):
-        clock[0] += 3.0  # working
-        pace.step()
-        got.append(item)
-    assert got == ["a", "b"]
-    assert pace.report(900) == "4 s/step (25% waiting for data), 1:00:00 left"

@@ -5,7 +5,7 @@ import torch
 
 from nsmae_plugin.errors import NonFiniteError
 from nsmae_plugin.training import engine, update
-from nsmae_plugin.training.update import read_records, update_weights
+from nsmae_plugin.training.update import Meter, read_records, update_weights
 from tests.helpers.toys import ToyDetector, batch
 from tests.training.test_engine import BATCHES, Sampler, new_session, records
 
@@ -89,3 +89,11 @@ def test_gradients_are_clipped_to_the_norm_without_a_look(device):
     norm = torch.cat([one.grad.flatten() for one in clipped.run.model.parameters()]).norm()
     assert norm.item() == pytest.approx(0.01, rel=1e-4)
     assert read_records([record])[0]["grad_norm"] > 0.5
+
+
+def test_a_meter_gives_means_and_starts_anew():
+    meter = Meter()
+    meter.add({"a": 1.0, "b": 4.0})
+    meter.add({"a": 2.0})
+    assert meter.take() == {"a": 1.5, "b": 4.0}
+    assert meter.take() == {}

@@ -1,4 +1,4 @@
-"""The folder of a run's checkpoints: which one to go on from, and which stay."""
+"""The folder of a run's checkpoints: which one to resume, and which to keep."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def _not_behind(asked: Path, newest: Path) -> Path:
     return asked
 
 
-class Keeper:
+class CheckpointManager:
     """Writes the checkpoints of a run into ``folder`` and keeps the newest of them.
 
     Args:
