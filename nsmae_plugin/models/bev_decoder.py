@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nsmae_plugin.errors import ConfigError
-from nsmae_plugin.models.lift_splat import conv_block
+from nsmae_plugin.ops.conv_block import conv_block
 
 LEVEL_KEYS = ("LAYER_NUMS", "LAYER_STRIDES", "NUM_FILTERS")
 
@@ -67,8 +67,8 @@ class LSSFPN(nn.Module):
     def __init__(self, in_channels: int, out_channels: int, stride: int) -> None:
         super().__init__()
         self.fuse = nn.Sequential(
-            *conv_block(in_channels, out_channels, 1, bias=False),
-            *conv_block(out_channels, out_channels, 3, bias=False),
+            *conv_block(in_channels, out_channels, 1),
+            *conv_block(out_channels, out_channels, 3),
         )
         self.upsample = nn.Identity() if stride == 1 else _upsample(out_channels, stride)
 
@@ -105,7 +105,7 @@ def _level(in_channels: int, channels: int, stride: int, blocks: int) -> nn.Sequ
 
 def _upsample(channels: int, stride: int) -> nn.Sequential:
     enlarge = nn.Upsample(scale_factor=stride, mode="bilinear", align_corners=True)
-    return nn.Sequential(enlarge, *conv_block(channels, channels, 3, bias=False))
+    return nn.Sequential(enlarge, *conv_block(channels, channels, 3))
 
 
 def _levels(model_cfg: Any) -> tuple[Sequence[int], ...]:

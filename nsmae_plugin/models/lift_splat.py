@@ -13,6 +13,7 @@ from nsmae_plugin.errors import ConfigError, DataError
 from nsmae_plugin.geometry.bev_grid import BEVGrid, count_steps
 from nsmae_plugin.geometry.projection import frustum_pixels, frustum_rays
 from nsmae_plugin.ops.bev_pool import bev_pool, to_rows
+from nsmae_plugin.ops.conv_block import conv_block
 from nsmae_plugin.ops.kernels import check_kernels
 from nsmae_plugin.ops.pooling_plan import (
     ROUNDINGS,
@@ -174,25 +175,10 @@ def build_downsample(channels: int, factor: int) -> nn.Module:
     if factor == 1:
         return nn.Identity()
     return nn.Sequential(
-        *conv_block(channels, channels, 3, bias=False),
-        *conv_block(channels, channels, 3, stride=factor, bias=False),
-        *conv_block(channels, channels, 3, bias=False),
+        *conv_block(channels, channels, 3),
+        *conv_block(channels, channels, 3, stride=factor),
+        *conv_block(channels, channels, 3),
     )
-
-
-def conv_block(
-    in_channels: int, out_channels: int, kernel: int, *, bias: bool, stride: int = 1
-) -> tuple[nn.Module, ...]:
-    """A padded convolution, BatchNorm and ReLU."""
-    convolution = nn.Conv2d(
-        in_channels, out_channels, kernel, stride=stride, padding=kernel // 2, bias=bias
-    )
-    return activated(convolution)
-
-
-def activated(convolution: nn.Conv2d) -> tuple[nn.Module, ...]:
-    """The convolution, BatchNorm and ReLU."""
-    return convolution, nn.BatchNorm2d(convolution.out_channels), nn.ReLU(inplace=True)
 
 
 def _check_options(module: LiftSplatTransform, config: Any) -> None:

@@ -13,6 +13,7 @@ from nsmae_plugin.errors import ConfigError
 from nsmae_plugin.geometry.bev_grid import BEVGrid
 from nsmae_plugin.models.map_losses import map_loss
 from nsmae_plugin.ops.compositing import at_least_float32
+from nsmae_plugin.ops.conv_block import conv_block
 
 #: Probability that an untrained head gives every class. Most cells belong to few classes: from 0.5,
 #: where the published head starts, the first steps would only learn that (arXiv 1708.02002, section
@@ -64,7 +65,7 @@ class BEVSegmentationHead(nn.Module):
         last = nn.Conv2d(channels, len(self.classes), kernel_size=1)
         nn.init.constant_(cast(Tensor, last.bias), math.log(PRIOR / (1 - PRIOR)))
         self.classifier = nn.Sequential(
-            *_conv_block(input_channels, channels), *_conv_block(channels, channels), last
+            *conv_block(input_channels, channels, 3), *conv_block(channels, channels, 3), last
         )
 
     def forward(self, batch_dict: dict[str, Any]) -> dict[str, Any]:
@@ -137,8 +138,3 @@ def interpolation_matrix(positions: Tensor, count: int) -> Tensor:
     positions = positions.clamp(0, count - 1).unsqueeze(1)
     values = torch.arange(count, device=positions.device, dtype=positions.dtype)
     return (1 - (positions - values).abs()).clamp(min=0)
-
-
-def _conv_block(in_channels: int, out_channels: int) -> tuple[nn.Module, ...]:
-    convolution = nn.Conv2d(in_channels, out_channels, kernel_size=3, padding=1, bias=False)
-    return convolution, nn.BatchNorm2d(out_channels), nn.ReLU(inplace=True)

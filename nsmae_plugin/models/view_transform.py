@@ -13,10 +13,9 @@ from nsmae_plugin.geometry.depth_map import lidar_depth_map
 from nsmae_plugin.models.lift_splat import (
     LiftSplatTransform,
     ViewGeometry,
-    activated,
     build_downsample,
-    conv_block,
 )
+from nsmae_plugin.ops.conv_block import conv_block, with_norm
 
 HINT_STRIDE = 8  # of dtransform: 4, then 2
 
@@ -146,7 +145,7 @@ def _check_eighth(image_size: tuple[int, ...], feature_size: tuple[int, ...]) ->
 
 def _build_dtransform() -> nn.Sequential:
     return nn.Sequential(
-        *activated(OneChannelConv2d(8)),
+        *with_norm(OneChannelConv2d(8)),
         *conv_block(8, 32, 5, stride=4, bias=True),
         *conv_block(32, 64, 5, stride=2, bias=True),
     )

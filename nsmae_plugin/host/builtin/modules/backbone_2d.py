@@ -1,31 +1,29 @@
 """Convolutional backbone on the bird's-eye-view map."""
 
+from functools import partial
 from typing import Any
 
 import torch
 from torch import nn
 
 from nsmae_plugin.errors import ConfigError
+from nsmae_plugin.ops.conv_block import conv_block, with_norm
 
 LEVEL_KEYS = ("LAYER_NUMS", "LAYER_STRIDES", "NUM_FILTERS")
 UPSAMPLE_KEYS = ("UPSAMPLE_STRIDES", "NUM_UPSAMPLE_FILTERS")
 
 
-def _norm(channels: int) -> nn.BatchNorm2d:
-    return nn.BatchNorm2d(channels, eps=1e-3, momentum=0.01)
+_norm = partial(nn.BatchNorm2d, eps=1e-3, momentum=0.01)
 
 
 def _level(in_channels: int, channels: int, stride: int, extra_layers: int) -> nn.Sequential:
     """A strided 3x3 convolution and ``extra_layers`` more, each with norm and ReLU."""
     layers: list[nn.Module] = [
         nn.Identity(),  # OpenPCDet pads in a layer of its own; this one keeps its numbering
-        nn.Conv2d(in_channels, channels, 3, stride=stride, padding=1, bias=False),
-        _norm(channels),
-        nn.ReLU(inplace=True),
+        *conv_block(in_channels, channels, 3, stride=stride, norm=_norm),
     ]
     for _ in range(extra_layers):
-        conv = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
-        layers += [conv, _norm(channels), nn.ReLU(inplace=True)]
+        layers += conv_block(channels, channels, 3, norm=_norm)
     return nn.Sequential(*layers)
 
 
@@ -41,7 +39,7 @@ def _resample(in_channels: int, channels: int, stride: float, convolve: bool) ->
     else:
         size = round(1 / stride)
         conv = nn.Conv2d(in_channels, channels, size, stride=size, bias=False)
-    return nn.Sequential(conv, _norm(channels), nn.ReLU(inplace=True))
+    return nn.Sequential(*with_norm(conv, _norm))
 
 
 class BaseBEVBackbone(nn.Module):

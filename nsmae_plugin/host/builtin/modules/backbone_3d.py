@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from nsmae_plugin.ops import spconv_cpu
+from nsmae_plugin.ops.conv_block import with_norm
 
 spconv_cpu.apply()
 
@@ -37,10 +38,6 @@ class ResidualBlock(spconv.SparseModule):
         return out.replace_feature(F.relu(summed, inplace=True))
 
 
-def _conv_norm_relu(conv: nn.Module, channels: int) -> spconv.SparseSequential:
-    return spconv.SparseSequential(conv, _norm(channels), nn.ReLU(inplace=True))
-
-
 def _stage(in_channels: int, channels: int, padding: Any, bias: bool, number: int) -> nn.Module:
     """Halve the resolution, then two residual blocks on the new set of voxels."""
     down = spconv.SparseConv3d(
@@ -54,7 +51,7 @@ def _stage(in_channels: int, channels: int, padding: Any, bias: bool, number: in
     )
     key = f"res{number}"
     return spconv.SparseSequential(
-        _conv_norm_relu(down, channels),
+        spconv.SparseSequential(*with_norm(down, _norm)),
         ResidualBlock(channels, bias, key),
         ResidualBlock(channels, bias, key),
     )
@@ -89,25 +86,23 @@ class VoxelResBackBone8x(nn.Module):
         first = spconv.SubMConv3d(
             input_channels, 16, 3, padding=1, bias=False, indice_key=first_key
         )
-        self.conv_input = _conv_norm_relu(first, 16)
+        self.conv_input = spconv.SparseSequential(*with_norm(first, _norm))
         self.conv1 = spconv.SparseSequential(
             ResidualBlock(16, bias, first_key), ResidualBlock(16, bias, first_key)
         )
         self.conv2 = _stage(16, 32, padding=1, bias=bias, number=2)
         self.conv3 = _stage(32, 64, padding=1, bias=bias, number=3)
         self.conv4 = _stage(64, 128, padding=(0, 1, 1), bias=bias, number=4)
-        self.conv_out = _conv_norm_relu(
-            spconv.SparseConv3d(
-                128,
-                128,
-                (3, 1, 1),
-                stride=(2, 1, 1),
-                padding=model_cfg.get("last_pad", 0),
-                bias=False,
-                indice_key="spconv_down2",
-            ),
+        last = spconv.SparseConv3d(
             128,
+            128,
+            (3, 1, 1),
+            stride=(2, 1, 1),
+            padding=model_cfg.get("last_pad", 0),
+            bias=False,
+            indice_key="spconv_down2",
         )
+        self.conv_out = spconv.SparseSequential(*with_norm(last, _norm))
         self.num_point_features = 128
         self.backbone_channels = {"x_conv1": 16, "x_conv2": 32, "x_conv3": 64, "x_conv4": 128}
 

@@ -14,6 +14,7 @@ from nsmae_plugin.host.builtin.modules.center_targets import assign_group
 from nsmae_plugin.host.builtin.modules.head_grid import head_grid, require_map
 from nsmae_plugin.host.builtin.modules.heatmap import clipped_sigmoid, gaussian_focal_loss
 from nsmae_plugin.host.builtin.modules.nms import check_type, suppress
+from nsmae_plugin.ops.conv_block import conv_block
 
 HEATMAP_BIAS = -2.19  # logit of 0.1: an untrained map claims little, and the loss starts small
 CODE = {"center": 2, "center_z": 1, "dim": 3, "rot": 2, "vel": 2}  # channels, in target order
@@ -36,7 +37,7 @@ class SeparateHead(nn.Module):
         super().__init__()
         for name, sizes in branches.items():
             layers: list[nn.Module] = [
-                _conv_block(channels, channels, norm, use_bias)
+                nn.Sequential(*conv_block(channels, channels, 3, bias=use_bias, norm=norm))
                 for _ in range(sizes["num_conv"] - 1)
             ]
             last = nn.Conv2d(channels, sizes["out_channels"], 3, padding=1)
@@ -50,11 +51,6 @@ class SeparateHead(nn.Module):
     def forward(self, features: Tensor) -> Maps:
         """(B, channels, Y, X) -> name: (B, out_channels, Y, X)."""
         return {name: branch(features) for name, branch in self.named_children()}
-
-
-def _conv_block(in_channels: int, channels: int, norm: Any, use_bias: bool) -> nn.Sequential:
-    conv = nn.Conv2d(in_channels, channels, 3, padding=1, bias=use_bias)
-    return nn.Sequential(conv, norm(channels), nn.ReLU(inplace=True))
 
 
 def _initialise(branch: nn.Sequential) -> None:
@@ -115,7 +111,9 @@ class CenterHead(nn.Module):
         )
         use_bias = model_cfg.get("USE_BIAS_BEFORE_NORM", False)
         channels = model_cfg.SHARED_CONV_CHANNEL
-        self.shared_conv = _conv_block(input_channels, channels, norm, use_bias)
+        self.shared_conv = nn.Sequential(
+            *conv_block(input_channels, channels, 3, bias=use_bias, norm=norm)
+        )
         branches = model_cfg.SEPARATE_HEAD_CFG.HEAD_DICT
         self.heads_list = nn.ModuleList()
         for group in self.groups:

@@ -5,6 +5,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from nsmae_plugin.ops.conv_block import conv_block
+
 
 class ConvFuser(nn.Module):
     """A 3x3 convolution over the concatenated maps, camera first (BEVFusion, arXiv 2205.13542)."""
@@ -12,11 +14,7 @@ class ConvFuser(nn.Module):
     def __init__(self, model_cfg: Any) -> None:
         super().__init__()
         self.model_cfg = model_cfg
-        self.conv = nn.Sequential(
-            nn.Conv2d(model_cfg.IN_CHANNEL, model_cfg.OUT_CHANNEL, 3, padding=1, bias=False),
-            nn.BatchNorm2d(model_cfg.OUT_CHANNEL),
-            nn.ReLU(inplace=True),
-        )
+        self.conv = nn.Sequential(*conv_block(model_cfg.IN_CHANNEL, model_cfg.OUT_CHANNEL, 3))
 
     def forward(self, batch_dict: dict[str, Any]) -> dict[str, Any]:
         """Reads ``spatial_features_img`` (B, C1, Y, X) and ``spatial_features`` (B, C2, Y, X) with

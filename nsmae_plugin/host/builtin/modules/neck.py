@@ -7,19 +7,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from nsmae_plugin.errors import ConfigError
-
-
-class ConvNormReLU(nn.Module):
-    """Convolution, batch norm and ReLU under OpenPCDet's names ``conv`` and ``bn``."""
-
-    def __init__(self, in_channels: int, out_channels: int, kernel_size: int) -> None:
-        super().__init__()
-        padding = kernel_size // 2
-        self.conv = nn.Conv2d(in_channels, out_channels, kernel_size, padding=padding, bias=False)
-        self.bn = nn.BatchNorm2d(out_channels)
-
-    def forward(self, features: torch.Tensor) -> torch.Tensor:
-        return F.relu(self.bn(self.conv(features)), inplace=True)
+from nsmae_plugin.ops.conv_block import ConvBlock
 
 
 class GeneralizedLSSFPN(nn.Module):
@@ -45,10 +33,9 @@ class GeneralizedLSSFPN(nn.Module):
             )
         below = [out] * (last - 1) + [channels[last]]
         self.lateral_convs = nn.ModuleList(
-            ConvNormReLU(channels[level] + below[level], out, kernel_size=1)
-            for level in range(last)
+            ConvBlock(channels[level] + below[level], out, kernel=1) for level in range(last)
         )
-        self.fpn_convs = nn.ModuleList(ConvNormReLU(out, out, kernel_size=3) for _ in range(last))
+        self.fpn_convs = nn.ModuleList(ConvBlock(out, out, kernel=3) for _ in range(last))
 
     def forward(self, batch_dict: dict[str, Any]) -> dict[str, Any]:
         """Reads ``image_features``, a list of (B*N, C_i, H_i, W_i) from fine to coarse; writes

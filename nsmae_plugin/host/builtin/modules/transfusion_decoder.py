@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from nsmae_plugin.errors import ConfigError
+from nsmae_plugin.ops.conv_block import with_norm
 
 ACTIVATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {"relu": F.relu, "gelu": F.gelu}
 BRANCH_WIDTH = 64
@@ -23,9 +24,7 @@ class PositionEmbedding(nn.Module):
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.position_embedding_head = nn.Sequential(
-            nn.Conv1d(2, channels, kernel_size=1),
-            nn.BatchNorm1d(channels),
-            nn.ReLU(inplace=True),
+            *with_norm(nn.Conv1d(2, channels, kernel_size=1), nn.BatchNorm1d),
             nn.Conv1d(channels, channels, kernel_size=1),
         )
 
@@ -114,7 +113,7 @@ class SeparateHead(nn.Module):
             width = channels
             for _ in range(branch["num_conv"] - 1):
                 conv = nn.Conv1d(width, BRANCH_WIDTH, 1, bias=use_bias)
-                layers.append(nn.Sequential(conv, nn.BatchNorm1d(BRANCH_WIDTH), nn.ReLU()))
+                layers.append(nn.Sequential(*with_norm(conv, nn.BatchNorm1d)))
                 width = BRANCH_WIDTH
             last = nn.Conv1d(width, branch["out_channels"], 1)
             if name == "heatmap":

@@ -34,22 +34,11 @@ from nsmae_plugin.host.builtin.modules.transfusion_targets import (
     Targets,
     decode_boxes,
 )
+from nsmae_plugin.ops.conv_block import ConvBlock
 
 # Objects so small that two of them may be neighbours on the map.
 SMALL = {"nuScenes": ("pedestrian", "traffic_cone"), "Waymo": ("Pedestrian", "Cyclist")}
 BRANCHES = {"center": 2, "height": 1, "dim": 3, "rot": 2, "vel": 2}
-
-
-class ConvBlock(nn.Module):
-    """3x3 convolution, norm and ReLU."""
-
-    def __init__(self, channels: int, bias: bool) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(channels, channels, 3, padding=1, bias=bias)
-        self.bn = nn.BatchNorm2d(channels)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return F.relu(self.bn(self.conv(x)))
 
 
 class TransFusionHead(nn.Module):
@@ -93,7 +82,7 @@ class TransFusionHead(nn.Module):
         bias = cfg.get("USE_BIAS_BEFORE_NORM", False)
         self.shared_conv = nn.Conv2d(input_channels, width, 3, padding=1)
         classifier = nn.Conv2d(width, self.num_class, 3, padding=1)
-        self.heatmap_head = nn.Sequential(ConvBlock(width, bias), classifier)
+        self.heatmap_head = nn.Sequential(ConvBlock(width, width, 3, bias), classifier)
         self.class_encoding = nn.Conv1d(self.num_class, width, 1)
         self.decoder = DecoderLayer(
             width, cfg.NUM_HEADS, cfg.FFN_CHANNEL, cfg.DROPOUT, cfg.ACTIVATION
