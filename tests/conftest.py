@@ -5,8 +5,6 @@ import nsmae_plugin  # noqa: F401  (sets the OpenMP policy before torch loads)
 # isort: split
 import os
 import re
-import subprocess
-import sys
 from collections import Counter
 from pathlib import Path
 
@@ -14,8 +12,8 @@ import pytest
 import torch
 
 from tests.helpers.stock_scripts import copy_openpcdet
+from tools import create_infos, make_synthetic_nuscenes
 
-REPOSITORY = Path(__file__).resolve().parents[1]
 # In the reasons of tests that are skipped for want of a host.
 ANOTHER_HOST = re.compile("OPENPCDET_ROOT is not set|needs NSMAE_HOST=[a-z]+")
 
@@ -53,13 +51,10 @@ def kernel_device(device, monkeypatch) -> torch.device:
 def synthetic_root(tmp_path_factory) -> Path:
     """Data root of a tiny synthetic ``v1.0-mini`` with info files: 2 train scenes, 1 val scene."""
     root = tmp_path_factory.mktemp("nuscenes")
-    for command in (
-        ["tools/make_synthetic_nuscenes.py", "--out", str(root), "--scenes", "3"]
-        + ["--keyframes", "3", "--image_size", "96", "160", "--seed", "0", "--quiet"],
-        ["tools/create_infos.py", "--data_path", str(root), "--version", "v1.0-mini"]
-        + ["--max_sweeps", "3", "--with_cam"],
-    ):
-        subprocess.run([sys.executable, *command], cwd=REPOSITORY, check=True)
+    world = ["--scenes", "3", "--keyframes", "3", "--image_size", "96", "160", "--seed", "0"]
+    infos = ["--version", "v1.0-mini", "--max_sweeps", "3", "--with_cam"]
+    assert make_synthetic_nuscenes.main(["--out", str(root), *world, "--quiet"]) == 0
+    assert create_infos.main(["--data_path", str(root), *infos]) == 0
     return root
 
 

@@ -8,15 +8,15 @@ import pytest
 
 from nsmae_plugin.config.load import load_config
 from nsmae_plugin.errors import ConfigError
+from tests.helpers.paths import CFGS, TINY
 
-CFGS = Path(__file__).resolve().parents[2] / "cfgs"
-TINY = CFGS / "tiny" / "nsmae_pretrain.yaml"
+RECIPE = TINY / "nsmae_pretrain.yaml"
 
 
 def edited(tmp_path, old: str, new: str) -> Path:
     """A copy of the tiny configuration with one piece of text, of it or a base, replaced."""
     shutil.copytree(CFGS, tmp_path, dirs_exist_ok=True)
-    path = tmp_path / "tiny" / TINY.name
+    path = tmp_path / "tiny" / RECIPE.name
     encoders = tmp_path / "model_configs" / "tiny_camera_encoders.yaml"
     changed = next(file for file in (path, encoders) if old in file.read_text())
     changed.write_text(changed.read_text().replace(old, new, 1))
@@ -25,7 +25,7 @@ def edited(tmp_path, old: str, new: str) -> Path:
 
 @pytest.mark.parametrize(
     "path",
-    sorted(CFGS.glob("*.yaml")) + sorted((CFGS / "tiny").glob("*.yaml")),
+    sorted(CFGS.glob("*.yaml")) + sorted(TINY.glob("*.yaml")),
     ids=lambda path: f"{path.parent.name}/{path.name}",
 )
 def test_every_shipped_configuration_is_valid(path):
@@ -76,12 +76,12 @@ def test_what_cannot_be_meant_is_refused_with_its_place(tmp_path, old, new, mess
 
 def test_a_misspelt_key_of_a_processor_is_found_inside_the_list():
     with pytest.raises(ConfigError, match=r"DATA_PROCESSOR\.mask_voxels\.RATO"):
-        load_config(TINY, ["DATA_CONFIG.DATA_PROCESSOR.mask_voxels.RATO", "0.5"])
+        load_config(RECIPE, ["DATA_CONFIG.DATA_PROCESSOR.mask_voxels.RATO", "0.5"])
 
 
 def test_overrides_reach_sections_and_named_list_entries():
     config = load_config(
-        TINY,
+        RECIPE,
         ["DATA_CONFIG.DATA_PROCESSOR.mask_voxels.RATIO", "0.5", "OPTIMIZATION.USE_AMP", "True"]
         + ["DATA_CONFIG.CAMERA_CONFIG.IMAGE.FINAL_DIM", "[64, 112]"],
     )
@@ -101,7 +101,7 @@ def test_overrides_reach_sections_and_named_list_entries():
     ],
 )
 def test_an_override_adds_a_section_that_may_be_left_out(key, value):
-    config = load_config(TINY, [key, value])
+    config = load_config(RECIPE, [key, value])
     for name in key.split("."):
         config = config[name]
     assert str(config) == value
@@ -109,12 +109,12 @@ def test_an_override_adds_a_section_that_may_be_left_out(key, value):
 
 @pytest.mark.parametrize("value", ["None", "{'type': 'Pretrained', 'checkpoint': 'swint.pth'}"])
 def test_a_key_may_hold_a_section_or_null(value):
-    load_config(TINY, ["MODEL.IMAGE_BACKBONE.INIT_CFG", value])
+    load_config(RECIPE, ["MODEL.IMAGE_BACKBONE.INIT_CFG", value])
 
 
 def test_the_keys_of_an_optional_section_are_checked():
     with pytest.raises(ConfigError, match=r"INIT_CFG\.checkpiont.*did you mean checkpoint"):
-        load_config(TINY, ["MODEL.IMAGE_BACKBONE.INIT_CFG", "{'checkpiont': 'swint.pth'}"])
+        load_config(RECIPE, ["MODEL.IMAGE_BACKBONE.INIT_CFG", "{'checkpiont': 'swint.pth'}"])
 
 
 @pytest.mark.parametrize(
@@ -131,7 +131,7 @@ def test_the_keys_of_an_optional_section_are_checked():
 )
 def test_overrides_that_fit_nothing_are_refused(overrides, message):
     with pytest.raises(ConfigError, match=message):
-        load_config(TINY, overrides)
+        load_config(RECIPE, overrides)
 
 
 def test_unreadable_files_are_named(tmp_path):

@@ -2,7 +2,6 @@
 
 import logging
 from functools import cache
-from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -18,8 +17,8 @@ from nsmae_plugin.detectors.branches import bev_grid
 from nsmae_plugin.geometry.bev_grid import map_grid
 from nsmae_plugin.optimization.optim import build_optimizer
 from nsmae_plugin.training.transfer import load_pretrained
+from tests.helpers.paths import CFGS
 
-CONFIGS = Path(__file__).resolve().parents[2] / "cfgs"
 LOGGER = logging.getLogger("recipes")
 RECIPES = ["bevfusion_map", "camera_map", "lidar_map", "bevfusion_multitask"]
 CLASSES = ["drivable_area", "ped_crossing", "walkway", "stop_line", "carpark_area", "divider"]
@@ -27,7 +26,7 @@ CLASSES = ["drivable_area", "ped_crossing", "walkway", "stop_line", "carpark_are
 
 def read(name, root):
     """A tiny configuration for the tiny synthetic world."""
-    return load_config(CONFIGS / f"tiny/{name}.yaml", ["DATA_CONFIG.DATA_PATH", str(root)])
+    return load_config(CFGS / f"tiny/{name}.yaml", ["DATA_CONFIG.DATA_PATH", str(root)])
 
 
 @cache
@@ -58,7 +57,7 @@ def build(name, root):
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_the_tiny_recipe_is_the_full_one_with_smaller_parts(name):
-    full, tiny = (load_config(CONFIGS / f"{folder}{name}.yaml") for folder in ("", "tiny/"))
+    full, tiny = (load_config(CFGS / f"{folder}{name}.yaml") for folder in ("", "tiny/"))
     assert list(full.MODEL) == list(tiny.MODEL)
     assert full.DATA_CONFIG.MAP_CONFIG == tiny.DATA_CONFIG.MAP_CONFIG
     for config in (full, tiny):
@@ -70,7 +69,7 @@ def test_the_tiny_recipe_is_the_full_one_with_smaller_parts(name):
 
 def full_grid(name):
     """The grid of a full-size recipe; its voxels come from the configuration alone."""
-    config = load_config(CONFIGS / f"{name}.yaml")
+    config = load_config(CFGS / f"{name}.yaml")
     (step,) = (one for one in config.DATA_CONFIG.DATA_PROCESSOR if "VOXEL_SIZE" in one)
     low, high = np.split(np.array(config.DATA_CONFIG.POINT_CLOUD_RANGE), 2)
     dataset = SimpleNamespace(
@@ -92,7 +91,7 @@ def test_the_full_recipe_is_on_the_grid_of_the_pretraining(name):
 
 @pytest.mark.parametrize("name", ["bevfusion_map", "camera_map"])
 def test_position_biases_of_the_full_recipe_do_not_decay(name):
-    config = load_config(CONFIGS / f"{name}.yaml")
+    config = load_config(CFGS / f"{name}.yaml")
     section = config.MODEL.IMAGE_BACKBONE
     backbone = host.lookup("image_backbone", section.NAME)(section)
     model = nn.ModuleDict({"image_backbone": backbone})

@@ -1,15 +1,14 @@
 """docs/RECIPES.md says what the recipes are: all their keys, with the values that they have."""
 
 import re
-from pathlib import Path
 
 import pytest
 import yaml
 
 from nsmae_plugin.config.load import load_config
+from tests.helpers.paths import CFGS, REPOSITORY
 
-ROOT = Path(__file__).resolve().parents[2]
-PAGE = ROOT / "docs" / "RECIPES.md"
+PAGE = REPOSITORY / "docs" / "RECIPES.md"
 NOT_OF_THE_PAPER = {
     "nsmae_pretrain_keyframe.yaml",
     "nsmae_pretrain_camera_depth.yaml",
@@ -73,7 +72,7 @@ def values_of(name):
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_the_page_gives_every_key_of_a_recipe_its_value(name):
-    page, recipe = values_of(name), flatten(load_config(ROOT / "cfgs" / name))
+    page, recipe = values_of(name), flatten(load_config(CFGS / name))
     assert {k: v for k, v in page.items() if recipe.get(k, NOTHING) != v} == {}, "other in cfgs/"
     assert {k: v for k, v in recipe.items() if k not in page} == {}, "not on the page"
 
@@ -88,7 +87,7 @@ def test_what_differs_from_the_published_value_says_why(name):
 
 
 def test_every_recipe_is_on_the_page():
-    assert set(RECIPES) == {one.name for one in (ROOT / "cfgs").glob("*.yaml")} - NOT_OF_THE_PAPER
+    assert set(RECIPES) == {one.name for one in CFGS.glob("*.yaml")} - NOT_OF_THE_PAPER
 
 
 def test_entries_of_a_list_are_named_as_on_the_command_line():

@@ -1,13 +1,11 @@
 """The tables of keys of the detection heads: what they admit and what they refuse."""
 
-from pathlib import Path
-
 import pytest
 
 from nsmae_plugin.config.load import load_config
 from nsmae_plugin.errors import ConfigError
+from tests.helpers.paths import CFGS
 
-CFGS = Path(__file__).resolve().parents[2] / "cfgs"
 HEAD = "MODEL.DENSE_HEAD"
 
 

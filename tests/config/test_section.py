@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import pytest
@@ -24,8 +23,7 @@ from nsmae_plugin.config.values import (
     Size,
 )
 from nsmae_plugin.errors import ConfigError
-
-CFGS = Path(__file__).resolve().parents[2] / "cfgs"
+from tests.helpers.paths import CFGS
 
 
 class Grid(Section):

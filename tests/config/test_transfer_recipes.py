@@ -1,7 +1,6 @@
 """Every detector configuration takes all of its encoders from the pre-training it names."""
 
 import logging
-from pathlib import Path
 
 import pytest
 import torch
@@ -13,8 +12,8 @@ from nsmae_plugin.errors import CheckpointError
 from nsmae_plugin.training import checkpoint, weights
 from nsmae_plugin.training.export import export
 from nsmae_plugin.training.transfer import load_pretrained
+from tests.helpers.paths import CFGS
 
-CONFIGS = Path(__file__).resolve().parents[2] / "cfgs"
 LOGGER = logging.getLogger("recipes")
 DATA = {
     "VERSION": "v1.0-mini",
@@ -69,15 +68,15 @@ def build(name, root):
     settings = {"DATA_CONFIG.DATA_PATH": root}
     settings |= {f"DATA_CONFIG.{key}": value for key, value in DATA.items()}
     overrides = [str(part) for setting in settings.items() for part in setting]
-    config = load_config(CONFIGS / f"{name}.yaml", overrides)
+    config = load_config(CFGS / f"{name}.yaml", overrides)
     dataset = host.build_dataset(config.DATA_CONFIG, config.CLASS_NAMES, True)
     return host.build_network(config.MODEL, len(config.CLASS_NAMES), dataset)
 
 
 def test_every_detector_is_listed():
     detectors = {
-        str(path.relative_to(CONFIGS).with_suffix(""))
-        for folder in (CONFIGS, CONFIGS / "tiny")
+        str(path.relative_to(CFGS).with_suffix(""))
+        for folder in (CFGS, CFGS / "tiny")
         for path in folder.glob("*.yaml")
         if load_config(path).MODEL.NAME != "NSMAE"
     }

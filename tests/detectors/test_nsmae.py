@@ -1,7 +1,6 @@
 """The pre-training detector, end to end, with cameras and LiDAR together and alone."""
 
 import copy
-from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -14,8 +13,8 @@ from nsmae_plugin.config.load import load_config
 from nsmae_plugin.errors import ConfigError
 from tests.helpers.bfloat16_check import check_bfloat16_training
 from tests.helpers.made_up_batch import EXTENT, HEIGHT, VOXEL, WIDTH, made_up_batch
+from tests.helpers.paths import TINY
 
-CONFIGS = Path(__file__).resolve().parents[2] / "cfgs" / "tiny"
 MODES = {
     "both": "nsmae_pretrain.yaml",
     "camera": "nsmae_pretrain_camera.yaml",
@@ -31,7 +30,7 @@ LOSSES = {
 def build(mode, overrides=(), **loss_config):
     """The tiny network of a mode on a range of 25.6 m, seeded."""
     nsmae_plugin.register()
-    config = load_config(CONFIGS / MODES[mode], overrides).MODEL
+    config = load_config(TINY / MODES[mode], overrides).MODEL
     config.LOSS_CONFIG.update(loss_config)
     if "VTRANSFORM" in config:
         config.VTRANSFORM.update(
@@ -265,7 +264,7 @@ def test_data_without_a_modality_of_the_model_is_named():
 @pytest.mark.parametrize("mode", MODES)
 def test_the_data_set_feeds_every_mode(mode, synthetic_root):
     nsmae_plugin.register()
-    config = load_config(CONFIGS / MODES[mode])
+    config = load_config(TINY / MODES[mode])
     config.DATA_CONFIG.CAMERA_CONFIG.IMAGE.update(
         FINAL_DIM=[HEIGHT, WIDTH], RESIZE_LIM_TRAIN=[0.7, 0.8], RESIZE_LIM_TEST=[0.7, 0.7]
     )

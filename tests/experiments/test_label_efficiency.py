@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 
-from tests.helpers import toys
 from tests.helpers.label_runs import (
     SEEDS,
     WHOLE,
@@ -18,6 +17,7 @@ from tests.helpers.label_runs import (
     results,
     write_config,
 )
+from tests.helpers.paths import TINY
 
 
 @pytest.fixture
@@ -214,7 +214,7 @@ def test_a_folder_of_weights_means_its_newest_checkpoint_for_all_trials(workspac
 def test_a_trial_of_the_real_tools_on_the_synthetic_world(tmp_path, monkeypatch, synthetic_root):
     """Half of the frames, one epoch, on whichever host is active."""
     monkeypatch.chdir(tmp_path)
-    recipe = str(toys.REPOSITORY / "cfgs/tiny/bevfusion_det.yaml")
+    recipe = str(TINY / "bevfusion_det.yaml")
     grid = ("--fractions", "0.5", "--seeds", "0", "--only", "scratch", "--workers", "0")
     settings = ("DATA_CONFIG.DATA_PATH", str(synthetic_root), "OPTIMIZATION.NUM_EPOCHS", "1")
     arguments = ["--cfg_file", recipe, *grid, "--set", *settings]

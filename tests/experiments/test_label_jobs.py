@@ -11,7 +11,6 @@ import pytest
 
 from nsmae_plugin.errors import DataError
 from nsmae_plugin.experiments.label_efficiency import jobs
-from tests.helpers import toys
 from tests.helpers.label_runs import (
     SEEDS,
     calls,
@@ -21,6 +20,7 @@ from tests.helpers.label_runs import (
     results,
     words,
 )
+from tests.helpers.programs import environment_of_a_program
 
 
 @pytest.fixture
@@ -56,16 +56,16 @@ def start_tool(workspace):
     """The tool in a process of its own, once its two trainings hang."""
     script = (
         "import sys, signal; from pathlib import Path\n"
-        f"sys.path.insert(0, {str(toys.REPOSITORY / 'tools')!r})\n"
-        "import label_efficiency; from nsmae_plugin.experiments.label_efficiency import trials\n"
-        "trials.TOOLS = Path('tools').resolve()\n"
+        "from nsmae_plugin.experiments.label_efficiency import trials\n"
+        "from tools import label_efficiency\n"
+        "trials.TOOLS = Path('stubs').resolve()\n"
         "signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))\n"
         # A test run in the background of a shell was told to ignore Ctrl-C, and passes it on.
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "sys.exit(label_efficiency.main(sys.argv[1:]))\n"
     )
     command = [sys.executable, "-c", script, *words("--jobs", "2", grid=SEEDS)]
-    environment = {**os.environ, "STUB_HANG": "1"}
+    environment = {**environment_of_a_program(), "STUB_HANG": "1"}
     process = subprocess.Popen(command, cwd=workspace, env=environment, start_new_session=True)
     wait_until(lambda: len(calls(workspace)) == 2)
     return process

@@ -13,8 +13,9 @@ import pytest
 from nsmae_plugin.errors import DataError, OutputError
 from nsmae_plugin.formats import plausibility
 from nsmae_plugin.formats.infos import read_infos, write_infos
-from tests.formats.test_create_infos import TABLES, VERSION, database, edit, tool
+from tests.formats.test_create_infos import TABLES, VERSION, database, edit
 from tests.helpers.tiny_frames import link_database
+from tools.create_infos import create_infos
 
 
 def change(database, table, position, **fields):
@@ -61,7 +62,6 @@ def change(database, table, position, **fields):
     ],
 )
 def test_a_field_that_is_not_what_it_must_be_is_named(
-    tool,
     database,
     table,
     field,
@@ -70,19 +70,19 @@ def test_a_field_that_is_not_what_it_must_be_is_named(
 ):
     was = change(database, table, 1, **{field: value})
     with pytest.raises(DataError, match=message) as caught:
-        tool.create_infos(database, VERSION, 1, with_cam=True)
+        create_infos(database, VERSION, 1, with_cam=True)
     assert f"{table}.json: record {was['token']!r}" in str(caught.value)
     assert "\n" not in str(caught.value)
     assert not list((database / VERSION).glob("*.pkl"))
 
 
-def test_records_that_are_no_objects_or_share_a_token_are_named(tool, database):
+def test_records_that_are_no_objects_or_share_a_token_are_named(database):
     edit(database, "ego_pose", lambda records: [*records, records[0]])
     with pytest.raises(DataError, match=r"ego_pose.json: two records have the token"):
-        tool.create_infos(database, VERSION, 1, with_cam=False)
+        create_infos(database, VERSION, 1, with_cam=False)
     edit(database, "scene", lambda records: [*records, "scene"])
     with pytest.raises(DataError, match=r"scene.json: record 3 is scene, not an object"):
-        tool.create_infos(database, VERSION, 1, with_cam=False)
+        create_infos(database, VERSION, 1, with_cam=False)
 
 
 def keyframes(database, channel):
@@ -95,19 +95,19 @@ def keyframes(database, channel):
     ]
 
 
-def test_a_chain_of_sweeps_that_does_not_go_back_in_time_is_named(tool, database):
+def test_a_chain_of_sweeps_that_does_not_go_back_in_time_is_named(database):
     position = keyframes(database, "LIDAR_TOP")[1]
     record = change(database, "sample_data", position)
     change(database, "sample_data", position, prev=record["token"])
     with pytest.raises(DataError, match=f"prev names {record['token']}, which was not taken befo"):
-        tool.create_infos(database, VERSION, 3, with_cam=False)
+        create_infos(database, VERSION, 3, with_cam=False)
 
 
-def test_an_annotation_before_itself_is_named(tool, database):
+def test_an_annotation_before_itself_is_named(database):
     token = change(database, "sample_annotation", 0)["token"]
     change(database, "sample_annotation", 0, prev=token)
     with pytest.raises(DataError, match=f"prev names {token}, whose sample is not before its own"):
-        tool.create_infos(database, VERSION, 1, with_cam=False)
+        create_infos(database, VERSION, 1, with_cam=False)
 
 
 def scale_times(factor):
@@ -126,26 +126,26 @@ def scale_times(factor):
         (0.0, "has the time of the keyframe before"),
     ],
 )
-def test_times_in_other_units_are_refused(tool, database, factor, message):
+def test_times_in_other_units_are_refused(database, factor, message):
     for table in ("sample", "sample_data", "ego_pose"):
         edit(database, table, scale_times(factor))
     with pytest.raises(DataError, match=rf"sample.json: record '\w+' .*{message}"):
-        tool.create_infos(database, VERSION, 1, with_cam=False)
+        create_infos(database, VERSION, 1, with_cam=False)
 
 
-def test_units_that_differ_between_tables_are_refused(tool, database):
+def test_units_that_differ_between_tables_are_refused(database):
     edit(database, "sample_data", scale_times(1e-3))
     with pytest.raises(DataError, match=r"sample_data.json: .* s after its sample; .*in both"):
-        tool.create_infos(database, VERSION, 1, with_cam=False)
+        create_infos(database, VERSION, 1, with_cam=False)
 
 
-def test_poses_in_other_units_are_refused(tool, database):
+def test_poses_in_other_units_are_refused(database):
     def millimetres(poses):
         return [{**one, "translation": [1e3 * x for x in one["translation"]]} for one in poses]
 
     edit(database, "ego_pose", millimetres)
     with pytest.raises(DataError, match=r"would have come at .* m/s; timestamps are in"):
-        tool.create_infos(database, VERSION, 1, with_cam=False)
+        create_infos(database, VERSION, 1, with_cam=False)
 
 
 @pytest.mark.parametrize(
@@ -159,7 +159,7 @@ def test_poses_in_other_units_are_refused(tool, database):
         (lambda k: [], "is 0, not the 3 x 3 matrix"),
     ],
 )
-def test_intrinsics_that_cannot_be_meant_are_refused(tool, database, matrix, message):
+def test_intrinsics_that_cannot_be_meant_are_refused(database, matrix, message):
     def changed(sensors):
         for one in sensors:
             if one["camera_intrinsic"]:
@@ -169,8 +169,8 @@ def test_intrinsics_that_cannot_be_meant_are_refused(tool, database, matrix, mes
     edit(database, "calibrated_sensor", changed)
     words = rf"calibrated_sensor.json: record '\w+' \(CAM_\w+\): camera_intrinsic .*{message}"
     with pytest.raises(DataError, match=words):
-        tool.create_infos(database, VERSION, 1, with_cam=True)
-    tool.create_infos(database, VERSION, 1, with_cam=False)  # nobody reads them
+        create_infos(database, VERSION, 1, with_cam=True)
+    create_infos(database, VERSION, 1, with_cam=False)  # nobody reads them
 
 
 def test_the_real_matrix_of_a_camera_is_accepted():
@@ -190,7 +190,7 @@ def test_rotations_are_told_from_mirrors_scalings_and_nan():
     assert found.tolist() == [True, True, False, False, False]
 
 
-def test_a_file_that_is_missing_is_found_at_once(tool, synthetic_root, tmp_path):
+def test_a_file_that_is_missing_is_found_at_once(synthetic_root, tmp_path):
     root = link_database(synthetic_root, tmp_path)
     (root / VERSION / "samples").unlink()
     shutil.copytree(synthetic_root / VERSION / "samples", root / VERSION / "samples")
@@ -199,20 +199,20 @@ def test_a_file_that_is_missing_is_found_at_once(tool, synthetic_root, tmp_path)
     with pytest.raises(
         DataError, match=rf"cannot read the image .*{path.name} of sample \w+: No such"
     ):
-        tool.create_infos(root, VERSION, 1, with_cam=True)
-    tool.create_infos(root, VERSION, 1, with_cam=False)
+        create_infos(root, VERSION, 1, with_cam=True)
+    create_infos(root, VERSION, 1, with_cam=False)
 
 
-def test_a_camera_that_one_frame_lacks_is_named(tool, database, caplog):
+def test_a_camera_that_one_frame_lacks_is_named(database, caplog):
     position = keyframes(database, "CAM_BACK")[0]
     sample = change(database, "sample_data", position)["sample_token"]
     edit(database, "sample_data", lambda all_: all_[:position] + all_[position + 1 :])
     with caplog.at_level(logging.WARNING):
-        tool.create_infos(database, VERSION, 1, with_cam=True)
+        create_infos(database, VERSION, 1, with_cam=True)
     assert f"sample {sample} has no CAM_BACK, which other samples have" in caplog.text
 
 
-def test_what_becomes_no_box_of_a_class_is_said(tool, database, caplog):
+def test_what_becomes_no_box_of_a_class_is_said(database, caplog):
     def annotations(records):
         records[0]["size"] = [1.0, -2.0, 1.0]
         records[1] |= {"num_lidar_pts": 0, "num_radar_pts": 0}
@@ -228,7 +228,7 @@ def test_what_becomes_no_box_of_a_class_is_said(tool, database, caplog):
     edit(database, "category", categories)
     first = change(database, "sample_annotation", 0)["token"]
     with caplog.at_level(logging.INFO):
-        paths = tool.create_infos(database, VERSION, 1, with_cam=False)
+        paths = create_infos(database, VERSION, 1, with_cam=False)
     names = [str(name) for path in paths for info in read_infos(path) for name in info["gt_names"]]
     said = caplog.text
     assert f"1 boxes (first: sample_annotation '{first}') of impossible size left out" in said
@@ -243,9 +243,9 @@ def test_what_becomes_no_box_of_a_class_is_said(tool, database, caplog):
     assert sum(counts) == len(names) - names.count("ignore")
 
 
-def test_points_are_counted_where_nobody_has(tool, database, caplog):
+def test_points_are_counted_where_nobody_has(database, caplog):
     """The synthetic world counts a box's own returns; others that lie in it are few."""
-    paths = tool.create_infos(database, VERSION, 1, with_cam=False)
+    paths = create_infos(database, VERSION, 1, with_cam=False)
     counted = {
         token: count
         for path in paths
@@ -258,7 +258,7 @@ def test_points_are_counted_where_nobody_has(tool, database, caplog):
         lambda records: [{**one, "num_lidar_pts": -1, "num_radar_pts": 0} for one in records],
     )
     with caplog.at_level(logging.INFO):
-        tool.create_infos(database, VERSION, 1, with_cam=False)
+        create_infos(database, VERSION, 1, with_cam=False)
     assert "had no number of LiDAR points" in caplog.text
     agreeing = total = 0
     for path in paths:
@@ -271,8 +271,8 @@ def test_points_are_counted_where_nobody_has(tool, database, caplog):
     assert agreeing > 0.9 * total
 
 
-def test_good_infos_are_not_overwritten_by_empty_ones(tool, database, caplog):
-    train, val = tool.create_infos(database, VERSION, 1, with_cam=False)
+def test_good_infos_are_not_overwritten_by_empty_ones(database, caplog):
+    train, val = create_infos(database, VERSION, 1, with_cam=False)
     kept = train.read_bytes(), val.read_bytes()
     first = json.loads((database / TABLES / "scene.json").read_text())[0]["name"]
 
@@ -281,15 +281,14 @@ def test_good_infos_are_not_overwritten_by_empty_ones(tool, database, caplog):
 
     edit(database, "scene", rename)
     with pytest.raises(DataError, match=r"no sample belongs to (train|val), but .* holds some"):
-        tool.create_infos(database, VERSION, 1, with_cam=False)
+        create_infos(database, VERSION, 1, with_cam=False)
     edit(database, "scene", lambda scenes: [{**one, "name": "x"} for one in scenes])
     with pytest.raises(DataError, match="nothing was written"):
-        tool.create_infos(database, VERSION, 1, with_cam=False)
+        create_infos(database, VERSION, 1, with_cam=False)
     assert (train.read_bytes(), val.read_bytes()) == kept
 
 
 def test_infos_and_database_of_read_only_data_go_to_a_folder_of_ones_own(
-    tool,
     database,
     tmp_path,
 ):
@@ -297,7 +296,7 @@ def test_infos_and_database_of_read_only_data_go_to_a_folder_of_ones_own(
     folder = database / VERSION
     folder.chmod(0o555)
     try:
-        paths = tool.create_infos(
+        paths = create_infos(
             database, VERSION, 1, with_cam=False, with_gt_database=True, out_dir=out
         )
     finally:
@@ -318,10 +317,10 @@ def read_infos_of_database(folder):
     return [Path(entry["path"]) for entries in content.values() for entry in entries]
 
 
-def test_a_place_that_cannot_be_written_to_is_found_first(tool, database, tmp_path, capsys):
+def test_a_place_that_cannot_be_written_to_is_found_first(database, tmp_path, capsys):
     (tmp_path / "file").touch()
     with pytest.raises(OutputError, match=r"cannot write .*/file/x: .*another place with --out_d"):
-        tool.create_infos(database, VERSION, 1, with_cam=False, out_dir=tmp_path / "file" / "x")
+        create_infos(database, VERSION, 1, with_cam=False, out_dir=tmp_path / "file" / "x")
     assert "train:" not in capsys.readouterr().err  # the progress bar of the work
 
 
@@ -335,29 +334,28 @@ def test_a_place_that_cannot_be_written_to_is_found_first(tool, database, tmp_pa
         ([], r"must read .*, not \[\]"),
     ],
 )
-def test_splits_that_cannot_be_meant_are_named(tool, database, content, message):
+def test_splits_that_cannot_be_meant_are_named(database, content, message):
     edit(database, "scene", lambda scenes: [{**scenes[0], "name": "one"}, *scenes[1:]])
     (database / TABLES / "splits.json").write_text(json.dumps(content))
     with pytest.raises(DataError, match=message):
-        tool.create_infos(database, VERSION, 1, with_cam=False)
+        create_infos(database, VERSION, 1, with_cam=False)
 
 
 def test_splits_for_the_evaluation_alone_leave_the_official_ones_in_place(
-    tool,
     database,
 ):
-    paths = tool.create_infos(database, VERSION, 1, with_cam=False)
+    paths = create_infos(database, VERSION, 1, with_cam=False)
     lengths = [len(read_infos(path)) for path in paths]
     name = json.loads((database / TABLES / "scene.json").read_text())[0]["name"]
     content = {"my_val": [name], "remark": "made by hand"}
     (database / TABLES / "splits.json").write_text(json.dumps(content))
-    again = tool.create_infos(database, VERSION, 1, with_cam=False)
+    again = create_infos(database, VERSION, 1, with_cam=False)
     assert [len(read_infos(path)) for path in again] == lengths
 
 
-def test_an_empty_file_in_the_way_is_overwritten(tool, database):
+def test_an_empty_file_in_the_way_is_overwritten(database):
     edit(database, "scene", lambda scenes: [scenes[0], *({**s, "name": "x"} for s in scenes[1:])])
     for split in ("train", "val"):
         write_infos(database / VERSION / f"nuscenes_infos_1sweeps_{split}.pkl", [])
-    paths = tool.create_infos(database, VERSION, 1, with_cam=False)
+    paths = create_infos(database, VERSION, 1, with_cam=False)
     assert sorted(len(read_infos(path)) for path in paths) == [0, 3]

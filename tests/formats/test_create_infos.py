@@ -1,11 +1,8 @@
 """Info files made from a database agree with the devkit and with OpenPCDet's."""
 
-import importlib.util
 import json
 import logging
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +12,6 @@ from nuscenes.utils import splits
 from nuscenes.utils.geometry_utils import transform_matrix
 from pyquaternion import Quaternion
 
-import nsmae_plugin
 from nsmae_plugin.data.nuscenes_dataset import MultiModalNuScenesDataset
 from nsmae_plugin.errors import ConfigError, DataError
 from nsmae_plugin.formats.infos import read_infos
@@ -28,18 +24,9 @@ from tests.helpers.tiny_frames import (
     configuration,
     link_database,
 )
+from tools.create_infos import create_infos, main
 
-REPOSITORY = Path(nsmae_plugin.__file__).parents[1]
 TABLES = Path(VERSION, VERSION)
-
-
-@pytest.fixture(scope="module")
-def tool():
-    path = REPOSITORY / "tools" / "create_infos.py"
-    spec = importlib.util.spec_from_file_location("create_infos", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture(scope="module")
@@ -121,7 +108,7 @@ def test_sweeps_go_back_in_time_and_repeat_at_the_start_of_a_scene(synthetic_roo
             assert info["sweeps"][0]["transform_matrix"] is None or lags[0] > 0
 
 
-def test_boxes_that_no_sensor_hit_are_left_out(tool, database):
+def test_boxes_that_no_sensor_hit_are_left_out(database):
     def empty_first(annotations):
         annotations[0] |= {"num_lidar_pts": 0, "num_radar_pts": 0}
         annotations[1] |= {"num_lidar_pts": 0, "num_radar_pts": 1}
@@ -129,22 +116,20 @@ def test_boxes_that_no_sensor_hit_are_left_out(tool, database):
 
     edit(database, "sample_annotation", empty_first)
     table = json.loads((database / TABLES / "sample_annotation.json").read_text())
-    infos = [
-        info for path in tool.create_infos(database, VERSION, 1, True) for info in read_infos(path)
-    ]
+    infos = [info for path in create_infos(database, VERSION, 1, True) for info in read_infos(path)]
     tokens = {token for info in infos for token in info["gt_boxes_token"]}
     assert table[0]["token"] not in tokens
     assert table[1]["token"] in tokens
 
 
-def test_workers_give_the_same_files(tool, database):
-    paths = tool.create_infos(database, VERSION, 2, with_cam=True)
+def test_workers_give_the_same_files(database):
+    paths = create_infos(database, VERSION, 2, with_cam=True)
     alone = [read_infos(path) for path in paths]
-    tool.create_infos(database, VERSION, 2, with_cam=True, workers=2)
+    create_infos(database, VERSION, 2, with_cam=True, workers=2)
     np.testing.assert_equal([read_infos(path) for path in paths], alone)
 
 
-def test_any_cameras_and_missing_side_tables_will_do(tool, database):
+def test_any_cameras_and_missing_side_tables_will_do(database):
     """One standard camera and one of another name; no attributes, visibilities or maps."""
 
     def rename(sensors):
@@ -161,13 +146,13 @@ def test_any_cameras_and_missing_side_tables_will_do(tool, database):
     edit(database, "sample_data", keep_two)
     for table in ("attribute", "visibility", "map"):
         (database / TABLES / f"{table}.json").unlink()
-    (path, _) = tool.create_infos(database, VERSION, 3, with_cam=True)
+    (path, _) = create_infos(database, VERSION, 3, with_cam=True)
     assert list(read_infos(path)[0]["cams"]) == ["CAM_FRONT", "CAM_ABOVE"]
     config = configuration(database, MAX_SWEEPS=3, INFO_PATH={"train": [path.name]})
     assert len(MultiModalNuScenesDataset(config, CLASSES)[0]["camera_imgs"]) == 2
 
 
-def test_a_split_without_scenes_becomes_an_empty_list_and_a_warning(tool, database, caplog):
+def test_a_split_without_scenes_becomes_an_empty_list_and_a_warning(database, caplog):
     edit(database, "scene", lambda scenes: scenes[:1])
     first = json.loads((database / TABLES / "scene.json").read_text())[0]["token"]
     edit(database, "sample", lambda all_: [one for one in all_ if one["scene_token"] == first])
@@ -179,36 +164,36 @@ def test_a_split_without_scenes_becomes_an_empty_list_and_a_warning(tool, databa
     edit(database, "sample_data", of_scene)
     edit(database, "sample_annotation", of_scene)
     with caplog.at_level(logging.WARNING):
-        lengths = [len(read_infos(path)) for path in tool.create_infos(database, VERSION, 1, True)]
+        lengths = [len(read_infos(path)) for path in create_infos(database, VERSION, 1, True)]
     assert sorted(lengths) == [0, 3]
     assert "no sample belongs to" in caplog.text
 
 
-def test_scenes_whose_files_are_not_there_are_left_out(tool, synthetic_root, tmp_path, caplog):
+def test_scenes_whose_files_are_not_there_are_left_out(synthetic_root, tmp_path, caplog):
     root = link_database(synthetic_root, tmp_path)
     (root / VERSION / "samples").unlink()
     with caplog.at_level(logging.WARNING), pytest.raises(DataError, match="nothing was written"):
-        tool.create_infos(root, VERSION, 1, with_cam=False)
+        create_infos(root, VERSION, 1, with_cam=False)
     assert caplog.text.count("its LiDAR files are not there") == 3
     assert not list((root / VERSION).glob("*.pkl"))
 
 
-def test_splits_of_ones_own_come_from_splits_json(tool, database, nusc):
+def test_splits_of_ones_own_come_from_splits_json(database, nusc):
     os.rename(database / VERSION, database / "v9-custom")
     os.rename(database / "v9-custom" / VERSION, database / "v9-custom" / "v9-custom")
     with pytest.raises(ConfigError, match=r"v9-custom.*splits.json"):
-        tool.create_infos(database, "v9-custom", 1, with_cam=False)
+        create_infos(database, "v9-custom", 1, with_cam=False)
     names = [scene["name"] for scene in nusc.scene]
     path = database / "v9-custom" / "v9-custom" / "splits.json"
     path.write_text(json.dumps({"train": names[:1], "val": names[1:]}))
-    paths = tool.create_infos(database, "v9-custom", 1, with_cam=False)
+    paths = create_infos(database, "v9-custom", 1, with_cam=False)
     assert [len(read_infos(path)) for path in paths] == [3, 6]
     path.write_text('{"train": []}')
     with pytest.raises(DataError, match=r"splits\.json must read"):
-        tool.create_infos(database, "v9-custom", 1, with_cam=False)
+        create_infos(database, "v9-custom", 1, with_cam=False)
 
 
-def test_the_test_version_has_no_boxes_and_one_file_that_can_be_loaded(tool, database):
+def test_the_test_version_has_no_boxes_and_one_file_that_can_be_loaded(database):
     os.rename(database / VERSION, database / "v1.0-test")
     os.rename(database / "v1.0-test" / VERSION, database / "v1.0-test" / "v1.0-test")
     (database / "v1.0-test" / "v1.0-test" / "sample_annotation.json").unlink()
@@ -217,7 +202,7 @@ def test_the_test_version_has_no_boxes_and_one_file_that_can_be_loaded(tool, dat
     for number, record in enumerate(records):
         record["name"] = sorted(splits.test)[number]
     scenes.write_text(json.dumps(records))
-    (path,) = tool.create_infos(database, "v1.0-test", 3, with_cam=True)
+    (path,) = create_infos(database, "v1.0-test", 3, with_cam=True)
     assert path.name == "nuscenes_infos_3sweeps_test.pkl"
     config = configuration(
         database,
@@ -243,31 +228,27 @@ def test_the_test_version_has_no_boxes_and_one_file_that_can_be_loaded(tool, dat
         (lambda path: path.write_text("{}"), "holds no list of records"),
     ],
 )
-def test_a_damaged_database_is_named(tool, database, damage, message):
+def test_a_damaged_database_is_named(database, damage, message):
     damage(database / TABLES / "sample_data.json")
     with pytest.raises(DataError, match=message):
-        tool.create_infos(database, VERSION, 1, with_cam=False)
+        create_infos(database, VERSION, 1, with_cam=False)
 
 
-def test_a_record_that_points_nowhere_is_named(tool, database):
+def test_a_record_that_points_nowhere_is_named(database):
     edit(database, "ego_pose", lambda poses: poses[1:])
     with pytest.raises(DataError, match=r"ego_pose.json has no such record.*incomplete"):
-        tool.create_infos(database, VERSION, 10, with_cam=True)
+        create_infos(database, VERSION, 10, with_cam=True)
 
 
-def test_the_command_ends_with_a_message_instead_of_a_traceback(tmp_path):
-    command = [sys.executable, "tools/create_infos.py", "--data_path", str(tmp_path)]
-    result = subprocess.run(
-        [*command, "--version", VERSION], cwd=REPOSITORY, capture_output=True, text=True
-    )
-    assert result.returncode == 1
-    assert result.stderr.startswith("error: cannot read the table")
+def test_the_command_ends_with_a_message_instead_of_a_traceback(tmp_path, capsys):
+    assert main(["--data_path", str(tmp_path), "--version", VERSION]) == 1
+    assert capsys.readouterr().err.startswith("error: cannot read the table")
 
 
 @pytest.mark.real_data
-def test_the_real_keyframe_becomes_one_training_sample(tool, real_root, tmp_path):
+def test_the_real_keyframe_becomes_one_training_sample(real_root, tmp_path):
     root = link_database(real_root, tmp_path)
-    train, val = tool.create_infos(root, VERSION, 3, with_cam=True)
+    train, val = create_infos(root, VERSION, 3, with_cam=True)
     assert read_infos(val) == []
     (info,) = read_infos(train)
     assert list(info["cams"]) == list(CAMERAS)

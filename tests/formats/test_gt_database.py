@@ -2,9 +2,6 @@
 
 import os
 import pickle
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,8 +12,8 @@ from nsmae_plugin.formats.infos import read_infos
 from nsmae_plugin.formats.lidar_files import read_frame
 from nsmae_plugin.formats.nuscenes.annotations import DETECTION_NAMES
 from tests.helpers.tiny_frames import VERSION, add_gt_database, link_database, write_frames
+from tools.create_infos import main
 
-REPOSITORY = Path(__file__).resolve().parents[2]
 LIST = "nuscenes_dbinfos_3sweeps_withvelo.pkl"
 
 
@@ -107,23 +104,21 @@ def test_workers_write_the_same_database(root, synthetic_root, tmp_path):
 
 def test_the_tool_writes_it_for_the_training_split(synthetic_root, tmp_path):
     root = link_database(synthetic_root, tmp_path)
-    command = [sys.executable, "tools/create_infos.py", "--data_path", str(root), "--version"]
-    command += [VERSION, "--max_sweeps", "2", "--with_gt_database"]
-    subprocess.run(command, cwd=REPOSITORY, check=True, capture_output=True)
+    words = ["--version", VERSION, "--max_sweeps", "2", "--with_gt_database"]
+    assert main(["--data_path", str(root), *words]) == 0
     entries = read_gt_database(root / VERSION / "nuscenes_dbinfos_2sweeps_withvelo.pkl")
     infos = read_infos(root / VERSION / "nuscenes_infos_2sweeps_train.pkl")
     assert sum(map(len, entries.values())) == sum(len(info["gt_names"]) for info in infos)
 
 
-def test_a_version_without_boxes_has_no_database(synthetic_root, tmp_path):
+def test_a_version_without_boxes_has_no_database(synthetic_root, tmp_path, capsys):
     root = link_database(synthetic_root, tmp_path)
     os.rename(root / VERSION, root / "v1.0-test")
     os.rename(root / "v1.0-test" / VERSION, root / "v1.0-test" / "v1.0-test")
-    command = [sys.executable, "tools/create_infos.py", "--data_path", str(root), "--version"]
-    command += ["v1.0-test", "--with_gt_database"]
-    result = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True)
-    assert result.returncode == 1
-    assert result.stderr == "error: v1.0-test has no boxes; leave out --with_gt_database\n"
+    words = ["--version", "v1.0-test", "--with_gt_database"]
+    assert main(["--data_path", str(root), *words]) == 1
+    message = capsys.readouterr().err
+    assert message == "error: v1.0-test has no boxes; leave out --with_gt_database\n"
 
 
 class Attack:

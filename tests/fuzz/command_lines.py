@@ -10,7 +10,6 @@ import contextlib
 import importlib
 import io
 import os
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ import nsmae_plugin
 from nsmae_plugin.errors import NSMAEError
 from tests.fuzz.harness import Case, Draw
 from tests.helpers import toys
+from tests.helpers.paths import TINY
 
 USAGE, LONGEST_USAGE = 2, 4000
 VALUES = (
@@ -42,9 +42,8 @@ class Told(NSMAEError):
 
 
 def command_lines(folder: Path) -> Draw:
-    sys.path.insert(0, str(toys.REPOSITORY / "tools"))
     lines = _good_lines(folder)
-    tools = {name: importlib.import_module(name) for name in lines}
+    tools = {name: importlib.import_module(f"tools.{name}") for name in lines}
 
     def draw(rng: np.random.Generator) -> Case:
         name = list(lines)[rng.integers(len(lines))]
@@ -57,7 +56,7 @@ def command_lines(folder: Path) -> Draw:
 
 def _good_lines(folder: Path) -> dict[str, list[str]]:
     """Tool -> arguments that it understands."""
-    recipe = str(toys.REPOSITORY / "cfgs/tiny/nsmae_pretrain.yaml")
+    recipe = str(TINY / "nsmae_pretrain.yaml")
     absent, out = str(folder / "absent"), str(folder / "written/out")
     toy = ["--cfg_file", str(toys.write_config(folder))]
     data = ["--set", "DATA_CONFIG.DATA_PATH", absent]
@@ -165,8 +164,8 @@ def _borders(tool: Any, folder: Path) -> Iterator[None]:
     place.mkdir(exist_ok=True)
     os.chdir(place)
     environment = mock.patch.dict(os.environ)
-    names = {"train": "nsmae_plugin.training.engine.train"}
-    names["make_synthetic_nuscenes"] = "nsmae_plugin.synthetic.world._write_files"
+    names = {"tools.train": "nsmae_plugin.training.engine.train"}
+    names["tools.make_synthetic_nuscenes"] = "nsmae_plugin.synthetic.world._write_files"
     stub = names.get(tool.__name__)
     border = mock.patch(stub) if stub else contextlib.nullcontext()
     try:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import shutil
 from pathlib import Path
@@ -11,11 +10,11 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-import nsmae_plugin
 from nsmae_plugin.formats.infos import read_infos
 from tests.fuzz.harness import Case, Draw
 from tests.fuzz.mutate import JSON_JUNK, mutate_bytes, mutate_value
 from tests.helpers.tiny_frames import HEIGHT, WIDTH, random_points
+from tools.create_infos import create_infos
 
 VERSION = "v1.0-mini"
 SCENES = {"a": "scene-0061", "b": "scene-0103"}  # of mini_train and mini_val
@@ -64,7 +63,7 @@ def _case(folder: Path, good: dict[str, Any], name: str, damaged: dict[str, byte
         (place / file).write_bytes(content)
 
     def run() -> bool:
-        paths = _tool().create_infos(folder, VERSION, 2, with_cam=True, out_dir=folder / "out")
+        paths = create_infos(folder, VERSION, 2, with_cam=True, out_dir=folder / "out")
         return all(
             np.isfinite(info["gt_boxes"][:, :7]).all()
             and np.isfinite(
@@ -76,16 +75,6 @@ def _case(folder: Path, good: dict[str, Any], name: str, damaged: dict[str, byte
 
     shutil.rmtree(folder / "out", ignore_errors=True)
     return Case(name, run, NAMED)
-
-
-def _tool() -> Any:
-    path = Path(nsmae_plugin.__file__).parents[1] / "tools" / "create_infos.py"
-    spec = importlib.util.spec_from_file_location("create_infos", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def _database(folder: Path) -> dict[str, list[dict[str, Any]]]:

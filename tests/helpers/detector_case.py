@@ -1,6 +1,5 @@
 """Detectors of the tiny recipes on a range of 25.6 m, and a made-up batch with boxes for them."""
 
-from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -10,8 +9,8 @@ import nsmae_plugin
 from nsmae_plugin import host
 from nsmae_plugin.config.load import load_config
 from tests.helpers.made_up_batch import EXTENT, HEIGHT, VOXEL, WIDTH, made_up_batch
+from tests.helpers.paths import TINY
 
-CONFIGS = Path(__file__).resolve().parents[2] / "cfgs" / "tiny"
 # recipe -> the mode of its batches
 SENSORS = {
     "bevfusion_det": "both",
@@ -23,7 +22,7 @@ SENSORS = {
 
 def make_config(recipe):
     """MODEL of a tiny recipe, for the small range."""
-    config = load_config(CONFIGS / f"{recipe}.yaml").MODEL
+    config = load_config(TINY / f"{recipe}.yaml").MODEL
     if "VTRANSFORM" in config:
         config.VTRANSFORM.update(
             IMAGE_SIZE=[HEIGHT, WIDTH],
@@ -42,7 +41,7 @@ def make_dataset(**data_config):
     """What a detector asks of a data set."""
     return SimpleNamespace(
         dataset_cfg=data_config,
-        class_names=load_config(CONFIGS / "bevfusion_det.yaml").CLASS_NAMES,
+        class_names=load_config(TINY / "bevfusion_det.yaml").CLASS_NAMES,
         point_feature_encoder=SimpleNamespace(num_point_features=5),
         point_cloud_range=np.array([-EXTENT, -EXTENT, -5, EXTENT, EXTENT, 3], dtype=np.float32),
         voxel_size=[VOXEL] * 3,

@@ -1,19 +1,16 @@
 """Label-efficiency experiments with stubs in place of tools/train.py and tools/test.py."""
 
 import json
-import sys
 from pathlib import Path
 
 import torch
 import yaml
 from matplotlib.figure import Figure
 
-from nsmae_plugin.experiments.label_efficiency import report, trials
+from nsmae_plugin.experiments.label_efficiency import summary, trials
 from tests.helpers import stub_tools, toys
-
-sys.path.insert(0, str(toys.REPOSITORY / "tools"))
-
-import label_efficiency
+from tests.helpers.paths import REPOSITORY
+from tools import label_efficiency
 
 SMALL = ("--fractions", "0.1", "--seeds", "0")
 SEEDS = ("--fractions", "0.1", "--seeds", "0", "1")
@@ -25,8 +22,9 @@ def make_workspace(folder, monkeypatch):
     monkeypatch.chdir(folder)
     for name in ("OMP_NUM_THREADS", "STUB_FAIL", "STUB_INTERRUPT", "STUB_HANG"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(trials, "TOOLS", stub_tools.install(folder / "tools"))
-    monkeypatch.setattr(report, "draw", lambda comparisons: Figure())  # takes long
+    monkeypatch.setenv("PYTHONPATH", str(REPOSITORY))
+    monkeypatch.setattr(trials, "TOOLS", stub_tools.install(folder / "stubs"))
+    monkeypatch.setattr(summary, "draw", lambda comparisons: Figure())  # takes long
     write_config()
     torch.save({"epoch": 9, "it": 9, "model_state": {}}, "weights.pth")
     return folder

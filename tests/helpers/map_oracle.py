@@ -14,7 +14,8 @@ from torch import nn
 from nsmae_plugin import host
 from nsmae_plugin.config.load import load_config
 from nsmae_plugin.training import checkpoint
-from tests.helpers.oracle import TINY, OracleDetector, or_nan
+from tests.helpers.oracle import OracleDetector, or_nan
+from tests.helpers.paths import TINY
 
 MAP_CONFIG = {
     "CLASSES": [

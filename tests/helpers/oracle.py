@@ -5,7 +5,6 @@ file; in samples without annotations it sees one car ahead.
 """
 
 import json
-import sys
 from pathlib import Path
 
 import torch
@@ -15,13 +14,9 @@ from torch import nn
 from nsmae_plugin import host
 from nsmae_plugin.config.load import load_config
 from nsmae_plugin.training import checkpoint
+from tests.helpers.paths import TINY
+from tools import infer
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tools"))
-
-import infer
-
-REPOSITORY = Path(__file__).resolve().parents[2]
-TINY = REPOSITORY / "cfgs" / "tiny"
 PICTURES = ["boxes.json", "cameras.png", "bev.png"]
 SHIFT = (0.5, -0.25, 0.125)  # metres, exact in binary
 BROKEN = 1e30

@@ -3,15 +3,13 @@
 ``python -m tests.helpers.oracle_runs <arguments of tools/test.py>`` evaluates it.
 """
 
-import importlib.util
 import json
-import os
 import struct
-import subprocess
 import sys
 from pathlib import Path
 
 import nsmae_plugin
+import tools.test
 
 # isort: split
 import torch
@@ -25,14 +23,14 @@ from nsmae_plugin.registration import register_all
 from nsmae_plugin.training import checkpoint
 from tests.helpers import toys
 from tests.helpers.oracle import OracleDetector, or_nan
+from tests.helpers.paths import CFGS, TINY
+from tests.helpers.programs import TORCHRUN, run_python
 
-CLASS_NAMES = yaml.safe_load((toys.REPOSITORY / "cfgs/tiny/nsmae_pretrain.yaml").read_text())[
-    "CLASS_NAMES"
-]
+CLASS_NAMES = yaml.safe_load((TINY / "nsmae_pretrain.yaml").read_text())["CLASS_NAMES"]
 CONFIG = {
     "CLASS_NAMES": CLASS_NAMES,
     "DATA_CONFIG": {
-        "_BASE_CONFIG_": str(toys.REPOSITORY / "cfgs/dataset_configs/synthetic_detection.yaml"),
+        "_BASE_CONFIG_": str(CFGS / "dataset_configs/synthetic_detection.yaml"),
         "CAMERA_CONFIG": {"USE_CAMERA": False},
         "DATA_AUGMENTOR": {"AUG_CONFIG_LIST": []},
         "DATA_PROCESSOR": [
@@ -100,19 +98,12 @@ def register():
     host.register("detector", "OracleWithMap", OracleWithMap)
 
 
-def tool():
-    spec = importlib.util.spec_from_file_location("tools_test", toys.REPOSITORY / "tools/test.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 def run_tool(*arguments):
     """Run tools/test.py; returns its exit status."""
     original = nsmae_plugin.register
     nsmae_plugin.register = register
     try:
-        return tool().main([str(one) for one in arguments])
+        return tools.test.main([str(one) for one in arguments])
     finally:
         nsmae_plugin.register = original
 
@@ -158,16 +149,9 @@ def evaluate(*more):
 
 def start_two_processes(workspace, *more):
     """Run tools/test.py in two processes of two samples each; returns what came out."""
-    torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
     arguments = ("--cfg_file", "cfgs/group/oracle.yaml", "--workers", "0", *more)
     options = ("--launcher", "pytorch", "--device", "cpu", "--batch_size", "4")
-    return subprocess.run(
-        [sys.executable, *torchrun, __file__, *arguments, *options],
-        cwd=workspace,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(toys.REPOSITORY)},
-        capture_output=True,
-        text=True,
-    )
+    return run_python(*TORCHRUN, "-m", __name__, *arguments, *options, cwd=workspace)
 
 
 def results_folder(workspace, epoch=3, split="val", eval_tag="default"):

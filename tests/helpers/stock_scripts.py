@@ -4,16 +4,14 @@ As a program it is ``python -m nsmae_plugin.host.openpcdet`` without the half mi
 training script waits for another checkpoint before it ends.
 """
 
-import os
 import runpy
 import shutil
 import subprocess
-import sys
 import time
 from pathlib import Path
 
-REPOSITORY = Path(__file__).resolve().parents[2]
-TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node")
+from tests.helpers.paths import REPOSITORY
+from tests.helpers.programs import TORCHRUN, run_python
 
 
 def copy_openpcdet(source: Path, target: Path) -> Path:
@@ -28,20 +26,12 @@ def start(
     arguments: list, root: Path, directory: Path = REPOSITORY, processes: int = 1
 ) -> subprocess.CompletedProcess:
     """Run a script of the OpenPCDet at ``root``, started in ``directory``."""
-    environment = {**os.environ, "OPENPCDET_ROOT": str(root), "OMP_NUM_THREADS": "1"}
-    environment.pop("NSMAE_HOST", None)
-    launcher = (*TORCHRUN, processes) if processes > 1 else ("-W", "ignore")
-    return subprocess.run(
-        [sys.executable, *map(str, launcher), __file__, *map(str, arguments)],
-        env={**environment, "PYTHONPATH": str(REPOSITORY), "PYTHONWARNINGS": "ignore"},
-        cwd=directory,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    launcher = (*TORCHRUN[:-1], processes) if processes > 1 else ("-W", "ignore")
+    environment = {"OPENPCDET_ROOT": str(root), "PYTHONWARNINGS": "ignore"}
+    words = (*launcher, "-m", __name__, *arguments)
+    return run_python(*words, cwd=directory, without=["NSMAE_HOST"], **environment)
 
 
 if __name__ == "__main__":
-    del sys.path[0]  # tests/, which python -m would not have put there
     time.sleep = lambda seconds: None
     runpy.run_module("nsmae_plugin.host.openpcdet", run_name="__main__", alter_sys=True)

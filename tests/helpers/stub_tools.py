@@ -81,9 +81,7 @@ def install(folder: Path) -> Path:
     """Write the two scripts into ``folder`` and return it."""
     folder.mkdir()
     for script in FLAGS:
-        text = (
-            f"import sys; sys.path.insert(0, {str(Path(__file__).parents[2])!r})\n"
-            f"from tests.helpers import stub_tools; sys.exit(stub_tools.main({script!r}))\n"
-        )
+        lines = ("import sys", "from tests.helpers import stub_tools as stub")
+        text = "\n".join((*lines, f"sys.exit(stub.main({script!r}))\n"))
         (folder / script).write_text(text, encoding="utf-8")
     return folder

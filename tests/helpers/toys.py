@@ -28,11 +28,11 @@ from easydict import EasyDict
 from torch import nn
 
 import nsmae_plugin.runs.train
+import tools.train
 from nsmae_plugin import host, runs
 from nsmae_plugin.errors import DataError
 from nsmae_plugin.training.update import read_records, update_weights
 
-REPOSITORY = Path(__file__).resolve().parents[2]
 FEATURES = 4
 
 CONFIG = {
@@ -174,17 +174,12 @@ def train_step(run, batches, device="cpu", clip=35, **options):
 
 def train(*arguments, register_toys=True):
     """Run tools/train.py; returns its exit status."""
-    sys.path.insert(0, str(REPOSITORY / "tools"))
-    try:
-        import train as tool
-    finally:
-        sys.path.pop(0)
     with pytest.MonkeyPatch.context() as patch:
         if os.environ.get("TOY_EVALUATE"):
             patch.setattr(runs.train, "_make_evaluation", lambda *_: evaluate)
         if register_toys:
             patch.setattr(nsmae_plugin, "register", register)
-        return tool.main([str(one) for one in arguments])
+        return tools.train.main([str(one) for one in arguments])
 
 
 if __name__ == "__main__":

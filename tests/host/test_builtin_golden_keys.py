@@ -4,7 +4,6 @@ The files in ``golden`` were recorded by ``tools/record_golden_keys.py`` from Op
 """
 
 import json
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -13,8 +12,8 @@ import torch
 from nsmae_plugin.config.load import load_config
 from nsmae_plugin.host import builtin
 from nsmae_plugin.models.lift_splat import STOCK_GRID_KEYS
+from tests.helpers.paths import CFGS, GOLDEN
 
-TESTS = Path(__file__).parents[1]
 ENCODERS = ("backbone_3d", "image_backbone", "neck", "vtransform")
 
 # our configuration -> what was recorded from OpenPCDet's, and where the two files differ
@@ -37,14 +36,14 @@ class Detector(builtin.Detector3DTemplate):
 
 def golden_state(name: str) -> dict[str, list[int]]:
     """Recorded names and shapes, without the geometry that OpenPCDet stores as parameters."""
-    golden = json.loads((TESTS / "golden" / f"{name}.json").read_text(encoding="utf-8"))["state"]
+    golden = json.loads((GOLDEN / f"{name}.json").read_text(encoding="utf-8"))["state"]
     return {name: golden[name] for name in golden if name.split(".")[-1] not in STOCK_GRID_KEYS}
 
 
 def build_state(name: str, changes: dict[str, bool] | None = None) -> dict[str, list[int]]:
     """Names and shapes of the network that a shipped configuration describes."""
     overrides = [text for key in changes or {} for text in (f"MODEL.{key}", str(changes[key]))]
-    config = load_config(TESTS.parent / "cfgs" / f"{name}.yaml", overrides)
+    config = load_config(CFGS / f"{name}.yaml", overrides)
     dataset = SimpleNamespace(
         class_names=config.CLASS_NAMES,
         point_feature_encoder=SimpleNamespace(num_point_features=5),

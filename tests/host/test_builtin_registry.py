@@ -1,27 +1,15 @@
 """The built-in host's registries: what is imported when, and what a missing requirement says."""
 
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 
 from nsmae_plugin.host.builtin import registry
-
-REPOSITORY = Path(__file__).resolve().parents[2]
+from tests.helpers.programs import run_python
 
 
 def run(code: str) -> str:
     """Standard output of ``code`` in a fresh interpreter in which spconv is not installed."""
-    outcome = subprocess.run(
-        [sys.executable, "-c", "import sys; sys.modules['spconv'] = None\n" + code],
-        env={**os.environ, "NSMAE_HOST": "builtin"},
-        cwd=REPOSITORY,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    code = "import sys; sys.modules['spconv'] = None\n" + code
+    outcome = run_python("-c", code, NSMAE_HOST="builtin")
     return outcome.stdout + outcome.stderr
 
 

@@ -1,29 +1,15 @@
 """Commands that need OpenPCDet explain themselves, and end in one line, where there is none."""
 
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 
-import nsmae_plugin
+from tests.helpers.programs import run_python
 
-REPOSITORY = Path(nsmae_plugin.__file__).parents[1]
 WRAPPER = ["-m", "nsmae_plugin.host.openpcdet"]
 RECORDER = ["tools/record_golden_keys.py"]
 
 
 def run(arguments):
-    environment = {key: value for key, value in os.environ.items() if key != "OPENPCDET_ROOT"}
-    return subprocess.run(
-        [sys.executable, *arguments],
-        cwd=REPOSITORY,
-        env={**environment, "NSMAE_HOST": "auto"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    return run_python(*arguments, without=["OPENPCDET_ROOT"], NSMAE_HOST="auto")
 
 
 @pytest.mark.parametrize("command", [WRAPPER, RECORDER], ids=lambda command: command[-1])

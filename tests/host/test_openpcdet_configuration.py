@@ -12,11 +12,11 @@ from easydict import EasyDict
 import nsmae_plugin
 from nsmae_plugin.config.load import load_config
 from nsmae_plugin.errors import ConfigError
+from tests.helpers.paths import CFGS, TINY
 
 pytestmark = pytest.mark.openpcdet
 
-CFGS = Path(__file__).resolve().parents[2] / "cfgs"
-TINY = CFGS / "tiny" / "nsmae_pretrain.yaml"
+RECIPE = TINY / "nsmae_pretrain.yaml"
 
 
 @pytest.fixture
@@ -108,7 +108,7 @@ def test_a_data_path_leads_from_the_start_or_from_openpcdets_tools(reading, tmp_
 
 
 def test_set_reaches_into_lists_and_is_checked_in_a_configuration_of_ours(reading):
-    config = reading.cfg_from_yaml_file(str(TINY), EasyDict(ROOT_DIR=Path("/"), LOCAL_RANK=0))
+    config = reading.cfg_from_yaml_file(str(RECIPE), EasyDict(ROOT_DIR=Path("/"), LOCAL_RANK=0))
     config.TAG = "as its scripts add it"
     reading.cfg_from_list(["DATA_CONFIG.DATA_PROCESSOR.mask_voxels.RATIO", "0.5"], config)
     masking = [one for one in config.DATA_CONFIG.DATA_PROCESSOR if one.NAME == "mask_voxels"]
@@ -123,7 +123,7 @@ def test_a_misspelt_key_of_ours_is_refused_and_openpcdets_are_its_own_affair(
     reading, openpcdet_root, tmp_path
 ):
     path = tmp_path / "mine.yaml"
-    path.write_text(f"_BASE_CONFIG_: {TINY}\nMODEL: {{NECK: {{OUT_CHANELS: 64}}}}\n")
+    path.write_text(f"_BASE_CONFIG_: {RECIPE}\nMODEL: {{NECK: {{OUT_CHANELS: 64}}}}\n")
     with pytest.raises(ConfigError, match=r"mine\.yaml: unknown key MODEL\.NECK\.OUT_CHANELS"):
         reading.cfg_from_yaml_file(str(path), EasyDict())
     theirs = openpcdet_root / "tools/cfgs/nuscenes_models/bevfusion.yaml"

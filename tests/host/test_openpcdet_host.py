@@ -1,8 +1,6 @@
 """The OpenPCDet host: how it finds, repairs and refuses an installation."""
 
-import os
 import shutil
-import subprocess
 import sys
 from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
@@ -11,12 +9,11 @@ import numpy as np
 import pytest
 import torch
 
-import nsmae_plugin
 from nsmae_plugin.errors import HostError
+from tests.helpers.programs import run_python
 
 pytestmark = pytest.mark.openpcdet
 
-REPOSITORY = Path(nsmae_plugin.__file__).parents[1]
 EXTENSIONS = (
     "iou3d_nms_cuda",
     "roiaware_pool3d_cuda",
@@ -37,20 +34,8 @@ def openpcdet(openpcdet_root):
 
 def run(code, root, **environment):
     """Run ``code`` in a fresh interpreter with the OpenPCDet host on the checkout ``root``."""
-    return subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", code],
-        env={
-            **os.environ,
-            "NSMAE_HOST": "openpcdet",
-            "OPENPCDET_ROOT": str(root),
-            "OMP_NUM_THREADS": "1",
-            **environment,
-        },
-        cwd=REPOSITORY,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    host = {"NSMAE_HOST": "openpcdet", "OPENPCDET_ROOT": str(root)}
+    return run_python("-W", "ignore", "-c", code, **{**host, **environment})
 
 
 @pytest.fixture

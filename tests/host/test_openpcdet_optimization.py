@@ -3,7 +3,6 @@
 import importlib
 import logging
 import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -12,10 +11,10 @@ from torch import nn
 
 from nsmae_plugin.config import schema
 from nsmae_plugin.errors import ConfigError
+from tests.helpers.paths import REPOSITORY
 
 pytestmark = pytest.mark.openpcdet
 
-REPOSITORY = Path(__file__).resolve().parents[2]
 LR = 0.01
 
 

@@ -3,13 +3,13 @@
 import errno
 import os
 import re
-import subprocess
-import sys
 
 import pytest
 
 from nsmae_plugin.errors import HostError, OutputError
-from tests.helpers.stock_scripts import REPOSITORY, copy_openpcdet, start
+from tests.helpers.paths import REPOSITORY, TINY
+from tests.helpers.programs import run_python
+from tests.helpers.stock_scripts import copy_openpcdet, start
 
 pytestmark = pytest.mark.openpcdet
 
@@ -88,18 +88,14 @@ def test_a_misspelt_key_ends_in_one_line(openpcdet_copy):
     assert outcome.stderr.splitlines()[-1] == expected
 
 
-def test_a_checkout_that_cannot_be_written_is_named(run_module, openpcdet_root, monkeypatch):
+def test_a_checkout_that_cannot_be_written_is_named(run_module, openpcdet_root):
     root = openpcdet_root.resolve()
-
-    def script(*_, **__):
-        raise OSError(errno.EROFS, "Read-only file system", str(root / "output" / "tiny"))
-
-    monkeypatch.setattr(run_module.runpy, "run_path", script)
-    monkeypatch.setattr(sys, "path", list(sys.path))
-    monkeypatch.setattr(sys, "argv", [])
-    monkeypatch.chdir(REPOSITORY)
-    with pytest.raises(OutputError, match=r"write below .*output/tiny .*Read-only.* a copy of the"):
-        run_module.main(["tools/train.py"])
+    error = OSError(errno.EROFS, "Read-only file system", str(root / "output" / "tiny"))
+    message = r"write below .*output/tiny .*Read-only.* a copy of the"
+    with pytest.raises(OutputError, match=message), run_module.unwritable_output_named(root):
+        raise error
+    with pytest.raises(FileNotFoundError), run_module.unwritable_output_named(root):
+        (root / "absent").read_bytes()
 
 
 SCRIPT = """
@@ -117,15 +113,12 @@ def test_a_script_of_ones_own_takes_one_line_after_what_it_imports(openpcdet_roo
     """As beside an installed pcdet, which can be imported before the plugin."""
     root = copy_openpcdet(openpcdet_root, tmp_path / "OpenPCDet")
     (root / "pcdet" / "version.py").write_text("__version__ = '0.6.0'\n")
-    path = REPOSITORY / "cfgs" / "tiny" / "nsmae_pretrain.yaml"
-    environment = {k: v for k, v in os.environ.items() if k not in ("OPENPCDET_ROOT", "NSMAE_HOST")}
-    outcome = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", SCRIPT, str(path)],
-        env={**environment, "PYTHONPATH": f"{REPOSITORY}{os.pathsep}{root}"},
+    path = TINY / "nsmae_pretrain.yaml"
+    outcome = run_python(
+        *("-W", "ignore", "-c", SCRIPT, path),
         cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        check=False,
+        without=["OPENPCDET_ROOT", "NSMAE_HOST"],
+        PYTHONPATH=f"{REPOSITORY}{os.pathsep}{root}",
     )
     assert outcome.returncode == 0, outcome.stderr
     assert outcome.stdout.splitlines()[-1] == "True [] v1.0-mini"

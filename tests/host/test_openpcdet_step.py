@@ -6,7 +6,6 @@ script reads it; ours is the loader's collation and ``update_weights``.
 
 import copy
 import math
-from pathlib import Path
 
 import pytest
 import torch
@@ -20,10 +19,9 @@ from nsmae_plugin.host.batch import share_large_arrays
 from nsmae_plugin.optimization import optim
 from nsmae_plugin.training.run_state import Progress, Run
 from nsmae_plugin.training.update import read_records, update_weights
+from tests.helpers.paths import TINY
 
 pytestmark = [pytest.mark.openpcdet, pytest.mark.usefixtures("openpcdet_host")]
-
-TINY = Path(__file__).resolve().parents[2] / "cfgs" / "tiny"
 
 
 def read_as_openpcdet_does(path, root):

@@ -1,9 +1,7 @@
 """The seam between the plugin and its host, and how the host is chosen."""
 
 import ast
-import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -11,9 +9,10 @@ import pytest
 import nsmae_plugin
 from nsmae_plugin import host
 from nsmae_plugin.errors import HostError
+from tests.helpers.paths import REPOSITORY
+from tests.helpers.programs import run_python
 
 PACKAGE = Path(nsmae_plugin.__file__).parent
-REPOSITORY = PACKAGE.parent
 
 
 def imported_modules(path: Path) -> set[str]:
@@ -27,15 +26,7 @@ def imported_modules(path: Path) -> set[str]:
 
 
 def run(code: str, **environment: str) -> subprocess.CompletedProcess:
-    inherited = {k: v for k, v in os.environ.items() if k not in ("NSMAE_HOST", "OPENPCDET_ROOT")}
-    return subprocess.run(
-        [sys.executable, "-c", code],
-        env={**inherited, **environment},
-        cwd=REPOSITORY,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    return run_python("-c", code, without=["NSMAE_HOST", "OPENPCDET_ROOT"], **environment)
 
 
 def test_only_the_openpcdet_host_imports_pcdet():

@@ -5,21 +5,21 @@ reads one sample at a time, so that all compute the same numbers, to the last bi
 """
 
 import json
-import os
 import pickle
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 import torch
 
 import nsmae_plugin
+import tools.test
 from nsmae_plugin import host
 from nsmae_plugin.config.load import load_config
 from nsmae_plugin.training import checkpoint
-from tests.helpers.oracle_runs import scalars, tool
-from tests.helpers.stock_scripts import REPOSITORY, TORCHRUN, start
+from tests.helpers.oracle_runs import scalars
+from tests.helpers.paths import REPOSITORY
+from tests.helpers.programs import TORCHRUN, run_python
+from tests.helpers.stock_scripts import start
 from tests.runs.test_visualize import SMALL_CAMERA
 
 # Both sides run inside OpenPCDet.
@@ -40,22 +40,15 @@ def overrides(synthetic_root):
 
 def train_in_two_processes(name, folder, *arguments):
     """Run our training into ``folder``."""
-    command = [*TORCHRUN, 2, "tools/train.py", "--launcher", "pytorch", "--batch_size", 2]
-    outcome = subprocess.run(
-        [sys.executable, *map(str, [*command, *options(name, folder), *arguments])],
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"},
-        cwd=REPOSITORY,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    command = [*TORCHRUN, "tools/train.py", "--launcher", "pytorch", "--batch_size", 2]
+    outcome = run_python(*command, *options(name, folder), *arguments, PYTHONWARNINGS="ignore")
     assert outcome.returncode == 0, outcome.stderr[-2000:]
 
 
 def evaluate(name, folder, *arguments):
     """Run our evaluation into ``folder``."""
     given = ["--batch_size", 1, *options(name, folder), *arguments]
-    assert tool().main([str(one) for one in given]) == 0
+    assert tools.test.main([str(one) for one in given]) == 0
 
 
 def options(name, folder):

@@ -15,7 +15,8 @@ from nsmae_plugin import host
 from nsmae_plugin.config.load import load_config
 from nsmae_plugin.formats.infos import read_infos, write_infos
 from nsmae_plugin.training.export import export
-from tests.helpers.stock_scripts import REPOSITORY, start
+from tests.helpers.paths import CFGS
+from tests.helpers.stock_scripts import start
 
 pytestmark = pytest.mark.openpcdet
 
@@ -58,7 +59,7 @@ def exported(data, tmp_path_factory):
     """Export of a network of cfgs/nsmae_pretrain.yaml that is unlike any initialisation."""
     nsmae_plugin.register()
     config = load_config(
-        REPOSITORY / "cfgs/nsmae_pretrain.yaml",
+        CFGS / "nsmae_pretrain.yaml",
         ["DATA_CONFIG.DATA_PATH", str(data), "DATA_CONFIG.VERSION", "v1.0-mini"]
         + ["DATA_CONFIG.MAX_SWEEPS", "3", "DATA_CONFIG.INFO_PATH.train", "['three_frames.pkl']"],
     )

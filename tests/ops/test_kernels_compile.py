@@ -1,15 +1,13 @@
 """Every kernel compiles to machine code for GPUs, whether or not one is there."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
+from tests.helpers.programs import run_python
+
 KERNELS = ("_pool", "_pool_backward", "_render", "_render_backward")
-SCRIPT = Path(__file__).parents[1] / "helpers" / "compile_kernels.py"
 
 
 def test_kernels_compile_for_gpus_and_keep_to_their_registers(tmp_path):
@@ -19,13 +17,7 @@ def test_kernels_compile_for_gpus_and_keep_to_their_registers(tmp_path):
     tools = Path(nvidia.__file__).parent / "bin"
     if not all((tools / name).exists() for name in ("ptxas", "cuobjdump")):
         pytest.skip("this build of Triton brings no ptxas and cuobjdump")
-    paths = [str(SCRIPT.parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])]
-    environment = {
-        **os.environ,
-        "PYTHONPATH": os.pathsep.join(paths),
-        "TRITON_CACHE_DIR": str(tmp_path),
-    }
-    done = subprocess.run([sys.executable, SCRIPT], env=environment, capture_output=True, text=True)
+    done = run_python("-m", "tests.helpers.compile_kernels", TRITON_CACHE_DIR=str(tmp_path))
     assert done.returncode == 0, done.stderr[-3000:]
     rows = [json.loads(line) for line in done.stdout.splitlines()]
     expected = {

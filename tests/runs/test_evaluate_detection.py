@@ -21,6 +21,7 @@ from tests.helpers.oracle_runs import (
     start_two_processes,
     summary,
 )
+from tests.helpers.paths import TINY
 
 OPENPCDET_FLAGS = (
     *("cfg_file", "batch_size", "workers", "extra_tag", "ckpt", "pretrained_model", "launcher"),
@@ -100,7 +101,7 @@ def test_what_cannot_be_evaluated_says_so_before_the_network_runs(workspace, cap
     assert evaluate("--set", "CLASS_NAMES", "['animal']") == 1
     assert "the nuScenes benchmark has no class animal" in capsys.readouterr().err
     assert evaluate("--batch_size", "0") == 1
-    pretraining = toys.REPOSITORY / "cfgs/tiny/nsmae_pretrain.yaml"
+    pretraining = TINY / "nsmae_pretrain.yaml"
     assert run_tool("--cfg_file", pretraining, "--results", "boxes.json") == 1
     assert "nsmae_pretrain.yaml finds no boxes" in capsys.readouterr().err
     assert run_tool("--cfg_file", toys.write_config(workspace)) == 1

@@ -2,7 +2,6 @@
 
 import json
 import pickle
-import sys
 
 import numpy as np
 import pytest
@@ -10,15 +9,12 @@ import pytest
 from nsmae_plugin.config.load import load_config
 from nsmae_plugin.runs.prepare import prepare
 from nsmae_plugin.training import checkpoint
-from tests.helpers import toys
 from tests.helpers.oracle_runs import run_tool, scalars
+from tests.helpers.paths import TINY
 from tests.runs.test_visualize import SMALL_CAMERA
+from tools import evaluate_pretrain
 
-sys.path.insert(0, str(toys.REPOSITORY / "tools"))
-
-import evaluate_pretrain
-
-RECIPE = toys.REPOSITORY / "cfgs/tiny/nsmae_pretrain.yaml"
+RECIPE = TINY / "nsmae_pretrain.yaml"
 RUN = "output/tiny/nsmae_pretrain/default"
 
 

@@ -11,7 +11,8 @@ from nsmae_plugin.formats.nuscenes.scenes import scenes_of_samples
 from nsmae_plugin.geometry.boxes import lidar_to_global
 from nsmae_plugin.runs.prepare import prepare
 from tests.helpers import oracle
-from tests.helpers.oracle import PICTURES, SHIFT, TINY, boxes_of, call
+from tests.helpers.oracle import PICTURES, SHIFT, boxes_of, call
+from tests.helpers.paths import TINY
 
 oracle.register()
 

@@ -14,6 +14,8 @@ from nsmae_plugin.errors import DataError
 from nsmae_plugin.runtime import files
 from nsmae_plugin.training import checkpoint
 from tests.helpers import toys
+from tests.helpers.paths import TINY
+from tests.helpers.programs import TORCHRUN, TOYS, environment_of_a_program, run_python
 
 OPENPCDET_FLAGS = (
     *("cfg_file", "batch_size", "epochs", "workers", "extra_tag", "ckpt", "pretrained_model"),
@@ -41,11 +43,12 @@ def train(tag, *more):
 
 
 def start_process(workspace, *words, **environment):
-    """Run toys.py in a process of its own; returns its exit status."""
-    command = [sys.executable, *words]
-    return subprocess.run(
-        command, cwd=workspace, env={**os.environ, "OMP_NUM_THREADS": "1", **environment}
-    ).returncode
+    """Run a program in a process of its own; returns its exit status.
+
+    Its output is not captured: the pipe would stay open as long as a loader process of it lives.
+    """
+    variables = environment_of_a_program() | environment
+    return subprocess.run([sys.executable, *words], cwd=workspace, env=variables).returncode
 
 
 def folder(workspace, tag):
@@ -90,10 +93,9 @@ def test_openpcdets_flags_are_there(flag, capsys):
 
 
 def test_a_killed_run_resumes_to_the_weights_of_an_uninterrupted_one(workspace):
-    script = str(toys.REPOSITORY / "tests/helpers/toys.py")
     options = ("--seed", "1", "--ckpt_save_step_interval", "3")
     assert train("whole", *options) == 0
-    status = start_process(workspace, script, *arguments("killed", *options), TOY_KILL_AT="8")
+    status = start_process(workspace, *TOYS, *arguments("killed", *options), TOY_KILL_AT="8")
     assert status == -signal.SIGKILL
     content = last_content(workspace, "killed")
     assert (content["it"], content["batch_in_epoch"]) == (6, 1)  # in the middle of epoch 2
@@ -114,9 +116,7 @@ def in_one_of_two_processes(rank, ports, runs):
 
 def test_two_processes_stopped_and_resumed_end_as_if_never_stopped(workspace):
     options = ("--launcher", "pytorch", "--device", "cpu", "--batch_size", "4", "--seed", "1")
-    torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
-    script = str(toys.REPOSITORY / "tests/helpers/toys.py")
-    assert start_process(workspace, *torchrun, script, *arguments("whole", *options)) == 0
+    assert start_process(workspace, *TORCHRUN, *TOYS, *arguments("whole", *options)) == 0
     runs = [arguments("stopped", *options, "--max_steps", "4"), arguments("stopped", *options)]
     ports = [toys.free_port(), toys.free_port()]
     torch.multiprocessing.spawn(in_one_of_two_processes, args=(ports, runs), nprocs=2)
@@ -223,7 +223,7 @@ def test_pretraining_on_the_synthetic_world_resumes_exactly_and_is_evaluated(
     monkeypatch.chdir(tmp_path)
 
     def pretrain(tag, *more):
-        recipe = toys.REPOSITORY / "cfgs/tiny/nsmae_pretrain.yaml"
+        recipe = TINY / "nsmae_pretrain.yaml"
         options = ("--cfg_file", recipe, "--extra_tag", tag, "--workers", "0", "--seed", "1")
         data = ("--epochs", "1", *more, "--set", "DATA_CONFIG.DATA_PATH", str(synthetic_root))
         return toys.train(*options, *data, register_toys=False)
@@ -320,11 +320,7 @@ def test_an_evaluation_that_was_killed_is_repeated_and_one_that_was_not_is_not(
 
 def test_trainings_killed_at_random_moments_end_as_if_never_killed(tmp_path):
     """The short form: ``python -m tests.helpers.kill_runs 100`` kills a hundred."""
-    command = [sys.executable, "-m", "tests.helpers.kill_runs", "8"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    found = subprocess.run(
-        command, cwd=toys.REPOSITORY, env=environment, capture_output=True, text=True
-    )
+    found = run_python("-m", "tests.helpers.kill_runs", "8")
     assert found.returncode == 0, found.stdout + found.stderr
     assert "0 ended differently" in found.stdout
 
@@ -346,7 +342,6 @@ def make(path):
 
 
 def test_the_lock_of_a_killed_run_is_free_at_once_although_its_loader_process_lives_on(workspace):
-    script = str(toys.REPOSITORY / "tests/helpers/toys.py")
     words = ["--cfg_file", "cfgs/group/toy.yaml", "--workers", "1", "--extra_tag", "a"]
-    assert start_process(workspace, script, *words, TOY_KILL_AT="1") == -signal.SIGKILL
+    assert start_process(workspace, *TOYS, *words, TOY_KILL_AT="1") == -signal.SIGKILL
     assert train("a", "--seed", "1", "--max_steps", "1") == 0

@@ -1,7 +1,6 @@
 """Pictures and measures of a network on the synthetic world, from configuration to files."""
 
 import json
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -13,13 +12,9 @@ from nsmae_plugin.config.load import load_config
 from nsmae_plugin.evaluation.reconstruction import evaluate
 from nsmae_plugin.runs.prepare import prepare
 from nsmae_plugin.training import checkpoint
+from tests.helpers.paths import TINY
+from tools import evaluate_pretrain, visualize
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tools"))
-
-import evaluate_pretrain
-import visualize
-
-REPOSITORY = Path(__file__).resolve().parents[2]
 CPU = torch.device("cpu")
 SMALL = ["DATA_CONFIG.CAMERA_CONFIG.IMAGE.RESIZE_LIM_TEST", "[0.75,0.75]"]
 SMALL += ["DATA_CONFIG.CAMERA_CONFIG.IMAGE.FINAL_DIM", "[64,112]"]
@@ -30,7 +25,7 @@ SMALL_CAMERA += ["MODEL.VTRANSFORM.FEATURE_SIZE", "[8,14]"]
 def settings(name: str, root: Path) -> list[str]:
     """Arguments that every tool takes: a tiny configuration, on the fixture's small images."""
     small = SMALL if name.endswith("lidar") else SMALL_CAMERA
-    config = REPOSITORY / "cfgs" / "tiny" / f"{name}.yaml"
+    config = TINY / f"{name}.yaml"
     return ["--cfg_file", str(config), "--set", "DATA_CONFIG.DATA_PATH", str(root), *small]
 
 

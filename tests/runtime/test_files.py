@@ -3,8 +3,6 @@
 import errno
 import os
 import signal
-import subprocess
-import sys
 import threading
 
 import pytest
@@ -13,6 +11,7 @@ import torch
 from nsmae_plugin.errors import OutputError
 from nsmae_plugin.runtime import files
 from nsmae_plugin.runtime.command_line import errors_in_one_line
+from tests.helpers.programs import run_python
 
 WRITE_AND_DIE = """
 import os, signal, sys
@@ -69,7 +68,7 @@ def test_an_exception_leaves_the_old_file_alone(tmp_path, error):
 def test_what_a_killed_process_left_is_removed_and_what_another_one_writes_is_not(tmp_path):
     path = tmp_path / "a.txt"
     path.write_text("old")
-    status = subprocess.run([sys.executable, "-c", WRITE_AND_DIE, path]).returncode
+    status = run_python("-c", WRITE_AND_DIE, path).returncode
     assert status == -signal.SIGKILL
     assert path.read_text() == "old"
     (left,) = set(names(tmp_path)) - {"a.txt"}

@@ -1,13 +1,11 @@
 """Freed memory stays with the process, until it is released, or goes back to the system."""
 
-import os
 import platform
-import subprocess
-import sys
 
 import pytest
 
 from nsmae_plugin.runtime.memory import CHOICES, keep_freed_memory
+from tests.helpers.programs import run_python
 
 MIB = 2**20
 #: Touches 64 MiB, frees them, and prints what was set and by how much the process has grown.
@@ -29,9 +27,8 @@ print(kept, resident() - before)
 
 def grown(mode):
     """What was set, and the MiB that stayed."""
-    command = [sys.executable, "-c", PROGRAM, mode]
-    environment = {name: value for name, value in os.environ.items() if name not in CHOICES}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    done = run_python("-c", PROGRAM, mode, without=sorted(CHOICES))
+    assert done.returncode == 0, done.stderr
     kept, size = done.stdout.split()
     return kept == "True", int(size) / MIB
 

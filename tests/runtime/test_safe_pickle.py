@@ -13,6 +13,7 @@ import pytest
 
 from nsmae_plugin.errors import DataError
 from nsmae_plugin.runtime.safe_pickle import load_plain
+from tests.helpers.programs import run_python
 
 BIG = struct.pack("<Q", 1 << 40)
 
@@ -184,8 +185,7 @@ class Command:
 
 
 def in_a_fresh_process(script: str) -> subprocess.CompletedProcess:
-    command = [sys.executable, "-W", "ignore", "-c", textwrap.dedent(script)]
-    return subprocess.run(command, capture_output=True, text=True)
+    return run_python("-W", "ignore", "-c", textwrap.dedent(script))
 
 
 @pytest.mark.parametrize("name", ["Array", "Buffer", "Scalar", "Command"])
@@ -292,8 +292,7 @@ def test_bombs_take_no_memory(tmp_path):
     paths = [tmp_path / f"{number}.pkl" for number in range(len(BOMBS))]
     for path, content in zip(paths, BOMBS.values(), strict=True):
         path.write_bytes(content)
-    command = [sys.executable, "-c", LIMITED, *map(str, paths)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    done = run_python("-c", LIMITED, *paths)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("cannot be used") == len(BOMBS)
 

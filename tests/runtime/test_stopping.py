@@ -12,16 +12,8 @@ from nsmae_plugin.runs.train import how_to_go_on
 from nsmae_plugin.runtime import stopping
 from nsmae_plugin.runtime.command_line import errors_in_one_line
 from tests.helpers import toys
+from tests.helpers.programs import TORCHRUN, TOYS, environment_of_a_program, run_python
 from tests.runs.test_train import arguments, assert_same, folder, last_content, train, workspace  # noqa: F401
-
-SCRIPT = str(toys.REPOSITORY / "tests/helpers/toys.py")
-TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
-
-
-def run(workspace, *words, **environment):  # noqa: F811
-    variables = {**os.environ, "OMP_NUM_THREADS": "1", **environment}
-    options = {"capture_output": True, "text": True, "timeout": 120}
-    return subprocess.run([sys.executable, *words], cwd=workspace, env=variables, **options)
 
 
 def log_of(workspace, tag):  # noqa: F811
@@ -67,11 +59,11 @@ def test_a_signal_in_the_last_step_of_an_epoch_ends_the_run_before_its_evaluatio
 
 def test_two_processes_stop_together_when_one_is_asked_to(workspace):  # noqa: F811
     options = ("--launcher", "pytorch", "--device", "cpu", "--batch_size", "4", "--seed", "1")
-    words = [*TORCHRUN, SCRIPT, *arguments("a", *options)]
-    found = run(workspace, *words, TOY_SIGNAL_AT=f"4:{signal.SIGTERM:d}")
+    words = [*TORCHRUN, *TOYS, *arguments("a", *options)]
+    found = run_python(*words, cwd=workspace, TOY_SIGNAL_AT=f"4:{signal.SIGTERM:d}")
     assert found.returncode != 0
     assert found.stderr.count("stopped by SIGTERM at step 5") == 1
-    assert f'{SCRIPT}", line' not in found.stderr  # no traceback but that of torchrun
+    assert 'toys.py", line' not in found.stderr  # no traceback but that of torchrun
     content = last_content(workspace, "a")
     assert (content["it"], len(content["random_states"])) == (5, 2)
 
@@ -87,11 +79,10 @@ def test_processes_of_the_loader_outlive_a_signal_for_the_whole_job(workspace): 
         "--epochs",
         "900",
     ]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(
-        [sys.executable, SCRIPT, *words, "--ckpt_save_interval", "900"],
+        [sys.executable, *TOYS, *words, "--ckpt_save_interval", "900"],
         cwd=workspace,
-        env=environment,
+        env=environment_of_a_program(),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -160,16 +151,16 @@ def test_an_error_of_the_data_is_the_same_line_with_workers_and_without(
 
 
 def test_a_process_ends_with_an_error_of_its_loader_processes(workspace):  # noqa: F811
-    words = [SCRIPT, *arguments("a", "--seed", "1", "--workers", "2")]
+    words = [*TOYS, *arguments("a", "--seed", "1", "--workers", "2")]
     # OpenPCDet's import warns of its use of torch.cuda.amp.
-    found = run(workspace, *words, TOY_BROKEN_FRAME="3", PYTHONWARNINGS="ignore")
+    found = run_python(*words, cwd=workspace, TOY_BROKEN_FRAME="3", PYTHONWARNINGS="ignore")
     assert (found.returncode, found.stderr) == (1, "error: frame3 is broken\n")
 
 
 def test_an_error_of_the_data_of_one_process_is_one_line_of_the_run(workspace):  # noqa: F811
     options = ("--launcher", "pytorch", "--device", "cpu", "--batch_size", "4", "--seed", "1")
-    words = [*TORCHRUN, SCRIPT, *arguments("a", *options, "--workers", "1")]
-    found = run(workspace, *words, TOY_BROKEN_FRAME="3")
+    words = [*TORCHRUN, *TOYS, *arguments("a", *options, "--workers", "1")]
+    found = run_python(*words, cwd=workspace, TOY_BROKEN_FRAME="3")
     assert found.returncode != 0
     assert found.stderr.count("error: frame3 is broken\n") == 1
     assert "Connection closed" not in found.stderr

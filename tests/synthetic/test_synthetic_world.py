@@ -3,8 +3,6 @@
 import hashlib
 import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -16,8 +14,8 @@ from nsmae_plugin.synthetic import WorldOptions, write_world
 from nsmae_plugin.synthetic.options import LOCATIONS
 from nsmae_plugin.synthetic.scene import SceneRecorder
 from nsmae_plugin.synthetic.world import MARKER, plan
+from tools.make_synthetic_nuscenes import main
 
-REPOSITORY = Path(__file__).resolve().parents[2]
 SMALLEST = WorldOptions(
     scenes=2, keyframes=2, sweeps=0, cameras=1, image_size=(32, 56), azimuths=90
 )
@@ -135,13 +133,9 @@ def test_an_interrupted_run_leaves_what_was_there(smallest, tmp_path, monkeypatc
     assert list(tmp_path.iterdir()) == [target]
 
 
-def test_command_line_reports_errors_in_one_line(tmp_path):
-    command = [sys.executable, "tools/make_synthetic_nuscenes.py", "--out", str(tmp_path)]
-    run = subprocess.run(
-        [*command, "--scenes", "1"], cwd=REPOSITORY, capture_output=True, text=True, check=False
-    )
-    assert run.returncode == 1
-    assert run.stderr == "error: scenes is 1, but must be 2 or more\n"
+def test_command_line_reports_errors_in_one_line(tmp_path, capsys):
+    assert main(["--out", str(tmp_path), "--scenes", "1"]) == 1
+    assert capsys.readouterr().err == "error: scenes is 1, but must be 2 or more\n"
 
 
 def test_the_marker_records_the_options(smallest):

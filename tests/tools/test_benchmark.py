@@ -2,10 +2,7 @@
 
 import json
 import math
-import os
-import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,17 +12,16 @@ from nsmae_plugin import host
 from nsmae_plugin.config.load import load_config
 from nsmae_plugin.geometry.projection import image_from_lidar
 from nsmae_plugin.runtime.memory import CHOICES
+from tests.helpers.paths import TINY
+from tests.helpers.programs import run_python
+from tools import benchmark
 from tools.benchmarks import commands, frustum, parity, report, step
 from tools.benchmarks.inputs import FIRST_CAMERA, made_up_batch, ring_of_cameras, scan
 from tools.benchmarks.measure import MeasurementError, compare, interleave, run_isolated
 from tools.benchmarks.parity import without_dropout
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tools"))
-import benchmark
-
-TINY = frustum.SIZES["tiny"]
+SIZE = frustum.SIZES["tiny"]
 CPU = torch.device("cpu")
-CONFIGS = Path(__file__).resolve().parents[2] / "cfgs" / "tiny"
 #: What the environment may tell the allocator.
 ALLOCATOR = {*CHOICES, "THP_MEM_ALLOC_ENABLE"}
 ALLOCATIONS = """
@@ -44,7 +40,7 @@ print(json.dumps(measure_calls(allocate, torch.device("cpu"), repeats=2)))
 
 def test_both_formulations_give_the_same_values_and_gradients(device):
     """float64; 1e-13 is a few hundred roundings, the longest sum here."""
-    differences = frustum.largest_differences(TINY, 2, device)
+    differences = frustum.largest_differences(SIZE, 2, device)
     assert set(differences) == set(frustum.QUANTITIES)
     assert max(differences.values()) < 1e-13, differences
 
@@ -76,7 +72,7 @@ def test_the_fused_kernels_must_agree_with_the_other_formulations(kernel_device,
 def test_a_formulation_that_errs_is_noticed(monkeypatch):
     real = frustum.pool_frustum
     monkeypatch.setattr(frustum, "pool_frustum", lambda *args: real(*args) * 1.001)
-    differences = frustum.largest_differences(TINY, 1, CPU)
+    differences = frustum.largest_differences(SIZE, 1, CPU)
     assert differences["bev"] == pytest.approx(1e-3, rel=0.1)
     assert differences["rgb"] < 1e-13
 
@@ -106,14 +102,8 @@ def test_peak_memory_is_that_of_the_tensors_held_at_once():
     In a process of its own, as in every measurement: what earlier tests have told this one's
     allocator to keep, and where they left holes, would count as well.
     """
-    environment = {name: value for name, value in os.environ.items() if name not in ALLOCATOR}
-    done = subprocess.run(
-        [sys.executable, "-c", ALLOCATIONS],
-        env=environment | {"PYTHONPATH": os.pathsep.join(sys.path)},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
+    done = run_python("-c", ALLOCATIONS, without=sorted(ALLOCATOR))
+    assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)
     assert len(result["seconds"]) == 2
     if not result["mib"]:
@@ -149,7 +139,7 @@ def test_a_process_that_fails_says_why():
 
 
 def test_what_a_process_refuses_is_one_line():
-    config = Path(__file__).parents[2] / "cfgs" / "tiny" / "centerpoint_lidar.yaml"
+    config = TINY / "centerpoint_lidar.yaml"
     arguments = ["ours", "--cfg_file", str(config), "--set", "DATA_CONFIG.DATA_PATH", "nowhere"]
     with pytest.raises(MeasurementError, match=r"^cannot read the info file nowhere/.*VERSION$"):
         run_isolated("tools.benchmarks.loader", arguments, memory="small_pages")
@@ -176,7 +166,7 @@ def test_without_cuda_the_command_says_so(capsys, monkeypatch):
 def tiny_config(mode="nsmae_pretrain"):
     """The tiny configuration with one sweep and half the image."""
     changes = ["DATA_CONFIG.MAX_SWEEPS", "1", "DATA_CONFIG.CAMERA_CONFIG.IMAGE.FINAL_DIM"]
-    config = load_config(CONFIGS / f"{mode}.yaml", [*changes, "[64, 112]"])
+    config = load_config(TINY / f"{mode}.yaml", [*changes, "[64, 112]"])
     if "VTRANSFORM" in config.MODEL:
         config.MODEL.VTRANSFORM.update(IMAGE_SIZE=[64, 112], FEATURE_SIZE=[8, 14])
     return config
@@ -233,7 +223,7 @@ def test_the_stages_beside_the_network_are_those_of_the_configuration(mode):
 
 def test_the_command_measures_a_whole_step(tmp_path, capsys, monkeypatch):
     path = tmp_path / "report.json"
-    arguments = ["step", "--cfg_file", str(CONFIGS / "nsmae_pretrain_camera.yaml")]
+    arguments = ["step", "--cfg_file", str(TINY / "nsmae_pretrain_camera.yaml")]
     arguments += ["--rounds", "1", "--repeats", "1", "--json", str(path)]
     arguments += ["--set", "DATA_CONFIG.CAMERA_CONFIG.IMAGE.FINAL_DIM", "[64, 112]"]
     arguments += ["MODEL.VTRANSFORM.IMAGE_SIZE", "[64, 112]"]
@@ -266,7 +256,7 @@ def test_a_device_computes_what_the_cpu_computes(device):
 def test_parity_that_is_broken_is_named(capsys, monkeypatch):
     monkeypatch.setattr(parity, "step_differences", lambda *_: {"loss_rgb": float("nan")})
     arguments = ["parity", "--device", "cpu", "--size", "tiny"]
-    config = ["--cfg_file", str(CONFIGS / "nsmae_pretrain.yaml")]
+    config = ["--cfg_file", str(TINY / "nsmae_pretrain.yaml")]
     monkeypatch.setattr(sys, "argv", ["benchmark.py", *arguments, *config])
     assert benchmark.main() == 1
     assert "disagree on: loss_rgb" in capsys.readouterr().err

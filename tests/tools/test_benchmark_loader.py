@@ -2,25 +2,23 @@
 
 import json
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 from nsmae_plugin.config.load import load_config
+from tests.helpers.paths import TINY
+from tools import benchmark
 from tools.benchmarks import loader
 from tools.benchmarks.measure import MeasurementError
 from tools.benchmarks.stopwatch import Stopwatch, watch
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tools"))
-import benchmark
-
-TINY = Path(__file__).resolve().parents[2] / "cfgs" / "tiny" / "bevfusion_det.yaml"
+RECIPE = TINY / "bevfusion_det.yaml"
 
 
 @pytest.fixture(scope="module")
 def dataset(synthetic_root):
-    config = load_config(TINY, ["DATA_CONFIG.DATA_PATH", str(synthetic_root)])
+    config = load_config(RECIPE, ["DATA_CONFIG.DATA_PATH", str(synthetic_root)])
     return loader.build_dataset(config, "ours", sweeps=2)
 
 
@@ -72,7 +70,7 @@ def test_variants_that_load_something_else_are_refused():
 
 def run_command(monkeypatch, tmp_path, root, *more):
     path = tmp_path / "report.json"
-    options = ["--cfg_file", str(TINY), "--rounds", "1", "--repeats", "2", "--json", str(path)]
+    options = ["--cfg_file", str(RECIPE), "--rounds", "1", "--repeats", "2", "--json", str(path)]
     overrides = ["--set", "DATA_CONFIG.DATA_PATH", str(root)]
     monkeypatch.setattr(sys, "argv", ["benchmark.py", "loader", *options, *more, *overrides])
     monkeypatch.setenv("OMP_NUM_THREADS", "1")

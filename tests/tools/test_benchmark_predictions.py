@@ -12,7 +12,9 @@ from nsmae_plugin import host
 from nsmae_plugin.config.load import load_config
 from nsmae_plugin.errors import ConfigError
 from nsmae_plugin.geometry.depth_map import image_returns
-from tests.tools.test_benchmark import CONFIGS, benchmark, tiny_config
+from tests.helpers.paths import TINY
+from tests.tools.test_benchmark import tiny_config
+from tools import benchmark
 from tools.benchmarks import frustum, growth, inference, step
 from tools.benchmarks.inputs import made_up_batch
 from tools.benchmarks.measure import MeasurementError
@@ -21,7 +23,7 @@ CPU = torch.device("cpu")
 
 
 def test_made_up_labels_are_those_that_the_configuration_asks_for():
-    both = load_config(CONFIGS / "bevfusion_multitask.yaml")
+    both = load_config(TINY / "bevfusion_multitask.yaml")
     batch = made_up_batch(both, batch=2)
     data = both.DATA_CONFIG
     assert batch["gt_boxes"].shape[::2] == (2, 10)
@@ -35,7 +37,7 @@ def test_made_up_labels_are_those_that_the_configuration_asks_for():
 
 
 def test_a_step_of_detection_and_maps_is_measured_by_module():
-    config = load_config(CONFIGS / "camera_map.yaml")
+    config = load_config(TINY / "camera_map.yaml")
     result = step.measure_variant(config, "factorised", 1, CPU, repeats=1)
     assert {"image_backbone", "vtransform", "map_head"} <= set(result["modules"])
     assert all(row["forward"] > 0 for row in result["modules"].values())
@@ -44,7 +46,7 @@ def test_a_step_of_detection_and_maps_is_measured_by_module():
 
 
 def test_without_a_frustum_there_is_nothing_to_materialise():
-    config = load_config(CONFIGS / "centerpoint_lidar.yaml")
+    config = load_config(TINY / "centerpoint_lidar.yaml")
     with pytest.raises(ConfigError, match="no frustum"):
         step.build_model(config, "materialised")
 
@@ -89,7 +91,7 @@ def test_what_predicts_nothing_is_refused():
 
 
 def test_no_two_points_are_left_in_a_pixel():
-    batch = host.to_device(made_up_batch(load_config(CONFIGS / "camera_det.yaml"), 2), CPU)
+    batch = host.to_device(made_up_batch(load_config(TINY / "camera_det.yaml"), 2), CPU)
     thinned = inference.without_collisions(batch)
     assert 0.3 * len(batch["points"]) < len(thinned["points"]) < len(batch["points"])
     keys = ("lidar2image", "img_aug_matrix", "lidar_aug_matrix")
@@ -124,7 +126,7 @@ def test_features_of_another_network_are_refused(result):
 
 
 def test_settled_features_do_not_fade():
-    config = inference.prepare(load_config(CONFIGS / "camera_map.yaml"))
+    config = inference.prepare(load_config(TINY / "camera_map.yaml"))
     model = step.build_model(config).eval()
     batch = host.to_device(made_up_batch(config, 1, cameras=2, mode="test"), CPU)
     seen = {}
@@ -142,7 +144,7 @@ def test_settled_features_do_not_fade():
 
 def test_the_command_measures_prediction(tmp_path, monkeypatch):
     path = tmp_path / "report.json"
-    options = ["inference", "--cfg_file", str(CONFIGS / "camera_map.yaml"), "--only_factorised"]
+    options = ["inference", "--cfg_file", str(TINY / "camera_map.yaml"), "--only_factorised"]
     options += ["--rounds", "1", "--repeats", "1", "--json", str(path)]
     monkeypatch.setattr(sys, "argv", ["benchmark.py", *options])
     assert benchmark.main() == 0
@@ -154,7 +156,7 @@ def test_the_command_measures_prediction(tmp_path, monkeypatch):
 @pytest.mark.openpcdet
 def test_openpcdets_modules_compute_the_same(openpcdet_root, tmp_path, monkeypatch):
     path = tmp_path / "report.json"
-    options = ["inference", "--cfg_file", str(CONFIGS / "bevfusion_det.yaml")]
+    options = ["inference", "--cfg_file", str(TINY / "bevfusion_det.yaml")]
     options += ["--rounds", "1", "--repeats", "1", "--json", str(path)]
     options += ["--set", "DATA_CONFIG.MAX_SWEEPS", "1"]
     monkeypatch.setattr(sys, "argv", ["benchmark.py", *options])

@@ -2,30 +2,19 @@
 
 import json
 import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 
 import nsmae_plugin
 from nsmae_plugin import doctor
-
-REPOSITORY = Path(nsmae_plugin.__file__).parents[1]
+from tests.helpers.programs import run_python
 
 
 def run(*arguments, prelude="", **environment):
     """Run the doctor in a fresh interpreter, after ``prelude``."""
     code = f"{prelude}\nimport sys\nfrom nsmae_plugin import doctor\nsys.exit(doctor.main())"
-    inherited = {k: v for k, v in os.environ.items() if k not in ("NSMAE_HOST", "OPENPCDET_ROOT")}
-    return subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", code, *arguments],
-        env={**inherited, "OMP_NUM_THREADS": "1", **environment},
-        cwd=REPOSITORY,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    hosts = ("NSMAE_HOST", "OPENPCDET_ROOT")
+    return run_python("-W", "ignore", "-c", code, *arguments, without=hosts, **environment)
 
 
 def test_a_healthy_builtin_host_is_ready():

@@ -2,8 +2,6 @@
 
 import json
 import logging
-import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -17,8 +15,9 @@ from nsmae_plugin.errors import CheckpointError, ConfigError
 from nsmae_plugin.training import run_log, weights
 from nsmae_plugin.training.export import export
 from nsmae_plugin.training.transfer import load_pretrained
+from tests.helpers.paths import TINY
+from tools import export_weights
 
-REPOSITORY = Path(__file__).resolve().parents[2]
 LOGGER = logging.getLogger("export")
 ENCODERS = ("backbone_3d", "image_backbone", "neck", "vtransform")
 
@@ -88,7 +87,7 @@ def test_the_manifest_is_the_same_in_every_file_and_tells_origin_and_content(run
 
 
 def test_the_manifest_tells_what_the_encoders_expect(run, tmp_path):
-    config = load_config(REPOSITORY / "cfgs/tiny/nsmae_pretrain.yaml")
+    config = load_config(TINY / "nsmae_pretrain.yaml")
     run_log.write_config(config, run.parents[1] / "toy.yaml")
     found, _ = export(run, tmp_path / "w.pth")
     data = config.DATA_CONFIG
@@ -156,11 +155,6 @@ def test_safetensors_that_are_missing_or_damaged_are_refused(run, tmp_path):
 
 
 def tool(*arguments):
-    sys.path.insert(0, str(REPOSITORY / "tools"))
-    try:
-        import export_weights
-    finally:
-        sys.path.pop(0)
     return export_weights.main([str(one) for one in arguments])
 
 
@@ -178,9 +172,7 @@ def test_the_tool_tells_what_it_wrote_and_why_it_did_not(run, tmp_path, capsys):
 def build(name, root):
     """The network of a tiny configuration, on the active host."""
     nsmae_plugin.register()
-    config = load_config(
-        REPOSITORY / f"cfgs/tiny/{name}.yaml", ["DATA_CONFIG.DATA_PATH", str(root)]
-    )
+    config = load_config(TINY / f"{name}.yaml", ["DATA_CONFIG.DATA_PATH", str(root)])
     dataset = host.build_dataset(config.DATA_CONFIG, config.CLASS_NAMES, True)
     return host.build_network(config.MODEL, len(config.CLASS_NAMES), dataset)
 
@@ -214,7 +206,7 @@ def test_data_unlike_those_of_the_pretraining_are_pointed_out(synthetic_root, tm
     source = build("nsmae_pretrain", synthetic_root)
     path = write_run(tmp_path / "run", source.state_dict())
     config = load_config(
-        REPOSITORY / "cfgs/tiny/nsmae_pretrain.yaml",
+        TINY / "nsmae_pretrain.yaml",
         ["DATA_CONFIG.DATA_PROCESSOR.transform_points_to_voxels.VOXEL_SIZE", "[0.1, 0.1, 0.2]"],
     )
     run_log.write_config(config, path.parents[1] / "toy.yaml")

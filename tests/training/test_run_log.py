@@ -10,8 +10,7 @@ from easydict import EasyDict
 from nsmae_plugin.config import load as configuration
 from nsmae_plugin.training import run_log
 from nsmae_plugin.training.run_log import Curves
-
-REPOSITORY = Path(__file__).resolve().parents[2]
+from tests.helpers.paths import TINY
 
 
 @pytest.mark.parametrize(
@@ -45,7 +44,7 @@ def test_the_first_process_writes_the_log_and_the_others_add_errors(tmp_path, ca
 
 
 def test_the_written_configuration_is_the_merged_one(tmp_path):
-    path = REPOSITORY / "cfgs/tiny/nsmae_pretrain.yaml"
+    path = TINY / "nsmae_pretrain.yaml"
     merged = configuration.load_config(path, ["OPTIMIZATION.LR", "0.5"])
     run_log.write_config(merged, tmp_path / "config.yaml")
     assert configuration.load_config(tmp_path / "config.yaml") == merged

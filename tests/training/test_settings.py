@@ -10,7 +10,7 @@ import torch
 from nsmae_plugin.config.load import load_config, plain
 from nsmae_plugin.errors import CheckpointError
 from nsmae_plugin.training import settings
-from tests.helpers.toys import REPOSITORY
+from tests.helpers.paths import TINY
 
 LOGGER = logging.getLogger("settings")
 SOURCE = Path("run/ckpt/checkpoint_epoch_1.pth")
@@ -43,7 +43,7 @@ OTHER_COURSE = [
 
 
 def load(*overrides):
-    return load_config(REPOSITORY / "cfgs/tiny/bevfusion_det.yaml", overrides)
+    return load_config(TINY / "bevfusion_det.yaml", overrides)
 
 
 @pytest.fixture(scope="module")

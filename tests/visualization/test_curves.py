@@ -1,17 +1,13 @@
 """Curves of a run: what is read, what is drawn, what is refused."""
 
 import json
-import sys
 from pathlib import Path
 
 import pytest
 
 from nsmae_plugin.errors import DataError
 from nsmae_plugin.visualization.curves import draw_curves, metric_names, read_metrics, unit
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tools"))
-
-import plot_curves
+from tools import plot_curves
 
 
 def run_records(epochs: int = 5) -> list[dict]:

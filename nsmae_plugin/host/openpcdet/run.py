@@ -11,7 +11,8 @@ name.
 import os
 import runpy
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import nsmae_plugin
@@ -47,8 +48,15 @@ def main(arguments: Sequence[str]) -> None:
     sys.argv = [str(script), *locate_inputs(script.parent, arguments[1:])]
     os.chdir(folder)
     sys.path.insert(0, str(script.parent))
-    try:
+    with unwritable_output_named(root):
         runpy.run_path(str(script), run_name="__main__")
+
+
+@contextmanager
+def unwritable_output_named(root: Path) -> Iterator[None]:
+    """Turn an error of a file below ``root/output`` into an ``OutputError`` with the remedy."""
+    try:
+        yield
     except OSError as error:
         if not str(error.filename).startswith(str(root / "output")):
             raise
