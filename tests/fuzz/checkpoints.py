@@ -26,7 +26,7 @@ from tests.fuzz.mutate import INF, JSON_JUNK, JUNK, NAN, mutate_bytes, mutate_va
 from tests.helpers.toys import CONFIG, ToyDetector
 
 LOGGER = logging.getLogger("fuzz.checkpoints")
-PLAN = run_state.Plan(1, 2, 1, world_size=1, epochs=3, batches_per_epoch=5)
+PLAN = run_state.RunSettings(1, 2, 1, world_size=1, epochs=3, batches_per_epoch=5)
 DATA = {
     "MAX_SWEEPS": 10,
     "POINT_CLOUD_RANGE": [0.0, 0.0, 0.0, 1.0, 1.0, 1.0],
