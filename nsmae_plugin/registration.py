@@ -7,9 +7,11 @@ def register_all() -> None:
     """Register the plugin's datasets, processors, modules and detectors; idempotent."""
     from nsmae_plugin.data.masking import PROCESSORS
     from nsmae_plugin.data.nuscenes_dataset import MultiModalNuScenesDataset
+    from nsmae_plugin.data.scoring import register_scorer
     from nsmae_plugin.detectors.bev_detector import BEVDetector
     from nsmae_plugin.detectors.bev_fusion_map import BEVFusionMap
     from nsmae_plugin.detectors.nsmae import NSMAE
+    from nsmae_plugin.evaluation.reconstruction import ReconstructionScorer
     from nsmae_plugin.models.bev_decoder import GeneralizedResNetLSSFPN
     from nsmae_plugin.models.view_transform import (
         FactorizedDepthLSSTransform,
@@ -25,3 +27,4 @@ def register_all() -> None:
     host.register("detector", "NSMAE", NSMAE)
     host.register("detector", "BEVDetector", BEVDetector)
     host.register("detector", "BEVFusionMap", BEVFusionMap)
+    register_scorer("reconstruction", ReconstructionScorer())

@@ -1,4 +1,4 @@
-"""Frames of one's own: a folder with images, LiDAR files and a ``calibration.json``.
+"""Frames from anywhere: a folder with images, LiDAR files and a ``calibration.json``.
 
 ::
 
@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 
 from nsmae_plugin.data.frames import check_frames
-from nsmae_plugin.data.nuscenes_dataset import MultiModalNuScenesDataset
+from nsmae_plugin.data.multi_modal_dataset import Frame, MultiModalDataset
 from nsmae_plugin.errors import ConfigError, DataError, brief
 from nsmae_plugin.formats.lidar_files import LidarFiles
 from nsmae_plugin.geometry.rotations import quaternion
@@ -38,7 +38,7 @@ HELP = "docs/INFERENCE.md describes the layout"
 ROUNDING = 1e-3  # of a rotation that was typed or written with few digits
 
 
-class FrameFolderDataset(MultiModalNuScenesDataset):
+class FrameFolderDataset(MultiModalDataset):
     """The frames of a folder, in place of the data set that a configuration names.
 
     ``DATA_PATH`` names the folder; ``INFO_PATH`` and ``VERSION`` are not used. It has no labels.
@@ -47,8 +47,8 @@ class FrameFolderDataset(MultiModalNuScenesDataset):
         DataError: see :func:`read_folder`; or a frame lacks a sensor that the configuration uses.
     """
 
-    def _read_infos(self) -> list[dict[str, Any]]:
-        folder = Path(self.dataset_cfg.DATA_PATH)
+    def load_frames(self) -> list[Frame]:
+        folder = self.root_path
         frames = read_folder(folder)
         self.lidar_files = read_layout(folder) or self.lidar_files
         for info in frames:
@@ -56,9 +56,6 @@ class FrameFolderDataset(MultiModalNuScenesDataset):
         check_frames(frames, str(folder / NAME), folder, self.needs)
         self.logger.info("%s: %d frames from %s", type(self).__name__, len(frames), folder)
         return frames
-
-    def _map_labels(self) -> None:
-        """There is no map of frames of one's own."""
 
     def _complete(self, info: dict[str, Any], folder: Path) -> None:
         """Check the sensors; stand-ins for missing sweeps, as where a nuScenes scene starts."""
@@ -70,7 +67,7 @@ class FrameFolderDataset(MultiModalNuScenesDataset):
             return
         if "lidar_path" not in info:
             raise DataError(f"{where} has no 'lidar', and the network uses LiDAR")
-        wanted = self.dataset_cfg.MAX_SWEEPS - 1
+        wanted = self.max_sweeps - 1
         if len(info["sweeps"]) < wanted:
             self.logger.warning(
                 "%s has %d of the %d earlier sweeps that the network was trained with; the oldest "

@@ -2,13 +2,12 @@
 
 import logging
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from nsmae_plugin.errors import ConfigError, DataError
-from nsmae_plugin.formats.gt_database import CREATE, Entry, read_gt_database
+from nsmae_plugin.formats.gt_database import CREATE, Entry
 
 NAME = "gt_sampling"
 
@@ -29,24 +28,6 @@ def check_setting(augmentors: Sequence[str], cameras: bool, lidar: bool, labels:
     for name, value in (("USE_LIDAR", lidar), ("USE_LABELS", labels)):
         if not value:
             raise ConfigError(f"gt_sampling needs {name} True; remove it or switch {name} on")
-
-
-def check_databases(dataset_cfg: Any, root: Path, class_names: Sequence[str]) -> None:
-    """Read the databases before the host does, whose errors would not name what is wrong.
-
-    Raises:
-        DataError: a file is missing or damaged, or knows a class not at all.
-    """
-    section = dataset_cfg["DATA_AUGMENTOR"]
-    for config in section["AUG_CONFIG_LIST"]:
-        if config["NAME"] != NAME or NAME in section["DISABLE_AUG_LIST"]:
-            continue
-        for name in config["DB_INFO_PATH"]:
-            unknown = set(class_names) - set(read_gt_database(root / name))
-            if unknown:
-                raise DataError(
-                    f"{root / name} has no list for {', '.join(sorted(unknown))}; {CREATE}"
-                )
 
 
 def samplers(augmentor: Any) -> Iterator[Any]:

@@ -4,14 +4,12 @@ A frame that is not selected is not trained on at all. The epoch keeps the lengt
 all labels, so that every fraction takes the same number of steps.
 """
 
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from nsmae_plugin.errors import ConfigError, DataError
-from nsmae_plugin.formats.nuscenes.scenes import scenes_of_samples
 
 MODES = ("frames", "scenes")
 TOLERANCE = 0.1  # how far k · fraction may lie from 1
@@ -62,7 +60,7 @@ def every_kth(frames: Sequence[dict[str, Any]], fraction: float, seed: int) -> l
 
 
 def whole_scenes(
-    frames: Sequence[dict[str, Any]], scene_of: dict[str, str], fraction: float, seed: int
+    frames: Sequence[dict[str, Any]], scene_of: Mapping[str, str], fraction: float, seed: int
 ) -> list[dict[str, Any]]:
     """All frames of ``round(fraction · scenes)`` scenes; more scenes with the same seed include
     those of a smaller fraction.
@@ -72,12 +70,12 @@ def whole_scenes(
 
     Raises:
         ConfigError: the fraction is less than half a scene.
-        DataError: ``scene_of`` does not know a frame.
+        DataError: a frame is not in ``scene_of``.
     """
     unknown = [info["token"] for info in frames if info["token"] not in scene_of]
     if unknown:
         raise DataError(
-            f"the tables know no sample {unknown[0]} ({len(unknown)} such frames); info files and "
+            f"no scene has the sample {unknown[0]} ({len(unknown)} such frames); info files and "
             "tables must be of the same database"
         )
     scenes = sorted({scene_of[info["token"]] for info in frames})
@@ -96,15 +94,16 @@ def _none(fraction: float, count: int, mode: str) -> ConfigError:
     )
 
 
-def select(frames: list[dict[str, Any]], dataset_cfg: Any, root: Path) -> list[dict[str, Any]]:
+def select(
+    frames: list[dict[str, Any]], dataset_cfg: Any, scenes: Callable[[], Mapping[str, str]]
+) -> list[dict[str, Any]]:
     """The frames that ``LABEL_FRACTION`` and its companions leave of ``frames``.
 
     Args:
-        root: folder that holds, in a folder ``VERSION``, nuScenes' tables; they are read for whole
-            scenes only.
+        scenes: gives token → name of the scene; called for whole scenes only.
 
     Raises:
-        ConfigError, DataError: see the functions above.
+        ConfigError, DataError: see the functions above; or the scenes are not known.
     """
     fraction, mode, seed = settings(dataset_cfg)
     if fraction == 1:
@@ -112,9 +111,9 @@ def select(frames: list[dict[str, Any]], dataset_cfg: Any, root: Path) -> list[d
     if mode == "frames":
         return every_kth(frames, fraction, seed)
     try:
-        scene_of = scenes_of_samples(root, dataset_cfg["VERSION"])
+        scene_of = scenes()
     except DataError as error:
         raise DataError(
-            f"LABEL_FRACTION_BY scenes needs nuScenes' tables (frames does not): {error}"
+            f"LABEL_FRACTION_BY scenes needs the scene of every frame (frames does not): {error}"
         ) from error
     return whole_scenes(frames, scene_of, fraction, seed)

@@ -4,10 +4,8 @@ from typing import Any
 
 from easydict import EasyDict
 
-from nsmae_plugin import host
 from nsmae_plugin.data import gt_sampling
 from nsmae_plugin.errors import ConfigError
-from nsmae_plugin.geometry import world_augmentation
 
 CAMERA_AUGMENTORS = ("imgaug",)
 CAMERA_PROCESSORS = ("image_calibrate", "image_normalize", "mask_image_patches")
@@ -17,10 +15,15 @@ POINT_PROCESSORS = ("mask_points_and_boxes_outside_range", "shuffle_points", "sa
 
 
 def enabled_augmentors(dataset_cfg: Any) -> list[str]:
-    """Names of the augmentors that are not disabled, in their order."""
+    """Names of the augmentors that are not disabled, in order."""
     section = dataset_cfg.get("DATA_AUGMENTOR") or {"AUG_CONFIG_LIST": []}
     disabled = section.get("DISABLE_AUG_LIST") or []
     return [one["NAME"] for one in section["AUG_CONFIG_LIST"] if one["NAME"] not in disabled]
+
+
+def processors(dataset_cfg: Any) -> list[str]:
+    """Names of the processors, in order."""
+    return [one["NAME"] for one in dataset_cfg["DATA_PROCESSOR"]]
 
 
 def find_step(dataset_cfg: Any, name: str) -> Any:
@@ -38,13 +41,11 @@ def check_pipeline(dataset_cfg: Any, training: bool, cameras: bool, lidar: bool)
     if not (cameras or lidar):
         raise ConfigError("USE_LIDAR and CAMERA_CONFIG.USE_CAMERA are both off: nothing to load")
     augmentors = enabled_augmentors(dataset_cfg) if training else []
-    processors = [one["NAME"] for one in dataset_cfg["DATA_PROCESSOR"]]
-    _check_sensors(augmentors, processors, cameras, lidar)
+    steps = processors(dataset_cfg)
+    _check_sensors(augmentors, steps, cameras, lidar)
     labels = dataset_cfg.get("USE_LABELS", False)
     gt_sampling.check_setting(augmentors, cameras, lidar, labels)
-    _check_order(processors)
-    if host.NAME == "openpcdet":
-        _check_openpcdet(dataset_cfg, augmentors, processors)
+    _check_order(steps)
     return EasyDict(
         {
             **dataset_cfg,
@@ -80,23 +81,3 @@ def _check_order(processors: list[str]) -> None:
         late = [name for name in processors[position:] if name in POINT_PROCESSORS]
         if late:
             raise ConfigError(f"mask_depth_hints must come after {', '.join(late)}")
-
-
-def _check_openpcdet(dataset_cfg: Any, augmentors: list[str], processors: list[str]) -> None:
-    for slot, names in (("augmentor", augmentors), ("processor", processors)):
-        for name in names:
-            host.lookup(slot, name)  # OpenPCDet itself would answer with an AttributeError
-    world_steps = [name for name in augmentors if name in world_augmentation.STEPS]
-    repeated = sorted({name for name in world_steps if world_steps.count(name) > 1})
-    if repeated:
-        raise ConfigError(
-            f"{', '.join(repeated)} occurs more than once: OpenPCDet keeps only the last draw, so "
-            "lidar_aug_matrix cannot be known; remove one, or use NSMAE_HOST=builtin"
-        )
-    for config in dataset_cfg["DATA_AUGMENTOR"]["AUG_CONFIG_LIST"] if augmentors else ():
-        least, most = config.get("WORLD_SCALE_RANGE", (0.0, 1.0))
-        if most - least < 1e-3:
-            raise ConfigError(
-                f"OpenPCDet fails on WORLD_SCALE_RANGE [{least}, {most}]; remove "
-                "random_world_scaling instead"
-            )

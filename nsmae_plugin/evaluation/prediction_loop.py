@@ -74,16 +74,17 @@ def check_data(dataset: Any, model: nn.Module) -> None:
     """Check before a long run, in rank 0, that the dataset can score the predictions of ``model``.
 
     A collective call: all processes must make it. Nothing is checked for a dataset without
-    ``benchmark``, or for a network that reconstructs its input.
+    ``scoring``, or for a network that reconstructs its input.
 
     Raises:
-        ConfigError, DataError: from the dataset's ``benchmark``, in every process.
+        ConfigError, DataError: from the dataset's ``scoring``, in every process.
     """
-    if reconstructs(model) or not hasattr(dataset, "benchmark"):
+    scoring = getattr(dataset, "scoring", None)
+    if reconstructs(model) or scoring is None:
         return
     has_map = getattr(model, MAP_HEAD, None) is not None
     boxes = not has_map or any(getattr(model, name, None) is not None for name in BOX_HEADS)
-    distributed.on_main(lambda: dataset.benchmark(boxes=boxes))
+    distributed.on_main(lambda: scoring.check(dataset.infos, dataset.class_names, boxes))
 
 
 def evaluate(

@@ -79,18 +79,32 @@ def evaluate(
     return total.compute()
 
 
-def score(annotations: Sequence[Mapping[str, Any]], folder: Path) -> tuple[str, dict[str, float]]:
-    """Table and metrics of all samples of a data set; writes ``reconstruction_metrics.json``.
+class ReconstructionScorer:
+    """Scores renderings, as datasets score predictions (:mod:`nsmae_plugin.data.scoring`)."""
 
-    Args:
-        annotations: of every sample, each with ``reconstruction``, as :func:`measure` gives it.
-    """
-    meter = ReconstructionMeter()
-    for one in annotations:
-        meter.add(one["reconstruction"])
-    metrics = meter.compute()
-    write_text(folder / SUMMARY, json.dumps(metrics, indent=1) + "\n")
-    return format_table({"network": metrics}), metrics
+    def predicted(self, prediction: Mapping[str, Any]) -> bool:
+        return rendered(prediction)
+
+    def measure(
+        self, batch: Mapping[str, Any], predictions: Sequence[Mapping[str, Any]]
+    ) -> list[dict[str, Any]]:
+        """The sums of every sample, see :func:`measure`."""
+        frames = map(str, batch["frame_id"])
+        return [measure(*pair) for pair in zip(predictions, frames, strict=True)]
+
+    def save(self, path: Path, token: str, prediction: Mapping[str, Any]) -> None:
+        save(path, token, prediction)
+
+    def score(
+        self, records: Sequence[Mapping[str, Any]], folder: Path
+    ) -> tuple[str, dict[str, float]]:
+        """Table and metrics of all samples; writes ``reconstruction_metrics.json``."""
+        meter = ReconstructionMeter()
+        for record in records:
+            meter.add(record)
+        metrics = meter.compute()
+        write_text(folder / SUMMARY, json.dumps(metrics, indent=1) + "\n")
+        return format_table({"network": metrics}), metrics
 
 
 def rendered(sample: Mapping[str, Any]) -> bool:

@@ -9,8 +9,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from nsmae_plugin.errors import DataError
 from nsmae_plugin.runtime.files import replacing
 from nsmae_plugin.runtime.safe_pickle import load_plain
@@ -41,42 +39,3 @@ def write_infos(path: Path, infos: Sequence[Any] | Mapping[str, Any]) -> None:
     """Pickle ``infos`` so that ``path`` holds either its old content or all of the new."""
     with replacing(path) as file:
         pickle.dump(infos, file, protocol=4)  # 4: readable by every Python of OpenPCDet
-
-
-def balanced_resampling(
-    infos: Sequence[dict[str, Any]], class_names: Sequence[str], rng: np.random.Generator
-) -> list[dict[str, Any]]:
-    """Draw frames so that every class appears in about as many (CBGS, arXiv 1908.09492).
-
-    A frame counts once for every class that it shows; of each class's frames, with replacement, as
-    many are drawn as the average over the classes, but at least one. Where OpenPCDet's rule works
-    it is the same; OpenPCDet fails on a class that no frame shows.
-
-    Raises:
-        DataError: no frame shows any of the classes.
-    """
-    members = _frames_by_class(infos, class_names)
-    share = _share(members)
-    drawn = [rng.choice(positions, share) for positions in members if positions]
-    if not drawn:
-        raise DataError(f"no frame has a box of {', '.join(class_names)}; nothing to balance")
-    return [infos[position] for position in np.concatenate(drawn)]
-
-
-def balanced_length(infos: Sequence[dict[str, Any]], class_names: Sequence[str]) -> int:
-    """How many frames :func:`balanced_resampling` draws."""
-    members = _frames_by_class(infos, class_names)
-    return _share(members) * sum(map(bool, members))
-
-
-def _frames_by_class(
-    infos: Sequence[dict[str, Any]], class_names: Sequence[str]
-) -> list[list[int]]:
-    return [
-        [position for position, info in enumerate(infos) if name in info["gt_names"]]
-        for name in class_names
-    ]
-
-
-def _share(members: list[list[int]]) -> int:
-    return max(1, sum(map(len, members)) // len(members))

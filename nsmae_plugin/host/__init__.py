@@ -45,6 +45,7 @@ register = _active.register
 lookup = _active.lookup
 build_dataset = _active.build_dataset
 build_network = _active.build_network
+check_data_steps = _active.check_data_steps
 to_device = _active.to_device
 
 logging.getLogger(__name__).info("nsmae_plugin host: %s", NAME)

@@ -19,7 +19,7 @@ from nsmae_plugin.data.loader import build_dataloader
 from nsmae_plugin.errors import CheckpointError, ConfigError
 from nsmae_plugin.evaluation import checkpoints, prediction_loop
 from nsmae_plugin.evaluation.history import History
-from nsmae_plugin.formats.nuscenes import benchmark
+from nsmae_plugin.formats.nuscenes import devkit
 from nsmae_plugin.runs.prepare import data_of_split
 from nsmae_plugin.runs.train import per_process_batch
 from nsmae_plugin.runtime import distributed, files
@@ -193,8 +193,8 @@ def score_file(args: Namespace, config: Any, results: Path) -> str:
         raise ConfigError(f"--results is a file of boxes, but {args.cfg_file} finds no boxes")
     data = data_of_split(config.DATA_CONFIG, args.split)
     root = Path(data.DATA_PATH) / data.VERSION
-    found = benchmark.find(root, data.VERSION, data.DATA_SPLIT["test"])
+    found = devkit.find(root, data.VERSION, data.DATA_SPLIT["test"])
     if not found.has_labels:
         raise ConfigError(f"{data.VERSION} has no annotations: nothing can be scored here")
-    text, _ = benchmark.score(found, results, results.parent)
+    text, _ = devkit.score(found, results, results.parent)
     return text

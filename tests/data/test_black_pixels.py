@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from nsmae_plugin.data.black_pixels import black_share
+from nsmae_plugin.data.camera_views import black_share
 from nsmae_plugin.data.loader import seeded
 from nsmae_plugin.data.nuscenes_dataset import MultiModalNuScenesDataset
 from nsmae_plugin.models.targets import filled_cells

@@ -9,7 +9,6 @@ import pytest
 from easydict import EasyDict
 
 from nsmae_plugin import host
-from nsmae_plugin.data import gt_sampling
 from nsmae_plugin.data.gt_sampling import samplers
 from nsmae_plugin.data.loader import build_dataloader, seeded
 from nsmae_plugin.data.nuscenes_dataset import MultiModalNuScenesDataset
@@ -184,7 +183,7 @@ def test_a_truncated_object_is_named(root):
 
 def test_the_host_itself_runs_no_code_of_a_database(root, capsys, monkeypatch):
     """A file may change after it was checked; OpenPCDet's sampler unpickles it as a program."""
-    monkeypatch.setattr(gt_sampling, "check_databases", lambda *_: None)
+    monkeypatch.setattr(host, "check_data_steps", lambda *_: None)
     (root / VERSION / LIST).write_bytes(pickle.dumps({"car": [Attack()], "pedestrian": []}))
     with pytest.raises(DataError, match=r"asks for builtins.print"):
         dataset(root)

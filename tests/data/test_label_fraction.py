@@ -10,8 +10,9 @@ from nsmae_plugin import host
 from nsmae_plugin.data.label_fraction import every_kth, settings, whole_scenes
 from nsmae_plugin.data.loader import build_dataloader
 from nsmae_plugin.data.nuscenes_dataset import MultiModalNuScenesDataset
+from nsmae_plugin.data.training_frames import balanced_resampling
 from nsmae_plugin.errors import ConfigError, DataError
-from nsmae_plugin.formats.infos import balanced_resampling, write_infos
+from nsmae_plugin.formats.infos import write_infos
 from tests.helpers.tiny_frames import CLASSES, VERSION, configuration, dataset, write_frames
 
 FRAMES = [{"token": str(number), "timestamp": float(number)} for number in range(20)]
@@ -166,14 +167,16 @@ def test_a_part_without_a_box_of_the_classes_is_named(tmp_path):
 def test_scenes_need_the_tables(tmp_path):
     write_frames(tmp_path, frames=2, cameras=1)
     options = {"LABEL_FRACTION": 0.5, "LABEL_FRACTION_BY": "scenes"}
-    message = r"BY scenes needs nuScenes' tables \(frames does not\): .*scene.json: No such file"
+    message = (
+        r"BY scenes needs the scene of every frame \(frames does not\): .*scene.json: No such file"
+    )
     with pytest.raises(DataError, match=message):
         labelled(tmp_path, **options)
     tables = tmp_path / VERSION / VERSION
     tables.mkdir()
     (tables / "scene.json").write_text('[{"token": "s", "name": "scene-0"}]')
     (tables / "sample.json").write_text('[{"token": "token-0", "scene_token": "s"}]')
-    with pytest.raises(DataError, match=r"the tables know no sample token-1 \(1 such"):
+    with pytest.raises(DataError, match=r"no scene has the sample token-1 \(1 such"):
         labelled(tmp_path, **options)
 
 

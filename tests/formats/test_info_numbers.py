@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from nsmae_plugin import host
+from nsmae_plugin.data.labels import finish_boxes
 from nsmae_plugin.data.loader import build_dataloader
 from nsmae_plugin.data.nuscenes_dataset import MultiModalNuScenesDataset
 from nsmae_plugin.errors import DataError
@@ -90,7 +91,7 @@ def test_unknown_velocities_become_zero_and_nothing_else_does(frames):
     assert np.isnan(infos[0]["gt_boxes"][1, 7:]).all()
     assert boxes[1, 7:9].tolist() == [0.0, 0.0]
     given = np.full((1, 10), np.nan)
-    finished = data._finish_boxes(given)
+    finished = finish_boxes(given, data.dataset_cfg)
     assert np.isnan(finished[0, :7]).all()
     assert finished[0, 7:9].tolist() == [0.0, 0.0]
     assert np.isnan(given).all()

@@ -48,14 +48,14 @@ def truth(batch, **more):
 
 def test_maps_are_counted_and_boxes_stay_as_they_are(val):
     batch = batch_of(val)
-    annotations = val.generate_prediction_dicts(batch, truth(batch, **NO_BOXES), ["car"])
+    annotations = val.annotate(batch, truth(batch, **NO_BOXES), ["car"])
     for one, labels in zip(annotations, batch["gt_masks_bev"], strict=True):
         assert one["map_counts"].dtype == np.int64
         assert one["map_counts"].shape == (2, 7, 3)
         cells = labels.flatten(1).sum(1)
         assert one["map_counts"][:, 3].tolist() == [[int(cells[0]), 0, 0], [int(cells[1]), 0, 0]]
         assert one["boxes_lidar"].shape == (0, 9)
-    alone = val.generate_prediction_dicts(batch, truth(batch), ["car"])
+    alone = val.annotate(batch, truth(batch), ["car"])
     assert set(alone[0]) == {"frame_id", "metadata", "name", "map_counts"}
     assert len(alone[0]["name"]) == 0
     assert alone[0]["frame_id"] == "frame0"
@@ -63,7 +63,7 @@ def test_maps_are_counted_and_boxes_stay_as_they_are(val):
 
 def test_the_truth_scores_one_and_an_empty_map_zero(val, tmp_path):
     batch = batch_of(val)
-    annotations = val.generate_prediction_dicts(batch, truth(batch), [])
+    annotations = val.annotate(batch, truth(batch), [])
     text, metrics = val.score(annotations, tmp_path)
     assert metrics == {"mIoU": 1.0, "IoU/drivable_area": 1.0, "IoU/divider": 1.0}
     assert "100.00" in text
@@ -75,13 +75,13 @@ def test_the_truth_scores_one_and_an_empty_map_zero(val, tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == {"map_metrics.json"}
 
     nothing = [{"masks_bev": torch.zeros(2, 3, 4)}] * 3
-    annotations = val.generate_prediction_dicts(batch, nothing, [])
+    annotations = val.annotate(batch, nothing, [])
     assert val.score(annotations, tmp_path)[1]["mIoU"] == 0.0
 
 
 def test_a_score_says_how_its_labels_were_drawn(val, tmp_path):
     batch = batch_of(val)
-    annotations = val.generate_prediction_dicts(batch, truth(batch), [])
+    annotations = val.annotate(batch, truth(batch), [])
     assert "labels: rasteriser devkit, lines 6 m wide" in val.score(annotations, tmp_path)[0]
     summary = json.loads((tmp_path / "map_metrics.json").read_text(encoding="utf-8"))
     assert summary["labels"] == {"rasteriser": "devkit", "line_width": 6.0}
@@ -94,9 +94,7 @@ def test_the_cells_of_all_samples_are_added_up(val, tmp_path):
     batch = batch_of(val)
     labels = batch["gt_masks_bev"]
     predicted = torch.rand(labels.shape, generator=torch.Generator().manual_seed(1))
-    annotations = val.generate_prediction_dicts(
-        batch, [{"masks_bev": one} for one in predicted], []
-    )
+    annotations = val.annotate(batch, [{"masks_bev": one} for one in predicted], [])
     both = ((predicted >= 0.5) & labels).sum((0, 2, 3)).tolist()
     either = ((predicted >= 0.5) | labels).sum((0, 2, 3)).tolist()
     val.score(annotations, tmp_path)
@@ -107,7 +105,7 @@ def test_the_cells_of_all_samples_are_added_up(val, tmp_path):
 
 def test_boxes_and_maps_are_scored_together(val, tmp_path):
     batch = batch_of(val)
-    maps = val.generate_prediction_dicts(batch, truth(batch), val.class_names)
+    maps = val.annotate(batch, truth(batch), val.class_names)
     both = [
         {**boxes, "map_counts": one["map_counts"]}
         for boxes, one in zip(val.truth(), maps, strict=True)
@@ -122,7 +120,7 @@ def test_boxes_and_maps_are_scored_together(val, tmp_path):
 
 def test_every_sample_needs_its_map_once(val, tmp_path):
     batch = batch_of(val)
-    annotations = val.generate_prediction_dicts(batch, truth(batch), [])
+    annotations = val.annotate(batch, truth(batch), [])
     with pytest.raises(DataError, match="no predictions for 1 of 3 samples"):
         val.score(annotations[1:], tmp_path)
     with pytest.raises(DataError, match="twice"):
@@ -133,7 +131,7 @@ def test_every_sample_needs_its_map_once(val, tmp_path):
 
 def test_files_per_sample_hold_boxes_and_map(val, tmp_path):
     batch = batch_of(val)
-    val.generate_prediction_dicts(batch, truth(batch, **NO_BOXES), ["car"], output_path=tmp_path)
+    val.annotate(batch, truth(batch, **NO_BOXES), ["car"], output_path=tmp_path)
     tokens = [info["token"] for info in val.infos]
     names = {f"{token}.{kind}" for token in tokens for kind in ("json", "npz")}
     assert {path.name for path in tmp_path.iterdir()} == names
@@ -152,7 +150,7 @@ def test_frames_without_a_map_cannot_be_scored(val):
     del batch["gt_masks_bev"]
     token = val.infos[0]["token"]
     with pytest.raises(DataError, match=f"sample {token} has no gt_masks_bev"):
-        val.generate_prediction_dicts(batch, predictions, [])
+        val.annotate(batch, predictions, [])
 
 
 def test_a_broken_map_names_its_sample(val):
@@ -160,13 +158,13 @@ def test_a_broken_map_names_its_sample(val):
     predictions = truth(batch)
     predictions[2]["masks_bev"][1, 2, 3] = float("nan")
     with pytest.raises(NonFiniteError, match=f"sample {val.infos[2]['token']} is NaN"):
-        val.generate_prediction_dicts(batch, predictions, [])
+        val.annotate(batch, predictions, [])
 
 
 def test_a_map_alone_asks_for_no_boxes(val):
     val.class_names = ["animal"]
     val.infos = [{"token": info["token"]} for info in val.infos]
-    assert val.benchmark(boxes=False).split == "mini_val"
+    assert val.check(boxes=False).name == "mini_val"
     val.infos = val.infos[1:]
     with pytest.raises(DataError, match="the info files hold 2 of the 3 samples"):
-        val.benchmark(boxes=False)
+        val.check(boxes=False)

@@ -10,7 +10,7 @@ from nuscenes.eval.detection.constants import DETECTION_NAMES
 from nuscenes.utils.splits import create_splits_scenes
 
 from nsmae_plugin.errors import ConfigError, DataError
-from nsmae_plugin.formats.nuscenes import benchmark
+from nsmae_plugin.formats.nuscenes import devkit
 from nsmae_plugin.formats.nuscenes.results import make_results
 from tests.helpers.nuscenes_frames import VERSION, Frames, annotation
 
@@ -129,7 +129,7 @@ def test_classes_that_were_not_trained_are_named(synthetic_root, tmp_path):
 
 def test_the_training_split_can_be_evaluated(synthetic_root, tmp_path):
     frames = Frames(synthetic_root, "train")
-    assert frames.benchmark().split == "mini_train"
+    assert frames.check().name == "mini_train"
     metrics = frames.score(frames.truth(), tmp_path)[1]
     assert metrics["AP/car"] == pytest.approx(1.0)
     assert metrics["mAP_present"] == pytest.approx(1.0)
@@ -156,26 +156,26 @@ def test_a_part_of_the_split_is_refused_and_names_what_is_missing(synthetic_root
     tokens = sorted(info["token"] for info in val.infos)
     val.infos = [info for info in val.infos if info["token"] == tokens[0]]
     with pytest.raises(DataError, match=f"hold 1 of the 3 samples.*missing: {tokens[1]}, "):
-        val.benchmark()
+        val.check()
 
 
 def test_infos_of_another_split_are_refused(synthetic_root):
     val, train = Frames(synthetic_root), Frames(synthetic_root, "train")
     val.infos = val.infos + train.infos
     with pytest.raises(DataError, match="hold 6 samples that are not in the split mini_val"):
-        val.benchmark()
+        val.check()
 
 
 def test_classes_that_nuscenes_does_not_evaluate_are_refused(synthetic_root):
     with pytest.raises(ConfigError, match="has no class animal; it has car"):
-        Frames(synthetic_root, class_names=["car", "animal"]).benchmark()
+        Frames(synthetic_root, class_names=["car", "animal"]).check()
 
 
 def test_a_split_without_annotations_is_refused(synthetic_root):
     val = Frames(synthetic_root)
     bare = [{k: v for k, v in info.items() if not k.startswith("gt_")} for info in val.infos]
     with pytest.raises(DataError, match=r"no sample of the split mini_val .* has an annotated box"):
-        Frames(synthetic_root, infos=bare).benchmark()
+        Frames(synthetic_root, infos=bare).check()
 
 
 @pytest.fixture
@@ -222,27 +222,27 @@ def test_a_split_of_ones_own_is_evaluated_under_its_name(copied_tables, syntheti
     own = Frames(root, "my_val", "v1.0-own", infos)
     assert own.score(own.truth(), tmp_path / "out")[1]["mAP"] == pytest.approx(1.0)
     with pytest.raises(ConfigError, match=r"DATA_SPLIT.test my_val"):
-        Frames(root, "val", "v1.0-own", infos).benchmark()
+        Frames(root, "val", "v1.0-own", infos).check()
     content["my_val"].append("scene-of-another-database")
     splits.write_text(json.dumps(content), encoding="utf-8")
     with pytest.raises(DataError, match=r"splits.json names scene-of-another-database, which"):
-        own.benchmark()
+        own.check()
     splits.write_text("[1, 2]", encoding="utf-8")
     with pytest.raises(DataError, match=r"splits.json must read"):
-        own.benchmark()
+        own.check()
 
 
 def test_unknown_splits_are_refused(synthetic_root):
     with pytest.raises(ConfigError, match=r"no split 'vall'.*known: train, val, mini_train"):
-        benchmark.find(synthetic_root / VERSION, VERSION, "vall")
+        devkit.find(synthetic_root / VERSION, VERSION, "vall")
     with pytest.raises(ConfigError, match=r"v1.0-mini has no split 'train_track'"):
-        benchmark.find(synthetic_root / VERSION, VERSION, "train_track")
+        devkit.find(synthetic_root / VERSION, VERSION, "train_track")
 
 
 def score_content(val, content, folder):
     path = folder / "mine.json"
     path.write_text(content if isinstance(content, str) else json.dumps(content), encoding="utf-8")
-    return benchmark.score(val.benchmark(), path, folder)
+    return devkit.score(val.check(), path, folder)
 
 
 def test_a_results_file_from_elsewhere_is_scored_or_refused(val, tmp_path):
@@ -271,4 +271,4 @@ def test_a_results_file_from_elsewhere_is_scored_or_refused(val, tmp_path):
         ):
             score_content(val, content, tmp_path)
     with pytest.raises(DataError, match="cannot read the results"):
-        benchmark.score(val.benchmark(), tmp_path / "absent.json", tmp_path)
+        devkit.score(val.check(), tmp_path / "absent.json", tmp_path)

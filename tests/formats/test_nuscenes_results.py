@@ -7,6 +7,7 @@ import pytest
 import torch
 from nuscenes.eval.detection.constants import ATTRIBUTE_NAMES, DETECTION_NAMES
 
+from nsmae_plugin.data.scoring import check_samples
 from nsmae_plugin.errors import DataError, NonFiniteError
 from nsmae_plugin.formats.nuscenes.results import (
     ATTRIBUTES,
@@ -102,12 +103,13 @@ def test_every_sample_needs_its_predictions_once():
     whole = make_results([given[token] for token in "abcde"], infos, True, False)
     assert whole["results"] == {token: [] for token in "abcde"}
     assert (whole["meta"]["use_camera"], whole["meta"]["use_lidar"]) == (True, False)
-    with pytest.raises(DataError, match=r"no predictions for 4 of 5 samples \(b, c, d\)"):
-        make_results([given["a"]], infos, True, True)
-    with pytest.raises(DataError, match="sample a twice"):
-        make_results([given["a"], given["a"]], infos, True, True)
-    with pytest.raises(DataError, match="the data set has no such sample"):
-        make_results([given["x"]], infos, True, True)
+    for tokens, message in (
+        ("a", r"no predictions for 4 of 5 samples \(b, c, d\)"),
+        ("aa", "sample a twice"),
+        ("x", "sample x but the data set has no such sample"),
+    ):
+        with pytest.raises(DataError, match=message):
+            check_samples([given[token] for token in tokens], infos)
 
 
 def test_predictions_take_openpcdets_layout(tmp_path, val):
@@ -123,9 +125,7 @@ def test_predictions_take_openpcdets_layout(tmp_path, val):
         "pred_scores": torch.zeros(0),
         "pred_labels": torch.zeros(0, dtype=torch.long),
     }
-    one, other = val.generate_prediction_dicts(
-        batch, [found, nothing], ["car", "bus"], output_path=tmp_path
-    )
+    one, other = val.annotate(batch, [found, nothing], ["car", "bus"], output_path=tmp_path)
     assert one["name"].tolist() == ["bus"]
     assert one["boxes_lidar"].dtype == np.float32
     assert (one["frame_id"], one["metadata"]) == ("f0", {"token": "a"})
@@ -186,5 +186,5 @@ def test_a_token_that_leads_elsewhere_writes_nothing(tmp_path, val):
         "pred_labels": torch.zeros(0, dtype=torch.long),
     }
     with pytest.raises(DataError, match=r"token of a sample, '../x', cannot name a file: .*lead"):
-        val.generate_prediction_dicts(batch, [found], ["car"], output_path=folder)
+        val.annotate(batch, [found], ["car"], output_path=folder)
     assert [path.name for path in tmp_path.rglob("*")] == ["out"]

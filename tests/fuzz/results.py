@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from nsmae_plugin.experiments.label_efficiency.records import RECORD, Record, Trial, read_record
-from nsmae_plugin.formats.nuscenes.benchmark import Benchmark, score
+from nsmae_plugin.formats.nuscenes.devkit import Split, score
 from tests.fuzz.harness import Case, Draw
 from tests.fuzz.mutate import JSON_JUNK, mutate_bytes, mutate_value
 
@@ -24,12 +24,12 @@ def results(folder: Path) -> Draw:
     """Two samples without a box: what is scored, without the devkit, is 0."""
     good = {"meta": {"use_camera": True}, "results": {"a": [], "b": []}}
     path = folder / "results_nusc.json"
-    benchmark = Benchmark(folder, "v1.0-mini", "mini_val", frozenset("ab"))
+    split = Split(folder, "v1.0-mini", "mini_val", frozenset("ab"))
 
     def draw(rng: np.random.Generator) -> Case:
         name, content = _damage(rng, good)
         path.write_bytes(content)
-        return Case(name, lambda: score(benchmark, path, folder)[1]["mAP"] == 0, (path.name,))
+        return Case(name, lambda: score(split, path, folder)[1]["mAP"] == 0, (path.name,))
 
     return draw
 

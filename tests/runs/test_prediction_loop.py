@@ -7,11 +7,11 @@ import torch
 from torch import nn
 
 from nsmae_plugin.data.loader import Draw
+from nsmae_plugin.data.scoring import Scoring
 from nsmae_plugin.errors import DataError, NonFiniteError
 from nsmae_plugin.evaluation import prediction_loop
 from nsmae_plugin.evaluation.prediction_loop import Predictions, predict
 from nsmae_plugin.runtime.distributed import World
-from tests.helpers.nuscenes_frames import Frames
 from tests.helpers.process_group import run_in_processes
 
 WORLD = World(0, 1, torch.device("cpu"))
@@ -33,13 +33,13 @@ class OneBox(nn.Module):
 
 
 class Samples:
-    """A data set of which only the length and the writer of predictions are asked for."""
+    """A dataset of which only the length and the writer of predictions are asked for."""
 
     class_names = ("car",)
-    generate_prediction_dicts = Frames.generate_prediction_dicts
 
     def __init__(self, length):
         self.length = length
+        self.generate_prediction_dicts = Scoring("Samples", None, None).annotate
 
     def __len__(self):
         return self.length

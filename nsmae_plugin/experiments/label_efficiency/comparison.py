@@ -12,7 +12,7 @@ from nsmae_plugin.errors import DataError
 from nsmae_plugin.experiments.label_efficiency.records import Record
 from nsmae_plugin.experiments.label_efficiency.trials import ARMS, PRETRAINED, SCRATCH
 from nsmae_plugin.formats.maps import map_results
-from nsmae_plugin.formats.nuscenes import benchmark
+from nsmae_plugin.formats.nuscenes import devkit
 
 TITLES = {SCRATCH: "scratch", PRETRAINED: "pre-trained"}
 
@@ -45,7 +45,7 @@ def usual_metrics(model_cfg: Mapping[str, Any]) -> tuple[list[str], list[str]]:
     names, files = [], []
     if boxes:
         names += ["mAP", "NDS"]
-        files.append(benchmark.SUMMARY)
+        files.append(devkit.SUMMARY)
     if maps:
         names.append("mIoU")
         files.append(map_results.SUMMARY)

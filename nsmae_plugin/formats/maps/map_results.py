@@ -1,4 +1,4 @@
-"""Predicted BEV maps: the counts of a batch, and the score of a whole data set."""
+"""Scores of predicted BEV maps: cells counted sample by sample, IoU over a whole dataset."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ import torch
 
 from nsmae_plugin.errors import DataError, NonFiniteError
 from nsmae_plugin.formats.maps import map_iou
-from nsmae_plugin.formats.maps.map_classes import describe_drawing, drawing_of
+from nsmae_plugin.formats.maps.bev_map import save_map
+from nsmae_plugin.formats.maps.map_classes import describe_drawing, drawing_of, map_classes
+from nsmae_plugin.geometry.bev_grid import map_grid
 from nsmae_plugin.runtime import files
 
 SUMMARY = "map_metrics.json"
@@ -48,23 +50,42 @@ def map_counts(
     return list(map_iou.count_cells(probabilities, labels).cpu().numpy())
 
 
-def score(
-    annotations: Sequence[Mapping[str, Any]], map_cfg: Mapping[str, Any], folder: Path
-) -> tuple[str, dict[str, float]]:
-    """Table and metrics of all samples of a data set; writes ``map_metrics.json``.
-
-    Both say how the labels were drawn, without which scores do not compare.
+class MapScorer:
+    """Scores predicted maps (:class:`nsmae_plugin.data.scoring.Scorer`); records are map counts.
 
     Args:
-        annotations: of every sample, each with ``map_counts``.
-        map_cfg: the section ``MAP_CONFIG``, whose ``CLASSES`` are in the order of the counts.
-
-    Raises:
-        DataError: no cell belongs to any class.
+        map_config: the section ``MAP_CONFIG``; None where there are no maps to compare with.
     """
-    total = np.sum([one["map_counts"] for one in annotations], axis=0)
-    summary = map_iou.summarise(total, map_cfg["CLASSES"], len(annotations))
-    summary["labels"] = drawing_of(map_cfg)
-    files.write_text(folder / SUMMARY, json.dumps(summary, indent=1) + "\n")
-    table = f"{map_iou.format_table(summary)}\nlabels: {describe_drawing(summary['labels'])}"
-    return table, map_iou.metrics(summary)
+
+    def __init__(self, map_config: Any):
+        self.map_config = map_config
+
+    def predicted(self, prediction: Mapping[str, Any]) -> bool:
+        return "masks_bev" in prediction
+
+    def measure(
+        self, batch: Mapping[str, Any], predictions: Sequence[Mapping[str, Any]]
+    ) -> list[np.ndarray]:
+        """See :func:`map_counts`."""
+        return map_counts(batch, predictions)
+
+    def save(self, path: Path, token: str, prediction: Mapping[str, Any]) -> None:
+        """Write probabilities, classes and grid; see :func:`save_map`."""
+        probabilities = prediction["masks_bev"].detach().float().cpu().numpy()
+        grid, classes = map_grid(self.map_config), map_classes(self.map_config)
+        save_map(path, token, probabilities, classes, grid)
+
+    def score(self, records: Sequence[np.ndarray], folder: Path) -> tuple[str, dict[str, float]]:
+        """Table and metrics of all samples; writes ``map_metrics.json``.
+
+        Both say how the labels were drawn, without which scores do not compare.
+
+        Raises:
+            DataError: no cell belongs to any class.
+        """
+        total = np.sum(records, axis=0)
+        summary = map_iou.summarise(total, self.map_config["CLASSES"], len(records))
+        summary["labels"] = drawing_of(self.map_config)
+        files.write_text(folder / SUMMARY, json.dumps(summary, indent=1) + "\n")
+        table = f"{map_iou.format_table(summary)}\nlabels: {describe_drawing(summary['labels'])}"
+        return table, map_iou.metrics(summary)

@@ -1,20 +1,19 @@
-"""Predicted boxes in OpenPCDet's layout, and as a nuScenes results file."""
+"""Predicted boxes as a nuScenes results file."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from nsmae_plugin.errors import DataError, NonFiniteError
 from nsmae_plugin.formats.infos import CREATE
-from nsmae_plugin.formats.nuscenes.benchmark import MAX_BOXES
+from nsmae_plugin.formats.nuscenes.devkit import MAX_BOXES
 from nsmae_plugin.geometry import boxes
 
 MOVING_SPEED = 0.2  # m/s, over the ground
-SHOWN = 3  # samples that an error message spells out
 
 # Attribute of a box that moves, of one that stands. Networks do not predict attributes; the more
 # frequent one of nuScenes' training split stands in, as in OpenPCDet. Barriers and cones have none.
@@ -32,41 +31,6 @@ ATTRIBUTES = {
 }
 
 
-def prediction_dicts(
-    batch: Mapping[str, Any], predictions: Sequence[Mapping[str, Any]], class_names: Sequence[str]
-) -> list[dict[str, Any]]:
-    """What is predicted for each sample of a batch, in OpenPCDet's layout of annotations.
-
-    Args:
-        batch: holds ``frame_id`` and ``metadata`` of every sample.
-        predictions: for each sample, unless the network detects nothing, tensors ``pred_boxes``
-            (n, 7 or 9), ``pred_scores`` (n,) and ``pred_labels`` (n,), counted from 1.
-
-    Returns:
-        For each sample ``frame_id``, ``metadata``, ``name`` (n,) str, whose number OpenPCDet's
-        evaluation counts, and, where boxes are predicted, ``score`` (n,), ``boxes_lidar``
-        (n, 7 or 9) and ``pred_labels`` (n,).
-    """
-    result = []
-    for index, one in enumerate(predictions):
-        boxes = {"name": np.zeros(0, dtype=str)}
-        if "pred_boxes" in one:
-            boxes = _box_annotation(one, class_names)
-        frame = {"frame_id": str(batch["frame_id"][index]), "metadata": batch["metadata"][index]}
-        result.append({**boxes, **frame})
-    return result
-
-
-def _box_annotation(one: Mapping[str, Any], class_names: Sequence[str]) -> dict[str, Any]:
-    labels = one["pred_labels"].detach().cpu().numpy().astype(np.int64)
-    return {
-        "name": np.array(class_names)[labels - 1],
-        "score": one["pred_scores"].detach().float().cpu().numpy(),
-        "boxes_lidar": one["pred_boxes"].detach().float().cpu().numpy(),
-        "pred_labels": labels,
-    }
-
-
 def attribute(name: str, velocity: Sequence[float]) -> str:
     """nuScenes attribute of a box of class ``name`` with (vx, vy) in m/s."""
     return ATTRIBUTES[name][0 if math.hypot(*velocity) > MOVING_SPEED else 1]
@@ -76,7 +40,7 @@ def sample_results(annotation: Mapping[str, Any], info: Mapping[str, Any]) -> li
     """The boxes of one sample as a results file holds them, the surest first, 500 at most.
 
     Args:
-        annotation: as :func:`prediction_dicts` makes them.
+        annotation: in OpenPCDet's layout, with ``name``, ``score`` and ``boxes_lidar``.
         info: of the same sample, gives the way from the LiDAR frame into the global one.
 
     Raises:
@@ -115,43 +79,20 @@ def sample_results(annotation: Mapping[str, Any], info: Mapping[str, Any]) -> li
     return result
 
 
-def check_samples(
-    annotations: Iterable[Mapping[str, Any]], infos: Iterable[Mapping[str, Any]]
-) -> None:
-    """Whether every sample of ``infos`` is annotated exactly once.
-
-    Raises:
-        DataError: a sample has no annotation, more than one, or is not in ``infos``.
-    """
-    wanted = {info["token"] for info in infos}
-    found: set[str] = set()
-    for annotation in annotations:
-        token = annotation["metadata"]["token"]
-        if token in found or token not in wanted:
-            problem = "twice" if token in found else "but the data set has no such sample"
-            raise DataError(f"there are predictions for sample {token} {problem}")
-        found.add(token)
-    missing = sorted(wanted - found)
-    if missing:
-        raise DataError(
-            f"there are no predictions for {len(missing)} of {len(wanted)} samples "
-            f"({', '.join(missing[:SHOWN])})"
-        )
-
-
 def make_results(
     annotations: Sequence[Mapping[str, Any]],
     infos: Sequence[Mapping[str, Any]],
     use_camera: bool,
     use_lidar: bool,
 ) -> dict[str, Any]:
-    """The content of a results file for exactly the samples of ``infos``.
+    """The content of a results file.
+
+    Args:
+        annotations: of every sample of ``infos``, in any order.
 
     Raises:
-        DataError: see :func:`check_samples` and :func:`sample_results`.
-        NonFiniteError: a box is NaN or infinite.
+        DataError, NonFiniteError: see :func:`sample_results`.
     """
-    check_samples(annotations, infos)
     frames = {info["token"]: info for info in infos}
     tokens = [annotation["metadata"]["token"] for annotation in annotations]
     results = {

@@ -28,6 +28,7 @@ from pcdet.models import build_network as _build_network  # noqa: E402
 
 from nsmae_plugin.host.batch import to_device  # noqa: E402
 from nsmae_plugin.host.openpcdet import configuration, optimization  # noqa: E402
+from nsmae_plugin.host.openpcdet.data_steps import check_data_steps  # noqa: E402
 from nsmae_plugin.host.openpcdet.detector import Detector3DTemplate  # noqa: E402
 from nsmae_plugin.host.openpcdet.registry import check_names, lookup, register  # noqa: E402
 
@@ -38,6 +39,7 @@ __all__ = [
     "Detector3DTemplate",
     "build_dataset",
     "build_network",
+    "check_data_steps",
     "lookup",
     "register",
     "to_device",

@@ -1,0 +1,335 @@
+"""Frames with cameras and LiDAR, with or without labels: the base of datasets on both hosts."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from nsmae_plugin import host
+from nsmae_plugin.data import gt_sampling, label_fraction, labels
+from nsmae_plugin.data.camera_views import load_views, report_black_pixels
+from nsmae_plugin.data.collation import collate
+from nsmae_plugin.data.frames import Needs, check_batches, read_frames
+from nsmae_plugin.data.loader import seeded
+from nsmae_plugin.data.pipeline import check_pipeline, enabled_augmentors, find_step, processors
+from nsmae_plugin.data.scoring import Benchmark, Scoring
+from nsmae_plugin.data.timeline import Timeline
+from nsmae_plugin.data.training_frames import training_frames
+from nsmae_plugin.errors import DataError
+from nsmae_plugin.formats.lidar_files import LidarFiles, read_frame
+from nsmae_plugin.geometry.boxes import lidar_to_global
+from nsmae_plugin.geometry.world_augmentation import DRAWN_KEYS, STEPS, compose
+
+LIDAR_KEYS = ("points", "voxels", "voxel_coords", "voxel_num_points", "use_lead_xyz")
+
+Frame = dict[str, Any]
+
+
+class MultiModalDataset(host.DatasetTemplate):
+    """Frames, each with any number of cameras, a LiDAR cloud and the sweeps before it.
+
+    A frame is a dict in the layout of OpenPCDet's nuScenes info files (docs/DATA.md lists its
+    keys). A dataset of one's own overrides what differs: :meth:`load_frames`, and perhaps
+    :meth:`data_folder`, :meth:`scenes`, :meth:`make_benchmark` and :meth:`draw_map`.
+
+    Configured by ``DATA_CONFIG`` as OpenPCDet's datasets, and by
+
+    - ``USE_LABELS`` (False): without it no boxes are read, and no frame is left out for want of
+      boxes; with it samples are those of OpenPCDet;
+    - ``MAX_SWEEPS`` (1): clouds of a sample, the keyframe included;
+    - ``LABEL_FRACTION`` (1): train on a part of the frames, every k-th or, with
+      ``LABEL_FRACTION_BY: scenes``, whole scenes; ``LABEL_FRACTION_SEED`` (0) chooses which. The
+      part is taken before ``BALANCED_RESAMPLING``;
+    - ``USE_LIDAR`` (True): without it no point leaves the dataset;
+    - ``LIDAR_FILES`` (nuScenes'): ``COLUMNS`` and ``DTYPE`` of LiDAR files, see
+      :class:`nsmae_plugin.formats.lidar_files.LidarFiles`;
+    - ``CAMERA_CONFIG.USE_CAMERA``: without it no image is read.
+
+    While training, sweeps, crops, augmentations and masks are drawn from NumPy's global state,
+    which :mod:`nsmae_plugin.data.loader` seeds per sample. In test mode only masks are drawn; they
+    depend on ``evaluation_seed`` and the index alone, whichever loader asks.
+
+    Args:
+        dataset_cfg: the section ``DATA_CONFIG``.
+        class_names: names of the classes, class 1 first.
+        training: augment, and read the split ``train``.
+        root_path: folder of the data; None takes ``dataset_cfg.DATA_PATH``.
+        logger: None takes this module's.
+
+    Its length is that of an epoch with all labels. With a part of them there are fewer frames,
+    which then come round more than once.
+
+    Attributes:
+        infos: the frames that are drawn from.
+        frames: all frames of the split.
+        epoch_length: samples of an epoch.
+        evaluation_seed: of the masks in test mode.
+        scoring: scores predictions.
+
+    Raises:
+        ConfigError: settings that cannot work together.
+        DataError: an info file or a map is missing, empty or of another layout.
+    """
+
+    def __init__(
+        self,
+        dataset_cfg: Any,
+        class_names: list[str],
+        training: bool = True,
+        root_path: Path | str | None = None,
+        logger: logging.Logger | None = None,
+    ):
+        root = Path(dataset_cfg.DATA_PATH if root_path is None else root_path)
+        root = self.data_folder(root, dataset_cfg)
+        self.evaluation_seed = 0
+        self.use_labels = dataset_cfg.get("USE_LABELS", False)
+        self.use_lidar = dataset_cfg.get("USE_LIDAR", True)
+        self.max_sweeps = dataset_cfg.get("MAX_SWEEPS", 1) if self.use_lidar else 1
+        self.lidar_files = LidarFiles.from_config(dataset_cfg.get("LIDAR_FILES"))
+        self.camera_config = dataset_cfg.get("CAMERA_CONFIG")
+        self.use_camera = bool(self.camera_config) and self.camera_config.get("USE_CAMERA", True)
+        label_fraction.settings(dataset_cfg)  # refuses bad settings before anything is read
+        dataset_cfg = check_pipeline(dataset_cfg, training, self.use_camera, self.use_lidar)
+        augmentors = enabled_augmentors(dataset_cfg)
+        steps = augmentors if training else [], processors(dataset_cfg)
+        host.check_data_steps(dataset_cfg, root, class_names, *steps)
+        super().__init__(
+            dataset_cfg=dataset_cfg,
+            class_names=class_names,
+            training=training,
+            root_path=root,
+            logger=logger or logging.getLogger(__name__),
+        )
+        self.world_steps = [name for name in augmentors if name in STEPS]
+        self.normalization = find_step(dataset_cfg, "image_normalize")
+        self.frames = self.infos = self.load_frames()
+        self.epoch_length = len(self.infos)
+        if training:
+            self.infos, self.epoch_length = training_frames(
+                self.frames,
+                dataset_cfg,
+                class_names,
+                self.scenes,
+                self.data_augmentor,
+                self.logger,
+            )
+        self.scoring = Scoring(
+            type(self).__name__, dataset_cfg.get("MAP_CONFIG"), self.make_benchmark()
+        )
+        if self.use_camera:
+            report_black_pixels(
+                self.root_path,
+                self.infos[0],
+                self.camera_config.IMAGE,
+                training,
+                "imgaug" in augmentors,
+                self.logger,
+            )
+
+    # What a dataset of one's own overrides.
+
+    def data_folder(self, root: Path, dataset_cfg: Any) -> Path:
+        """The folder that the paths of frames start at; ``root`` is ``DATA_PATH``."""
+        return root
+
+    def load_frames(self) -> list[Frame]:
+        """All frames of the split, here those of the info files ``INFO_PATH[mode]``.
+
+        What is not read from info files is checked by
+        :func:`nsmae_plugin.data.frames.check_frames`.
+        """
+        paths = [self.root_path / name for name in self.dataset_cfg.INFO_PATH[self.mode]]
+        frames = read_frames(paths, self.root_path, self.needs)
+        names = ", ".join(map(str, paths))
+        self.logger.info("%s: %d samples from %s", type(self).__name__, len(frames), names)
+        return frames
+
+    def scenes(self) -> Mapping[str, str]:
+        """Token of every frame → name of its scene, here the frame's ``scene``.
+
+        Raises:
+            DataError: nobody says what scene a frame belongs to.
+        """
+        unknown = [info["token"] for info in self.frames if "scene" not in info]
+        if unknown:
+            raise DataError(f"{type(self).__name__}: frame {unknown[0]} has no entry 'scene'")
+        return {info["token"]: info["scene"] for info in self.frames}
+
+    def make_benchmark(self) -> Benchmark | None:
+        """What scores predicted boxes; None where there is no benchmark."""
+        return None
+
+    def draw_map(
+        self, info: Frame, augmentation: np.ndarray, flips: tuple[bool, bool] | None
+    ) -> np.ndarray | None:
+        """``gt_masks_bev`` of a frame (C, Y, X) bool; None where there is no map.
+
+        Args:
+            augmentation: (4, 4) ``lidar_aug_matrix``.
+            flips: whether it mirrors along x and along y; None where that is not known.
+        """
+        return None
+
+    # What is known of frames.
+
+    @property
+    def needs(self) -> Needs:
+        """The files of a frame that will be read."""
+        return Needs(
+            lidar=self.use_lidar,
+            cameras=self.use_camera,
+            labels=self.use_labels,
+            training=self.training,
+            max_sweeps=self.max_sweeps,
+        )
+
+    def pose(self, info: Frame) -> np.ndarray:
+        """(4, 4) float64 from the LiDAR frame of ``info``, without augmentation, to the global one.
+
+        Raises:
+            DataError: the pose is not known.
+        """
+        matrix = lidar_to_global(info)
+        if matrix is None:
+            raise DataError(
+                f"frame {info['token']} has no pose: ref_from_car and car_from_global are missing"
+            )
+        return matrix
+
+    @cached_property
+    def timeline(self) -> Timeline:
+        """The order of all frames of the split in their scenes."""
+        return Timeline(self.frames, self.scenes())
+
+    def check_batches(self, batch_size: int) -> None:
+        """Refuse batches of frames with different cameras, before the first is loaded."""
+        if self.use_camera:
+            check_batches(self.infos, batch_size)
+
+    # Samples.
+
+    def __len__(self) -> int:
+        """Samples of an epoch, or of all if OpenPCDet's training script runs them as one."""
+        merged = getattr(self, "_merge_all_iters_to_one_epoch", False)
+        return self.epoch_length * (self.total_epochs if merged else 1)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        """One sample, not yet collated.
+
+        Raises:
+            DataError: a file of the sample is missing or damaged, no point lies in the range, or,
+                while training with labels, no sample has a box there.
+        """
+        if self.training:
+            return self._sample(index)
+        with seeded(self.evaluation_seed, 0, index, 0):  # the draw of our loader
+            return self._sample(index)
+
+    def _sample(self, index: int) -> dict[str, Any]:
+        info = self.infos[index % len(self.infos)]
+        sample = {
+            "points": self._points(info),
+            "frame_id": Path(info["lidar_path"]).stem,
+            "metadata": {"token": info["token"]},
+        }
+        if self.use_camera:
+            sample |= load_views(self.root_path, info, self.camera_config.IMAGE, self.training)
+        if self.use_labels and "gt_boxes" in info:
+            sample |= labels.load_boxes(info, self.dataset_cfg)
+        try:
+            prepared = self.prepare_data(sample)
+        except RecursionError:  # both hosts take another sample in place of one without boxes
+            raise DataError(
+                f"hundreds of samples without a box of {', '.join(self.class_names)} in "
+                f"POINT_CLOUD_RANGE {list(self.dataset_cfg.POINT_CLOUD_RANGE)}; check both, "
+                "FILTER_MIN_POINTS_IN_GT and LABEL_FRACTION"
+            ) from None
+        return self._finish(prepared, info)
+
+    def _points(self, info: Frame) -> np.ndarray:
+        """(P, 5) x, y, z [m, LiDAR frame], intensity, time lag [s]."""
+        if not self.use_lidar:
+            return np.zeros((0, 5), dtype=np.float32)
+        wanted = self.max_sweeps - 1
+        chosen: Sequence[int] = range(wanted)
+        if self.training:
+            count = len(info["sweeps"])
+            drawn = np.random.choice(count, wanted, replace=False)  # noqa: NPY002 (loader seeds)
+            chosen = drawn.tolist()
+        return read_frame(self.root_path, info, chosen, self.lidar_files)
+
+    def prepare_data(self, data_dict: dict[str, Any]) -> dict[str, Any]:
+        """As the host's, but frames without boxes are kept where labels are not used."""
+        if self.use_labels:
+            gt_sampling.restart(self.data_augmentor)
+            return super().prepare_data(data_dict)
+        if self.training:
+            # OpenPCDet's augmentors insist on boxes.
+            none = {"gt_boxes": np.zeros((0, 9), np.float32), "gt_names": np.zeros(0, dtype=str)}
+            data_dict = self.data_augmentor.forward({**data_dict, **none})
+        data_dict = self.set_lidar_aug_matrix(data_dict)
+        for key in ("gt_boxes", "gt_names"):
+            data_dict.pop(key, None)
+        return self.data_processor.forward(self.point_feature_encoder.forward(data_dict))
+
+    def set_lidar_aug_matrix(self, data_dict: dict[str, Any]) -> dict[str, Any]:
+        """``lidar_aug_matrix`` for any order of augmentors, and the flips in it.
+
+        The built-in host gathers it while augmenting. OpenPCDet leaves what it drew, and its own
+        formula is right for one order only; here the matrices are multiplied in the order of the
+        configuration.
+        """
+        drawn = {key: data_dict.pop(key) for key in DRAWN_KEYS if key in data_dict}
+        data_dict["world_flips"] = tuple(bool(drawn.get(key)) for key in ("flip_x", "flip_y"))
+        if "lidar_aug_matrix" not in data_dict:
+            data_dict["lidar_aug_matrix"] = compose(self.world_steps, drawn)
+        return data_dict
+
+    def _finish(self, sample: dict[str, Any], info: Frame) -> dict[str, Any]:
+        sample.pop("img_process_infos", None)  # lives on in img_aug_matrix
+        if not self.use_lidar:
+            for key in LIDAR_KEYS:
+                sample.pop(key, None)
+        elif "voxels" in sample and not len(sample["voxels"]):
+            raise DataError(
+                f"no LiDAR point of sample {info['token']} ({info['lidar_path']}) lies in "
+                f"POINT_CLOUD_RANGE {list(self.dataset_cfg.POINT_CLOUD_RANGE)}; check the "
+                "range, and that the file holds metres"
+            )
+        if self.normalization:
+            for name in ("mean", "std"):
+                sample[f"image_{name}"] = np.array(self.normalization[name], dtype=np.float32)
+        if "gt_boxes" in sample:
+            sample["gt_boxes"] = labels.finish_boxes(sample["gt_boxes"], self.dataset_cfg)
+        flips = sample.pop("world_flips", None)
+        if "gt_masks_bev" not in sample:  # else another sample stands in
+            masks = self.draw_map(info, sample["lidar_aug_matrix"], flips)
+            sample |= {} if masks is None else {"gt_masks_bev": masks}
+        return sample
+
+    @staticmethod
+    def collate_batch(batch_list: list[dict[str, Any]], _unused: bool = False) -> dict[str, Any]:
+        """See :func:`nsmae_plugin.data.collation.collate`."""
+        return collate(batch_list)
+
+    # OpenPCDet's contract of evaluation.
+
+    def generate_prediction_dicts(
+        self,
+        batch_dict: Mapping[str, Any],
+        pred_dicts: Sequence[Mapping[str, Any]],
+        class_names: Sequence[str],
+        output_path: Path | None = None,
+    ) -> list[dict[str, Any]]:
+        """See :meth:`nsmae_plugin.data.scoring.Scoring.annotate`."""
+        return self.scoring.annotate(batch_dict, pred_dicts, class_names, output_path)
+
+    def evaluation(
+        self, det_annos: Sequence[Mapping[str, Any]], class_names: Sequence[str], **kwargs: Any
+    ) -> tuple[str, dict[str, float]]:
+        """See :meth:`nsmae_plugin.data.scoring.Scoring.score`; files go to ``output_path``."""
+        folder = Path(kwargs["output_path"])
+        return self.scoring.score(det_annos, self.infos, class_names, folder)
