@@ -135,14 +135,10 @@ def _examine_host(found: Diagnosis) -> None:
         found.problems.append(f"the host cannot be imported: {_short(error)}")
         return
     found.active = host.NAME
-    if host.NAME != "openpcdet":
-        return
-    from nsmae_plugin.host.openpcdet import REPORT
-
-    found.versions["pcdet"] = REPORT.version
-    found.pcdet_location = REPORT.location
-    found.extensions = REPORT.extensions
-    found.stand_ins = REPORT.stand_ins
+    description = host.DESCRIPTION
+    found.versions["pcdet"] = description.version or found.versions["pcdet"]
+    found.pcdet_location = description.location
+    found.extensions, found.stand_ins = description.extensions, description.stand_ins
 
 
 def _try_sparse_convolution(found: Diagnosis) -> None:
@@ -187,7 +183,7 @@ def _advise(found: Diagnosis) -> None:
         found.advice.append(
             f"detectors on raw points (PointRCNN, PV-RCNN) need a compiled {', '.join(refusing)}"
         )
-    if found.active == "builtin" and not found.openpcdet_root:
+    if found.active and not (found.pcdet_location or found.openpcdet_root):
         found.advice.append(
             "to run inside OpenPCDet, set OPENPCDET_ROOT to a checkout of it; no compilation needed"
         )

@@ -39,6 +39,7 @@ def _choose() -> str:
 _active = importlib.import_module(f"nsmae_plugin.host.{_choose()}")
 
 NAME = _active.NAME
+DESCRIPTION = _active.DESCRIPTION
 Detector3DTemplate = _active.Detector3DTemplate
 DatasetTemplate = _active.DatasetTemplate
 register = _active.register

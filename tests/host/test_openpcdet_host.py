@@ -54,8 +54,8 @@ absent = ("torchvision", "skimage", "SharedArray", "av2", "pandas", "kornia")
 sys.modules.update(dict.fromkeys(absent))  # None: importing it raises ModuleNotFoundError
 from nsmae_plugin import host
 from nsmae_plugin.errors import HostError
-from nsmae_plugin.host.openpcdet import REPORT
-print(host.NAME, REPORT.version, sorted(REPORT.stand_ins), set(REPORT.extensions.values()))
+from nsmae_plugin.host.openpcdet import DESCRIPTION as found
+print(host.NAME, found.version, sorted(found.stand_ins), set(found.extensions.values()))
 print([name for name in absent if sys.modules.get(name) is not None])
 import pcdet.utils.common_utils as utils, pcdet.datasets as datasets, numpy
 for use in (
@@ -92,11 +92,11 @@ def test_a_build_wins_and_a_broken_torchvision_is_replaced(checkout):
     )
     (broken / "inner.py").write_text("")
     code = """
-from nsmae_plugin.host.openpcdet import REPORT
+from nsmae_plugin.host.openpcdet import DESCRIPTION as found
 import pcdet.ops.bev_pool.bev_pool_ext as build
 from pcdet.datasets.processor.data_processor import torchvision
-print(build.built, REPORT.extensions["bev_pool_ext"], REPORT.extensions["ingroup_inds_cuda"])
-print(REPORT.stand_ins["torchvision"])
+print(build.built, found.extensions["bev_pool_ext"], found.extensions["ingroup_inds_cuda"])
+print(found.stand_ins["torchvision"])
 print(torchvision.transforms.ToTensor)
 """
     outcome = run(code, checkout, PYTHONPATH=str(checkout / "site"))
@@ -156,8 +156,8 @@ def test_two_copies_at_once_are_refused(monkeypatch, checkout, openpcdet):
 
 
 def test_every_extension_is_reported(openpcdet):
-    assert tuple(openpcdet.REPORT.extensions) == EXTENSIONS
-    for name, served in openpcdet.REPORT.extensions.items():
+    assert tuple(openpcdet.DESCRIPTION.extensions) == EXTENSIONS
+    for name, served in openpcdet.DESCRIPTION.extensions.items():
         refusing = name.startswith(("roipoint", "pointnet2"))
         assert served.startswith(("compiled", "refuses" if refusing else "torch-native"))
 

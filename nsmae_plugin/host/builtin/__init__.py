@@ -11,10 +11,12 @@ from nsmae_plugin.host.batch_norm import accept_single_rows
 from nsmae_plugin.host.builtin.dataset import DatasetTemplate
 from nsmae_plugin.host.builtin.detector import Detector3DTemplate
 from nsmae_plugin.host.builtin.registry import lookup, register
+from nsmae_plugin.host.description import HostDescription
 from nsmae_plugin.host.grids import check_grids
 from nsmae_plugin.host.lost_voxels import refuse_lost_voxels
 
 __all__ = [
+    "DESCRIPTION",
     "NAME",
     "DatasetTemplate",
     "Detector3DTemplate",
@@ -27,6 +29,7 @@ __all__ = [
 ]
 
 NAME = "builtin"
+DESCRIPTION = HostDescription()
 build_dataset = partial(build.build_dataset, lookup)
 
 

@@ -20,7 +20,7 @@ from nsmae_plugin.host.openpcdet.command import load_for_command
 from nsmae_plugin.host.openpcdet.loading import load
 
 #: What was found and what was put in its place.
-REPORT = load_for_command() if sys.argv[:1] == ["-m"] else load()
+DESCRIPTION = load_for_command() if sys.argv[:1] == ["-m"] else load()
 
 from pcdet import config as _config  # noqa: E402
 from pcdet.datasets import DatasetTemplate  # noqa: E402
@@ -33,8 +33,8 @@ from nsmae_plugin.host.openpcdet.detector import Detector3DTemplate  # noqa: E40
 from nsmae_plugin.host.openpcdet.registry import check_names, lookup, register  # noqa: E402
 
 __all__ = [
+    "DESCRIPTION",
     "NAME",
-    "REPORT",
     "DatasetTemplate",
     "Detector3DTemplate",
     "build_dataset",

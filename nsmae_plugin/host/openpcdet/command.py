@@ -6,8 +6,8 @@ Python imports the package first, and with it OpenPCDet; until then ``sys.argv``
 import sys
 
 from nsmae_plugin.errors import HostError
+from nsmae_plugin.host.description import HostDescription
 from nsmae_plugin.host.openpcdet.loading import load
-from nsmae_plugin.host.openpcdet.report import Report
 
 USAGE = """usage: python -m nsmae_plugin.host.openpcdet SCRIPT [ARGUMENTS ...]
 
@@ -15,7 +15,7 @@ Run a script of OpenPCDet, such as tools/train.py, without its CUDA build. SCRIP
 root of the checkout that OPENPCDET_ROOT names, or from here."""
 
 
-def load_for_command() -> Report:
+def load_for_command() -> HostDescription:
     """Import OpenPCDet, or end with one line; ``--help`` does not need it."""
     if sys.argv[1:2] in (["-h"], ["--help"]):
         print(USAGE)

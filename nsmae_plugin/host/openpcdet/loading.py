@@ -3,17 +3,19 @@
 import importlib
 import logging
 import sys
+from pathlib import Path
 
 from nsmae_plugin.errors import HostError
+from nsmae_plugin.host.description import HostDescription
 from nsmae_plugin.host.openpcdet import (
     compatibility,
     cpu,
     discovery,
     placeholders,
     processes,
-    report,
     substitutes,
 )
+from nsmae_plugin.ops.compiled import uncompiled
 
 logger = logging.getLogger(__name__)
 
@@ -26,7 +28,7 @@ _INSTALL = {
 }
 
 
-def load() -> report.Report:
+def load() -> HostDescription:
     """Import ``pcdet`` with its models and datasets; returns what was found and what replaced.
 
     Raises:
@@ -45,7 +47,28 @@ def load() -> report.Report:
     except Exception as error:  # whatever a broken installation raises becomes one message
         raise HostError(_explain(error)) from error
     _repair()
-    return report.describe(stand_ins)
+    return _describe(stand_ins)
+
+
+def _describe(stand_ins: dict[str, str]) -> HostDescription:
+    """The ``pcdet`` that has been imported."""
+    package = sys.modules["pcdet"]
+    return HostDescription(
+        version=str(package.__dict__["__version__"]),
+        location=str(Path(str(package.__file__)).parent),
+        extensions={name.rpartition(".")[2]: _served(name) for name in substitutes.EXTENSIONS},
+        stand_ins=stand_ins,
+    )
+
+
+def _served(extension: str) -> str:
+    parent, _, name = extension.rpartition(".")
+    if not substitutes.is_substituted(extension):
+        return "compiled"
+    served = "refuses to run" if name in uncompiled.OPERATORS else "torch-native"
+    folder = Path(sys.modules[parent].__path__[0])  # some have no __init__.py and so no __file__
+    builds = sorted(path.name for path in folder.glob(f"{name}*") if path.suffix in (".so", ".pyd"))
+    return f"{served} ({', '.join(builds)} is for another Python)" if builds else served
 
 
 def _repair() -> None:

@@ -18,7 +18,7 @@ from pathlib import Path
 import nsmae_plugin
 from nsmae_plugin import host
 from nsmae_plugin.errors import HostError, OutputError
-from nsmae_plugin.host.openpcdet import REPORT
+from nsmae_plugin.host.openpcdet import DESCRIPTION
 from nsmae_plugin.host.openpcdet.command import USAGE
 
 INPUTS = ("--ckpt", "--ckpt_dir", "--pretrained_model")  # arguments that name what exists
@@ -37,7 +37,7 @@ def main(arguments: Sequence[str]) -> None:
     """
     if not arguments:
         raise HostError(f"no script was named; {USAGE.splitlines()[0]}")
-    root = Path(REPORT.location).resolve().parent
+    root = Path(str(DESCRIPTION.location)).resolve().parent
     script = find_script(arguments[0], root)
     if host.NAME != "openpcdet":
         raise HostError(
