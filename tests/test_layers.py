@@ -27,10 +27,10 @@ LAYERS = (
     "data",
     "models",
     "detectors",
-    "registration",
     "training",
     "evaluation",
     "visualization",
+    "registration",
     "runs",
     "experiments",
     "doctor",
@@ -39,8 +39,6 @@ LAYERS = (
 REGISTRATION = {
     ("", "registration"),  # nsmae_plugin.register()
 }
-# Evaluation is still inherited by the dataset; the last import to go.
-PENDING = {("data.nuscenes_evaluation", "evaluation")}
 
 
 class Import(NamedTuple):
@@ -96,7 +94,6 @@ def upward(imports: Iterator[Import] | list[Import]) -> list[Import]:
         for one in imports
         if LAYERS.index(package_of(one.target)) > LAYERS.index(package_of(one.module))
         and not (one.lazy and (one.module, package_of(one.target)) in REGISTRATION)
-        and (one.module, package_of(one.target)) not in PENDING
     ]
 
 

@@ -139,6 +139,14 @@ class EpochSampler(Sampler[Draw]):
         return draws[: self.epoch_length]
 
 
+class RestartableLoader(DataLoader):
+    """A loader whose worker processes live from epoch to epoch, until they are restarted."""
+
+    def restart_workers(self) -> None:
+        """Let the next epoch start new workers: they hold copies of the dataset as it was."""
+        self._iterator = None
+
+
 def default_workers() -> int:
     """As many loader processes as cores per training process of this machine, at most eight."""
     processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # set by torchrun
@@ -157,7 +165,7 @@ def build_dataloader(
     world_size: int = 1,
     root_path: Path | str | None = None,
     logger: logging.Logger | None = None,
-) -> tuple[Any, DataLoader, EpochSampler]:
+) -> tuple[Any, RestartableLoader, EpochSampler]:
     """Dataset, loader and sampler of one process, for any dataset of the active host.
 
     Args:
@@ -194,7 +202,7 @@ def build_dataloader(
     )
     if workers:
         stopping.end_loaders_at_exit()
-    loader: DataLoader = DataLoader(
+    loader = RestartableLoader(
         SeededDataset(dataset, seed),
         batch_size=batch_size,
         sampler=sampler,

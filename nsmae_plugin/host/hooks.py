@@ -6,8 +6,6 @@ import logging
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from torch.utils.data import DataLoader
-
 from nsmae_plugin.errors import ConfigError
 
 NAME = "DisableAugmentationHook"
@@ -16,14 +14,17 @@ NAME = "DisableAugmentationHook"
 def build_hook(
     config: Mapping[str, Any] | None,
     dataset: Any,
-    loader: DataLoader,
+    restart_workers: Callable[[], None],
     epochs: int,
     logger: logging.Logger,
 ) -> Callable[[int], None] | None:
-    """What to call before each epoch, or None without a ``HOOK`` section.
+    """A function to call before each epoch, or None without a ``HOOK`` section.
 
-    ``DisableAugmentationHook`` takes the augmentations of its DISABLE_AUG_LIST out of the data set
+    ``DisableAugmentationHook`` takes the augmentations of its DISABLE_AUG_LIST out of the dataset
     for the last NUM_LAST_EPOCHS epochs.
+
+    Args:
+        restart_workers: called when the dataset has changed, since worker processes hold copies.
 
     Raises:
         ConfigError: for a hook of another name.
@@ -37,21 +38,20 @@ def build_hook(
     first = epochs - int(config[NAME]["NUM_LAST_EPOCHS"])
 
     def before_epoch(completed: int) -> None:
-        if completed >= first and disable_augmentations(dataset, loader, names):
+        if completed >= first and disable_augmentations(dataset, names):
+            restart_workers()
             logger.info("disabled the augmentations %s", ", ".join(names))
 
     return before_epoch
 
 
-def disable_augmentations(dataset: Any, loader: DataLoader, names: list[str]) -> bool:
-    """Take augmentations out of ``dataset``; whether there was anything to take out."""
+def disable_augmentations(dataset: Any, names: list[str]) -> bool:
+    """Take augmentations out of ``dataset``; false if there was nothing to take out."""
     augmentor = dataset.data_augmentor
     kept = without(augmentor.data_augmentor_queue, names)
     if len(kept) == len(augmentor.data_augmentor_queue):
         return False
     augmentor.data_augmentor_queue = kept
-    # Persistent workers hold copies of the data set; the next iteration starts new ones.
-    loader._iterator = None
     return True
 
 

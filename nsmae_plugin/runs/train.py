@@ -105,7 +105,9 @@ def build(args: Namespace, config: Any, world: World) -> tuple[Session, DataLoad
         facts=facts,
         command=how_to_go_on(args.launcher, sys.argv),
         evaluate=_make_evaluation(args, config, world, model, load, logger, folder),
-        before_epoch=hooks.build_hook(config.get("HOOK"), dataset, loader, plan.epochs, logger),
+        before_epoch=hooks.build_hook(
+            config.get("HOOK"), dataset, loader.restart_workers, plan.epochs, logger
+        ),
     )
     return session, loader, sampler
 

@@ -6,8 +6,9 @@ from types import SimpleNamespace
 
 import pytest
 from easydict import EasyDict
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
+from nsmae_plugin.data.loader import RestartableLoader
 from nsmae_plugin.errors import ConfigError
 from nsmae_plugin.host import hooks
 
@@ -40,8 +41,8 @@ class Augmented(Dataset):
 @pytest.mark.parametrize("workers", [0, 1])
 def test_augmentations_end_before_the_last_epochs(workers):
     dataset = Augmented()
-    loader = DataLoader(dataset, num_workers=workers, persistent_workers=workers > 0)
-    hook = hooks.build_hook(HOOK, dataset, loader, 4, LOGGER)
+    loader = RestartableLoader(dataset, num_workers=workers, persistent_workers=workers > 0)
+    hook = hooks.build_hook(HOOK, dataset, loader.restart_workers, 4, LOGGER)
     counts = []
     for epoch in range(4):
         hook(epoch)
@@ -51,7 +52,7 @@ def test_augmentations_end_before_the_last_epochs(workers):
 
 def test_a_run_resumed_late_disables_at_once_and_says_so_once(caplog):
     dataset = Augmented()
-    hook = hooks.build_hook(HOOK, dataset, DataLoader(dataset), 4, LOGGER)
+    hook = hooks.build_hook(HOOK, dataset, RestartableLoader(dataset).restart_workers, 4, LOGGER)
     with caplog.at_level(logging.INFO):
         hook(3)
         hook(3)
@@ -60,7 +61,7 @@ def test_a_run_resumed_late_disables_at_once_and_says_so_once(caplog):
 
 def test_object_sampling_can_be_disabled():
     dataset = Augmented()
-    assert hooks.disable_augmentations(dataset, DataLoader(dataset), ["gt_sampling", "flip"])
+    assert hooks.disable_augmentations(dataset, ["gt_sampling", "flip"])
     assert dataset[0] == 1
 
 
