@@ -16,6 +16,7 @@ import yaml
 from easydict import EasyDict
 
 from nsmae_plugin.config import schema, sections
+from nsmae_plugin.config.derived import complete, described_data
 from nsmae_plugin.config.model import Model
 from nsmae_plugin.config.schema_kinds import ANYTHING, ListOf, Required, describe, need
 from nsmae_plugin.config.section import Section, suggest
@@ -27,7 +28,9 @@ NUSCENES_DATASETS = ("MultiModalNuScenesDataset", "NuScenesDataset")
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> EasyDict:
-    """Read, merge, override and check one configuration file.
+    """Read, merge, override, check and complete one configuration file.
+
+    Values of MODEL that follow from others are filled in (:mod:`nsmae_plugin.config.derived`).
 
     Args:
         path: the YAML file.
@@ -42,9 +45,13 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> EasyDict:
     apply_overrides(config, overrides)
     try:
         validate(config)
+        result = EasyDict(config)
+        data = described_data(result.DATA_CONFIG)
+        if data is not None:  # else the host completes MODEL, once it has the dataset
+            result.MODEL = complete(result.MODEL, data)
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from None
-    return EasyDict(config)
+    return result
 
 
 def read(path: Path, folders: Sequence[Path] = (), above: tuple[Path, ...] = ()) -> dict[str, Any]:

@@ -70,12 +70,12 @@ PROCESSORS = {
 }
 
 _LSS = {
-    "IMAGE_SIZE": need(ListOf(int, 2)),
-    "IN_CHANNEL": need(int),
+    "IMAGE_SIZE": ListOf(int, 2),
+    "IN_CHANNEL": int,
     "OUT_CHANNEL": need(int),
-    "FEATURE_SIZE": need(ListOf(int, 2)),
-    "XBOUND": need(TRIPLE),
-    "YBOUND": need(TRIPLE),
+    "FEATURE_SIZE": ListOf(int, 2),
+    "XBOUND": TRIPLE,
+    "YBOUND": TRIPLE,
     "ZBOUND": need(TRIPLE),
     "DBOUND": need(TRIPLE),
     "DOWNSAMPLE": need(int),
@@ -86,7 +86,7 @@ MODULES: dict[str, dict[str, dict[str, Any]]] = {
     "MASK_TOKEN": {"ImageMaskToken": {"PATCH_SIZE": need(int)}},
     "VFE": {"MeanVFE": {}},
     "BACKBONE_3D": {"VoxelResBackBone8x": {"USE_BIAS": bool, "last_pad": int}},
-    "MAP_TO_BEV": {"HeightCompression": {"NUM_BEV_FEATURES": need(int)}},
+    "MAP_TO_BEV": {"HeightCompression": {"NUM_BEV_FEATURES": int}},
     "IMAGE_BACKBONE": {
         "SwinTransformer": {
             "EMBED_DIMS": need(int),
@@ -106,11 +106,11 @@ MODULES: dict[str, dict[str, dict[str, Any]]] = {
     },
     "NECK": {
         "GeneralizedLSSFPN": {
-            "IN_CHANNELS": need(ListOf(int)),
+            "IN_CHANNELS": ListOf(int),
             "OUT_CHANNELS": need(int),
-            "START_LEVEL": need(int),
-            "END_LEVEL": need(int),
-            "NUM_OUTS": need(int),
+            "START_LEVEL": int,
+            "END_LEVEL": int,
+            "NUM_OUTS": int,
         }
     },
     "VTRANSFORM": {
@@ -118,7 +118,7 @@ MODULES: dict[str, dict[str, dict[str, Any]]] = {
         "FactorizedDepthLSSTransform": {**_LSS, "KERNELS": str},
         "DepthLSSTransform": _LSS,
     },
-    "FUSER": {"ConvFuser": {"IN_CHANNEL": need(int), "OUT_CHANNEL": need(int)}},
+    "FUSER": {"ConvFuser": {"IN_CHANNEL": int, "OUT_CHANNEL": need(int)}},
     "BACKBONE_2D": {
         "BaseBEVBackbone": {
             "LAYER_NUMS": ListOf(int),

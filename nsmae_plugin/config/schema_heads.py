@@ -36,7 +36,7 @@ _CENTER_HEAD: Section = {
     "SEPARATE_HEAD_CFG": need(_branches(["center", "center_z", "dim", "rot"], ["vel", "iou"])),
     "TARGET_ASSIGNER_CONFIG": need(
         {
-            "FEATURE_MAP_STRIDE": need(int),
+            "FEATURE_MAP_STRIDE": int,
             "NUM_MAX_OBJS": need(int),
             "GAUSSIAN_OVERLAP": need(NUMBER),
             "MIN_RADIUS": need(int),
@@ -91,7 +91,7 @@ _TRANSFUSION_HEAD: Section = {
     "SEPARATE_HEAD_CFG": need(_branches(["center", "height", "dim", "rot"], ["vel"])),
     "TARGET_ASSIGNER_CONFIG": need(
         {
-            "FEATURE_MAP_STRIDE": need(int),
+            "FEATURE_MAP_STRIDE": int,
             "DATASET": str,
             "GAUSSIAN_OVERLAP": need(NUMBER),
             "MIN_RADIUS": need(int),

@@ -14,8 +14,6 @@ from nsmae_plugin.errors import ConfigError
 
 PRETRAINING_SECTIONS = ("MASK_TOKEN", "PERSPECTIVE_HEAD", "BEV_HEAD")
 HEADS = ("DENSE_HEAD", "MAP_HEAD")
-# BEV backbone -> its key for the way back to finer cells; others are left to themselves
-UPSAMPLING = {"BaseBEVBackbone": "UPSAMPLE_STRIDES", "GeneralizedResNetLSSFPN": "UPSAMPLE_STRIDE"}
 
 
 def check_sections(model_cfg: Any, heads: Mapping[str, bool]) -> None:

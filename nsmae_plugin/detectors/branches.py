@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from nsmae_plugin.config.bev_grids import bev_stride
+from nsmae_plugin.config.known_modules import LIDAR_STRIDE
 from nsmae_plugin.errors import ConfigError
 from nsmae_plugin.geometry.bev_grid import BEVGrid
-from nsmae_plugin.host.grids import LIDAR_STRIDE, camera_bev_stride, common_stride
 from nsmae_plugin.models.lift_splat import GEOMETRY, LiftSplatTransform
 
 CAMERA_SECTIONS = ("IMAGE_BACKBONE", "NECK", "VTRANSFORM")
@@ -57,10 +58,5 @@ def bev_grid(model_cfg: Any, dataset: Any) -> BEVGrid:
     Raises:
         ConfigError: the branches disagree, or the grid does not divide.
     """
-    strides = {}
-    if model_cfg.get("BACKBONE_3D") is not None:
-        strides["BACKBONE_3D"] = LIDAR_STRIDE
-    if model_cfg.get("VTRANSFORM") is not None:
-        strides["VTRANSFORM"] = camera_bev_stride(model_cfg.VTRANSFORM, dataset)
-    stride = common_stride(strides, dataset)
+    stride = bev_stride(model_cfg, dataset) or LIDAR_STRIDE
     return BEVGrid.of_voxels(dataset.point_cloud_range, dataset.voxel_size, stride)

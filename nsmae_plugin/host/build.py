@@ -8,7 +8,10 @@ from typing import Any
 from torch import nn
 from torch.utils.data import Dataset
 
+from nsmae_plugin.config.derived import complete
 from nsmae_plugin.errors import ConfigError
+from nsmae_plugin.host.batch_norm import accept_single_rows
+from nsmae_plugin.host.lost_voxels import refuse_lost_voxels, warn_of_losses
 
 
 def build_dataset(
@@ -33,6 +36,28 @@ def build_dataset(
         root_path=None if root_path is None else Path(root_path),
         logger=logger or logging.getLogger(__name__),
     )
+
+
+def build_network(
+    builder: Callable[..., nn.Module], model_cfg: Any, num_class: int, dataset: Any
+) -> nn.Module:
+    """Build the detector that ``model_cfg.NAME`` names from a completed copy of ``model_cfg``.
+
+    It can train on a batch whose points leave one row in a sparse tensor, and says so where they
+    leave none.
+
+    Args:
+        builder: of the host.
+
+    Raises:
+        ConfigError: values of ``model_cfg`` that contradict each other, grids that do not fit
+            together, or sections that a detector of the plugin or the built-in host does not use.
+    """
+    model_cfg = complete(model_cfg, dataset)
+    warn_of_losses(model_cfg, dataset)
+    model = builder(model_cfg=model_cfg, num_class=num_class, dataset=dataset)
+    refuse_unused_sections(model, model_cfg)
+    return refuse_lost_voxels(accept_single_rows(model), model_cfg, dataset)
 
 
 def refuse_unused_sections(model: nn.Module, model_cfg: Any) -> None:

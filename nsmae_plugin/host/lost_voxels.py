@@ -1,22 +1,26 @@
-"""Batches of which no voxel reaches the output of the LiDAR backbone, for every network.
-
-spconv cannot convolve nothing: its first convolution without a row ends in an assertion.
-"""
+"""Voxels and boxes that a network of any host would lose without a word."""
 
 from __future__ import annotations
 
+import logging
 from functools import partial
 from typing import Any
 
 import torch
 from torch import nn
 
+from nsmae_plugin.config.known_modules import BACKBONES, name_of, used_voxels
 from nsmae_plugin.errors import DataError
-from nsmae_plugin.host.grids import BACKBONES, used_voxels
+
+RANGE_KEYS = ("POST_CENTER_RANGE", "POST_CENTER_LIMIT_RANGE")
+
+logger = logging.getLogger(__name__)
 
 
 def refuse_lost_voxels(model: nn.Module, model_cfg: Any, dataset: Any) -> nn.Module:
     """Let a network raise a ``DataError`` for a batch whose voxels all vanish in ``backbone_3d``.
+
+    spconv cannot convolve nothing: its first convolution without a row ends in an assertion.
 
     Args:
         model: as the host builds it.
@@ -49,3 +53,73 @@ def _check(
             f"{voxels - used} of {voxels} along z, which reach no output of MODEL.BACKBONE_3D; "
             "24, 40 or 56 use all (VOXEL_SIZE, DATA_CONFIG.POINT_CLOUD_RANGE)"
         )
+
+
+def warn_of_losses(model_cfg: Any, dataset: Any) -> None:
+    """Log what lies in the range of the points, and yet reaches no output of the network."""
+    if name_of(model_cfg, "BACKBONE_3D") in BACKBONES:
+        _warn_of_partial_voxels(dataset)
+        _warn_of_lost_voxels(model_cfg, dataset)
+    _warn_of_dropped_boxes(model_cfg, dataset)
+
+
+def _warn_of_partial_voxels(dataset: Any) -> None:
+    """Warn where voxels do not fill the range: grids are rounded to whole voxels."""
+    for axis, name in enumerate("xyz"):
+        low, high = (float(dataset.point_cloud_range[axis + offset]) for offset in (0, 3))
+        edge, count = float(dataset.voxel_size[axis]), int(dataset.grid_size[axis])
+        if abs((high - low) / edge - count) > 0.01:
+            _logger(dataset).warning(
+                "VOXEL_SIZE %g m does not divide POINT_CLOUD_RANGE along %s: %d voxels end at %g "
+                "m and not at %g m; change one of them",
+                edge,
+                name,
+                count,
+                low + count * edge,
+                high,
+            )
+
+
+def _warn_of_lost_voxels(model_cfg: Any, dataset: Any) -> None:
+    """Warn where the backbone's strides do not come out even and the topmost voxels are lost."""
+    voxels = int(dataset.grid_size[2])
+    used = used_voxels(voxels, model_cfg.BACKBONE_3D.get("last_pad", 0))
+    if used < voxels and name_of(model_cfg, "MAP_TO_BEV") == "HeightCompression":
+        _logger(dataset).warning(
+            "the topmost %d of %d voxels along z reach no output of MODEL.BACKBONE_3D; 24, 40 or "
+            "56 use all (VOXEL_SIZE, DATA_CONFIG.POINT_CLOUD_RANGE)",
+            voxels - used,
+            voxels,
+        )
+
+
+def _warn_of_dropped_boxes(model_cfg: Any, dataset: Any) -> None:
+    """Warn where the head drops boxes that lie in the range of the points."""
+    section = (model_cfg.get("DENSE_HEAD") or {}).get("POST_PROCESSING") or {}
+    for key in RANGE_KEYS:
+        if key not in section:
+            continue
+        points = [float(value) for value in dataset.point_cloud_range]
+        limits = [float(value) for value in section[key]]
+        within = all(
+            limits[axis] <= points[axis] and points[axis + 3] <= limits[axis + 3]
+            for axis in range(3)
+        )
+        if not within:
+            _logger(dataset).warning(
+                "MODEL.DENSE_HEAD.POST_PROCESSING.%s %s does not contain "
+                "DATA_CONFIG.POINT_CLOUD_RANGE %s: boxes between the two are trained but never "
+                "predicted; enlarge the former",
+                key,
+                _short(limits),
+                _short(points),
+            )
+
+
+def _logger(dataset: Any) -> logging.Logger:
+    """The run's, so that its log file has the warning."""
+    return getattr(dataset, "logger", None) or logger
+
+
+def _short(values: list[float]) -> str:
+    return f"[{', '.join(f'{value:g}' for value in values)}]"

@@ -61,7 +61,7 @@ def test_a_misspelt_key_of_a_hook_is_refused():
     ("old", "new", "message"),
     [
         ("PATCH_SIZE: 8", "", r"missing key MODEL\.MASK_TOKEN\.PATCH_SIZE"),
-        ("FEATURE_SIZE: [16, 28]", "FEATURE_SIZE: [16]", r"FEATURE_SIZE must be a list of 2"),
+        ("DBOUND: [1.0, 61.0, 1.0]", "DBOUND: [1.0]", r"DBOUND must be a list of 3"),
         ("NUM_BINS: 41", "NUM_BINS: many", r"NUM_BINS must be an integer, not 'many'"),
         ("NUM_BINS: 41", "NUM_BINS: true", r"NUM_BINS must be an integer, not True"),
         ("LR: 0.001", "LR: 1e-3", r"OPTIMIZATION\.LR must be an integer or a float, not '1e-3'"),

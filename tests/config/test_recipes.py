@@ -5,7 +5,7 @@ import re
 import pytest
 import yaml
 
-from nsmae_plugin.config.load import load_config
+from nsmae_plugin.config.load import read
 from tests.helpers.paths import CFGS, REPOSITORY
 
 PAGE = REPOSITORY / "docs" / "RECIPES.md"
@@ -72,7 +72,7 @@ def values_of(name):
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_the_page_gives_every_key_of_a_recipe_its_value(name):
-    page, recipe = values_of(name), flatten(load_config(CFGS / name))
+    page, recipe = values_of(name), flatten(read(CFGS / name))
     assert {k: v for k, v in page.items() if recipe.get(k, NOTHING) != v} == {}, "other in cfgs/"
     assert {k: v for k, v in recipe.items() if k not in page} == {}, "not on the page"
 

@@ -9,8 +9,8 @@ import torch
 
 import nsmae_plugin
 from nsmae_plugin import host
+from nsmae_plugin.config.derived import complete
 from nsmae_plugin.errors import ConfigError
-from nsmae_plugin.host.grids import check_grids
 from tests.helpers.detector_case import SENSORS, build, make_config, make_dataset
 
 
@@ -21,7 +21,7 @@ def registered():
 
 @pytest.mark.parametrize("recipe", SENSORS)
 def test_the_recipes_are_accepted(recipe, caplog):
-    check_grids(make_config(recipe), make_dataset())
+    build(recipe)
     assert not caplog.records
 
 
@@ -31,7 +31,7 @@ def test_the_recipes_are_accepted(recipe, caplog):
         ("FUSER", {"IN_CHANNEL": 336}, "IN_CHANNEL is 336.* 32 .* 256 make 288"),
         ("VTRANSFORM", {"DOWNSAMPLE": 1}, "BEV grids of camera and LiDAR differ"),
         ("VTRANSFORM", {"XBOUND": [-51.2, 51.2, 0.8]}, "XBOUND covers -51.2 to 51.2 m"),
-        ("BACKBONE_2D", {"UPSAMPLE_STRIDES": [1, 2]}, "cells of 8 voxels .* is 4"),
+        ("BACKBONE_2D", {"UPSAMPLE_STRIDES": [1, 2]}, "is 4, but .* cells of 8 voxels"),
         ("BACKBONE_2D", {"UPSAMPLE_STRIDES": [2, 2]}, "cells of 4, 8 voxels"),
         ("BACKBONE_2D", {"LAYER_STRIDES": [4, 8]}, "16 x 16 BEV cells do not divide by 32"),
     ],
@@ -40,10 +40,10 @@ def test_sizes_that_do_not_fit_are_named(section, changes, message):
     config = make_config("bevfusion_det")
     config.BACKBONE_2D.update(LAYER_STRIDES=[1, 2], UPSAMPLE_STRIDES=[2, 4])
     config.DENSE_HEAD.TARGET_ASSIGNER_CONFIG.FEATURE_MAP_STRIDE = 4
-    check_grids(config, make_dataset())
+    complete(config, make_dataset())
     config[section].update(changes)
     with pytest.raises(ConfigError, match=message):
-        check_grids(config, make_dataset())
+        complete(config, make_dataset())
 
 
 def with_decoder(**changes):
@@ -62,32 +62,35 @@ def with_decoder(**changes):
 
 @pytest.mark.parametrize("changes", [{}, {"LAYER_STRIDES": [4, 2, 2], "UPSAMPLE_STRIDE": 4}])
 def test_a_decoder_that_comes_back_to_the_cells_of_the_head_is_accepted(changes):
-    check_grids(with_decoder(**changes), make_dataset())
+    complete(with_decoder(**changes), make_dataset())
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"UPSAMPLE_STRIDE": 1}, r"cells of 16 voxels \(LAYER_STRIDES, UPSAMPLE_STRIDE\), .* is 8"),
-        ({"LAYER_STRIDES": [1, 2, 2]}, "cells of 4 voxels .* is 8"),
+        (
+            {"UPSAMPLE_STRIDE": 1},
+            r"is 8, but .* cells of 16 voxels \(LAYER_STRIDES, UPSAMPLE_STRIDE\)",
+        ),
+        ({"LAYER_STRIDES": [1, 2, 2]}, "is 8, but .* cells of 4 voxels"),
         ({"LAYER_STRIDES": [2, 4, 4]}, "16 x 16 BEV cells do not divide by 32"),
     ],
 )
 def test_the_decoder_must_end_on_the_grid_of_the_head(changes, message):
     with pytest.raises(ConfigError, match=message):
-        check_grids(with_decoder(**changes), make_dataset())
+        complete(with_decoder(**changes), make_dataset())
 
 
 def test_a_map_head_takes_a_decoder_of_any_stride():
     config = with_decoder(UPSAMPLE_STRIDE=1)
     config.pop("DENSE_HEAD")
-    check_grids(config, make_dataset())
+    complete(config, make_dataset())
 
 
 def test_a_backbone_of_another_kind_is_left_to_itself():
     config = make_config("bevfusion_det")
     config.BACKBONE_2D = {"NAME": "SomebodysBackbone"}
-    check_grids(config, make_dataset())
+    complete(config, make_dataset())
 
 
 def dataset(lower=(-12.8, -12.8, -5.0), upper=(12.8, 12.8, 3.0), voxel=(0.2, 0.2, 0.2)):
@@ -133,7 +136,7 @@ def test_the_builder_that_openpcdets_scripts_import_refuses_as_well(openpcdet_ro
     ("voxel", "message"),
     [
         ((0.15, 0.15, 0.2), "171 x 171 voxels do not divide into BEV cells of 8 x 8: change"),
-        ((0.2, 0.2, 0.25), "32 voxels along z leave 1 levels of 128 .* set it to 128"),
+        ((0.2, 0.2, 0.25), "32 voxels along z .* leave 1 levels of 128 .* set it to 128"),
         ((0.2, 0.2, 0.4), "20 voxels along z are too few .* 24 or more"),
     ],
 )
@@ -156,7 +159,7 @@ def test_the_height_that_map_to_bev_stacks_is_that_of_the_backbone(height, featu
     assert batch["spatial_features"].shape == (1, features, 4, 4)
     config.MAP_TO_BEV.NUM_BEV_FEATURES = features + 128
     with pytest.raises(ConfigError, match=f"set it to {features}"):
-        check_grids(config, made)
+        complete(config, made)
 
 
 @pytest.mark.parametrize(
@@ -180,7 +183,7 @@ def test_voxels_that_leave_a_rest_of_the_range_are_said_in_the_log_of_the_run(ca
     made = dataset(upper=(12.85, 12.8, 3.0))
     made.logger = logging.getLogger("a.run")
     with caplog.at_level(logging.WARNING):
-        check_grids(make_config("centerpoint_lidar"), made)
+        host.build_network(make_config("centerpoint_lidar"), num_class=10, dataset=made)
     (record,) = caplog.records
     assert record.name == "a.run"
     words = "0.2 m does not divide POINT_CLOUD_RANGE along x: 128 voxels end at 12.8 m and not at"

@@ -7,13 +7,10 @@ from torch import nn
 
 from nsmae_plugin.host import build
 from nsmae_plugin.host.batch import to_device
-from nsmae_plugin.host.batch_norm import accept_single_rows
 from nsmae_plugin.host.builtin.dataset import DatasetTemplate
 from nsmae_plugin.host.builtin.detector import Detector3DTemplate
 from nsmae_plugin.host.builtin.registry import lookup, register
 from nsmae_plugin.host.description import HostDescription
-from nsmae_plugin.host.grids import check_grids
-from nsmae_plugin.host.lost_voxels import refuse_lost_voxels
 
 __all__ = [
     "DESCRIPTION",
@@ -45,8 +42,4 @@ def build_network(model_cfg: Any, num_class: int, dataset: Any) -> nn.Module:
         ConfigError: ``model_cfg`` has sections that the detector does not use, or grids that do
             not fit together.
     """
-    detector = lookup("detector", model_cfg.NAME)
-    check_grids(model_cfg, dataset)
-    model = detector(model_cfg=model_cfg, num_class=num_class, dataset=dataset)
-    build.refuse_unused_sections(model, model_cfg)
-    return refuse_lost_voxels(accept_single_rows(model), model_cfg, dataset)
+    return build.build_network(lookup("detector", model_cfg.NAME), model_cfg, num_class, dataset)

@@ -60,6 +60,4 @@ def build_network(model_cfg: Any, num_class: int, dataset: Any) -> nn.Module:
             not fit together.
     """
     check_names(model_cfg)
-    model = _build_network(model_cfg=model_cfg, num_class=num_class, dataset=dataset)
-    build.refuse_unused_sections(model, model_cfg)
-    return model
+    return _build_network(model_cfg=model_cfg, num_class=num_class, dataset=dataset)

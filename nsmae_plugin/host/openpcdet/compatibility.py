@@ -15,10 +15,7 @@ import numpy as np
 import torch
 
 from nsmae_plugin.errors import CheckpointError, DataError
-from nsmae_plugin.host import hooks
-from nsmae_plugin.host.batch_norm import accept_single_rows
-from nsmae_plugin.host.grids import check_grids
-from nsmae_plugin.host.lost_voxels import refuse_lost_voxels
+from nsmae_plugin.host import build, hooks
 from nsmae_plugin.host.openpcdet.patching import replace
 from nsmae_plugin.host.swin_checkpoint import load_image_checkpoint
 from nsmae_plugin.runtime import torch_files
@@ -179,18 +176,15 @@ def read_databases_without_trust(sampler_module: ModuleType) -> None:
 
 
 def build_with_care(models: ModuleType) -> None:
-    """Let ``pcdet.models.build_network`` refuse grids that do not fit, and networks take one voxel.
+    """Let ``pcdet.models.build_network`` complete and check the configuration as ours does.
 
-    OpenPCDet's BevFusion fuses the maps of camera and LiDAR whatever range each has, and training
-    ends at a batch whose points leave one row in a sparse tensor, or none: which is said.
+    OpenPCDet's BevFusion fuses the maps of camera and LiDAR whatever range each has.
     """
 
     def build_network(
         original: Callable[..., Any], model_cfg: Any, num_class: int, dataset: Any
     ) -> torch.nn.Module:
-        check_grids(model_cfg, dataset)
-        model = original(model_cfg=model_cfg, num_class=num_class, dataset=dataset)
-        return refuse_lost_voxels(accept_single_rows(model), model_cfg, dataset)
+        return build.build_network(original, model_cfg, num_class, dataset)
 
     replace(models, "build_network", build_network)
 

@@ -1,0 +1,164 @@
+"""Values of MODEL that follow from other sections: written where absent, checked where given.
+
+OpenPCDet's YAML files repeat such values and its modules read them, so modules find them in their
+sections on either host. Only modules whose arithmetic is known, under OpenPCDet's names, are looked
+at; where a value does not follow, it has to be given.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from types import SimpleNamespace
+from typing import Any
+
+from nsmae_plugin.config.bev_grids import complete_head
+from nsmae_plugin.config.known_modules import (
+    BACKBONES,
+    LEVEL_CHANNELS,
+    LIDAR_STRIDE,
+    LIFT_SPLAT,
+    SWIN_STRIDE,
+    height_levels,
+    name_of,
+    settle,
+)
+from nsmae_plugin.errors import ConfigError
+
+
+def complete(model_cfg: Any, dataset: Any) -> Any:
+    """A copy of MODEL with the values that follow from others; those that are given are checked.
+
+    Args:
+        dataset: gives ``point_cloud_range``, ``voxel_size`` and ``grid_size``, and in
+            ``dataset_cfg`` perhaps CAMERA_CONFIG.
+
+    Raises:
+        ConfigError: a value contradicts the rest of the configuration, or does not follow from it
+            and is missing; or the BEV grids do not fit together.
+    """
+    model_cfg = copy.deepcopy(model_cfg)
+    levels = _image_levels(model_cfg)
+    if name_of(model_cfg, "NECK") == "GeneralizedLSSFPN":
+        _complete_neck(model_cfg, levels)
+    if name_of(model_cfg, "VTRANSFORM") in LIFT_SPLAT:
+        _complete_images(model_cfg, dataset, levels)
+        _complete_bounds(model_cfg, dataset)
+    if name_of(model_cfg, "MAP_TO_BEV") == "HeightCompression":
+        _complete_height(model_cfg, int(dataset.grid_size[2]))
+    if name_of(model_cfg, "FUSER") == "ConvFuser":
+        _complete_fuser(model_cfg)
+    complete_head(model_cfg, dataset)
+    return model_cfg
+
+
+def described_data(data_cfg: Any) -> Any | None:
+    """What :func:`complete` asks of a dataset, from DATA_CONFIG; None if that does not say it."""
+    steps = {one.get("NAME"): one for one in data_cfg.get("DATA_PROCESSOR") or []}
+    voxels = next((one["VOXEL_SIZE"] for one in steps.values() if "VOXEL_SIZE" in one), None)
+    extent = data_cfg.get("POINT_CLOUD_RANGE")
+    if voxels is None or extent is None:
+        return None
+    sides = zip(extent[:3], extent[3:], voxels, strict=True)
+    return SimpleNamespace(
+        dataset_cfg=data_cfg,
+        point_cloud_range=extent,
+        voxel_size=voxels,
+        grid_size=[round((high - low) / edge) for low, high, edge in sides],
+    )
+
+
+def _image_levels(model_cfg: Any) -> dict[int, int]:
+    """Stride in pixels -> channels, of the maps that the image backbone gives; empty: unknown."""
+    config = model_cfg.get("IMAGE_BACKBONE")
+    if name_of(model_cfg, "IMAGE_BACKBONE") != "SwinTransformer":
+        return {}
+    return {
+        SWIN_STRIDE * 2**index: config.EMBED_DIMS * 2**index for index in sorted(config.OUT_INDICES)
+    }
+
+
+def _complete_neck(model_cfg: Any, levels: Mapping[int, int]) -> None:
+    channels = list(levels.values())
+    reason = f"MODEL.IMAGE_BACKBONE gives maps of {channels} channels (EMBED_DIMS, OUT_INDICES)"
+    if not levels:
+        reason = "the channels of each map of MODEL.IMAGE_BACKBONE"
+    settle(model_cfg, "NECK.IN_CHANNELS", channels or None, reason)
+    for key, value in {"START_LEVEL": 0, "END_LEVEL": -1, "NUM_OUTS": len(channels)}.items():
+        model_cfg.NECK.setdefault(key, value)
+
+
+def _complete_images(model_cfg: Any, dataset: Any, levels: Mapping[int, int]) -> None:
+    channels = None
+    if name_of(model_cfg, "NECK") == "GeneralizedLSSFPN":
+        channels = model_cfg.NECK.OUT_CHANNELS
+    reason = f"MODEL.NECK.OUT_CHANNELS is {channels}" if channels else "the channels of MODEL.NECK"
+    settle(model_cfg, "VTRANSFORM.IN_CHANNEL", channels, reason)
+
+    data = getattr(dataset, "dataset_cfg", None) or {}
+    image = (data.get("CAMERA_CONFIG") or {}).get("IMAGE", {}).get("FINAL_DIM")
+    image = None if image is None else list(image)
+    reason = "height and width of the images in pixels"
+    if image:
+        reason = f"DATA_CONFIG.CAMERA_CONFIG.IMAGE.FINAL_DIM is {image}"
+    settle(model_cfg, "VTRANSFORM.IMAGE_SIZE", image, reason)
+
+    features, reason = None, "height and width of the finest map of MODEL.NECK"
+    if levels and channels:
+        stride = next(iter(levels))
+        features = [-(-side // stride) for side in model_cfg.VTRANSFORM.IMAGE_SIZE]
+        reason = f"the finest map of MODEL.IMAGE_BACKBONE has one feature for {stride} pixels"
+    settle(model_cfg, "VTRANSFORM.FEATURE_SIZE", features, reason)
+
+
+def _complete_bounds(model_cfg: Any, dataset: Any) -> None:
+    """XBOUND and YBOUND: the range of the points, in the cells of the LiDAR branch.
+
+    They may differ where there is no LiDAR branch, so what is given is checked with the grids.
+    """
+    config = model_cfg.VTRANSFORM
+    lidar = name_of(model_cfg, "BACKBONE_3D")
+    for axis, key in enumerate(("XBOUND", "YBOUND")):
+        if config.get(key) is not None:
+            continue
+        if lidar is not None and lidar not in BACKBONES:
+            raise ConfigError(
+                f"missing key MODEL.VTRANSFORM.{key}: [min, max, step] in metres, the grid of "
+                f"MODEL.BACKBONE_3D {lidar} before DOWNSAMPLE"
+            )
+        # Rounded, since ranges pass through float32.
+        low, high = (round(float(dataset.point_cloud_range[axis + side]), 4) for side in (0, 3))
+        step = float(dataset.voxel_size[axis]) * LIDAR_STRIDE / config.get("DOWNSAMPLE", 1)
+        config[key] = [low, high, step]
+
+
+def _complete_height(model_cfg: Any, voxels: int) -> None:
+    if name_of(model_cfg, "BACKBONE_3D") not in BACKBONES:
+        reason = "channels times levels of height of MODEL.BACKBONE_3D"
+        settle(model_cfg, "MAP_TO_BEV.NUM_BEV_FEATURES", None, reason)
+        return
+    levels = height_levels(voxels, model_cfg.BACKBONE_3D.get("last_pad", 0))
+    if levels < 1:
+        raise ConfigError(
+            f"{voxels} voxels along z are too few for MODEL.BACKBONE_3D, which needs 24 or more: "
+            "choose a smaller VOXEL_SIZE or a higher DATA_CONFIG.POINT_CLOUD_RANGE"
+        )
+    reason = (
+        f"{voxels} voxels along z (VOXEL_SIZE, DATA_CONFIG.POINT_CLOUD_RANGE) leave {levels} "
+        f"levels of {LEVEL_CHANNELS} channels"
+    )
+    settle(model_cfg, "MAP_TO_BEV.NUM_BEV_FEATURES", levels * LEVEL_CHANNELS, reason)
+
+
+def _complete_fuser(model_cfg: Any) -> None:
+    keys = {"VTRANSFORM": "OUT_CHANNEL", "MAP_TO_BEV": "NUM_BEV_FEATURES"}
+    widths: dict[str, Any] = {
+        f"MODEL.{section}.{key}": (model_cfg.get(section) or {}).get(key)
+        for section, key in keys.items()
+    }
+    if None in widths.values():
+        settle(model_cfg, "FUSER.IN_CHANNEL", None, f"the sum of {' and '.join(widths)}")
+        return
+    total = sum(widths.values())
+    reason = " and ".join(f"{key} {value}" for key, value in widths.items())
+    settle(model_cfg, "FUSER.IN_CHANNEL", total, f"{reason} make {total}")
