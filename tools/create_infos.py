@@ -22,7 +22,8 @@ from nsmae_plugin.errors import ConfigError, DataError, OutputError
 from nsmae_plugin.formats.gt_database import write_gt_database
 from nsmae_plugin.formats.info_numbers import cameras_problem
 from nsmae_plugin.formats.infos import read_infos, write_infos
-from nsmae_plugin.formats.lidar_files import DTYPES, NUSCENES, LidarFiles, read_points
+from nsmae_plugin.formats.lidar_files import read_points
+from nsmae_plugin.formats.lidar_layout import DTYPES, NUSCENES, LidarFiles
 from nsmae_plugin.formats.nuscenes.annotations import describe, join
 from nsmae_plugin.formats.nuscenes.info_builder import LIDAR, InfoBuilder, parallel
 from nsmae_plugin.formats.nuscenes.splits import (
@@ -62,11 +63,11 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
         "--lidar_columns",
         nargs="+",
         metavar="NAME",
-        default=list(NUSCENES.columns),
+        default=NUSCENES.COLUMNS,
         help="what LiDAR files hold, as DATA_CONFIG.LIDAR_FILES.COLUMNS (default: nuScenes' five)",
     )
     parser.add_argument(
-        "--lidar_dtype", default=NUSCENES.dtype, choices=DTYPES, help="as LIDAR_FILES.DTYPE"
+        "--lidar_dtype", default=NUSCENES.DTYPE, choices=DTYPES, help="as LIDAR_FILES.DTYPE"
     )
     arguments = parser.parse_args(argv)
     if arguments.max_sweeps < 1:
@@ -174,8 +175,8 @@ def create_infos(
     with_cam: bool,
     with_gt_database: bool = False,
     workers: int = 0,
-    lidar_columns: Sequence[str] = NUSCENES.columns,
-    lidar_dtype: str = NUSCENES.dtype,
+    lidar_columns: Sequence[str] = NUSCENES.COLUMNS,
+    lidar_dtype: str = NUSCENES.DTYPE,
     out_dir: Path | None = None,
 ) -> list[Path]:
     """Write the info files of all splits of ``version``; returns their paths.

@@ -15,16 +15,16 @@ from typing import Any
 import yaml
 from easydict import EasyDict
 
-from nsmae_plugin.config import schema, sections
+from nsmae_plugin.config import schema
+from nsmae_plugin.config.configuration import Configuration
 from nsmae_plugin.config.derived import complete, described_data
-from nsmae_plugin.config.model import Model
 from nsmae_plugin.config.schema_kinds import ANYTHING, ListOf, Required, describe, need
 from nsmae_plugin.config.section import Section, suggest
+from nsmae_plugin.config.sections import below, find
 from nsmae_plugin.errors import ConfigError, DataError, brief
 from nsmae_plugin.runtime.reading import read_bytes
 
 MOST_BYTES = 1 << 24  # of a configuration
-NUSCENES_DATASETS = ("MultiModalNuScenesDataset", "NuScenesDataset")
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> EasyDict:
@@ -131,31 +131,31 @@ def apply_overrides(config: dict[str, Any], overrides: Sequence[str]) -> None:
     for key, text in zip(overrides[::2], overrides[1::2], strict=True):
         *parents, last = key.split(".")
         section: Any = config
-        known: Mapping[str, Any] | type[Section] = schema.SECTIONS
+        known: Mapping[str, Any] | type[Section] | None = Configuration
         for depth, name in enumerate(parents):
-            known = _known_below(known, name)
-            is_module = known is schema.MODULES.get(name)
-            if known and not is_module and isinstance(section, dict) and section.get(name) is None:
+            content = section.get(name) if isinstance(section, dict) else None
+            known = _known_below(known, name, content)
+            if known is not None and isinstance(section, dict) and content is None:
                 section[name] = {}
             section = _child(section, name, ".".join(parents[: depth + 1]))
-            if is_module and isinstance(section, dict):  # its NAME says which keys it has
-                named = str(section.get("NAME"))
-                known = sections.find(name.lower(), named) or schema.MODULES[name].get(named, {})
         if not isinstance(section, dict):
             raise ConfigError(f"--set {key}: {'.'.join(parents)} is not a section")
         section[last] = _literal(text)
 
 
 def _known_below(
-    known: Mapping[str, Any] | type[Section], name: str
-) -> Mapping[str, Any] | type[Section]:
-    """The schema of the section ``name``; empty where there is none."""
+    known: Mapping[str, Any] | type[Section] | None, name: str, content: Any
+) -> Mapping[str, Any] | type[Section] | None:
+    """The schema of the section ``name``; None where there is none."""
     if isinstance(known, type):
-        return known.subsection(name) or {}
-    kind = known.get(name)
+        found = below(known, name, content)
+        if found is None and name in schema.MODULES and isinstance(content, dict):
+            return schema.MODULES[name].get(str(content.get("NAME")))
+        return found
+    kind = (known or {}).get(name)
     kind = kind.kind if isinstance(kind, Required) else kind
     kinds = kind if isinstance(kind, tuple) else (kind,)
-    return next((one for one in kinds if isinstance(one, dict)), {})
+    return next((one for one in kinds if isinstance(one, dict)), None)
 
 
 def _child(section: Any, name: str, key: str) -> Any:
@@ -198,53 +198,12 @@ def validate(config: Mapping[str, Any]) -> None:
     """Check every key of a merged configuration.
 
     Raises:
-        ConfigError: for an unknown or missing key, or a value of another type or length.
+        ConfigError: for an unknown or missing key, or a value that cannot be meant.
     """
-    kinds: dict[str, Any] = {
-        "CLASS_NAMES": need(ListOf(str)),
-        "DATA_CONFIG": need(ANYTHING),
-        "MODEL": need(ANYTHING),
-        "OPTIMIZATION": need(ANYTHING),
-        "HOOK": schema.HOOK,
-    }
-    _check_section(config, kinds, "")
-    if config["DATA_CONFIG"].get("DATASET") in NUSCENES_DATASETS:
-        _check_data(config["DATA_CONFIG"])
-    _check_model(config["MODEL"])
-    _check_section(config["OPTIMIZATION"], schema.OPTIMIZATION, "OPTIMIZATION")
-
-
-def _check_data(data: Mapping[str, Any]) -> None:
-    _check_section(data, schema.DATA_CONFIG, "DATA_CONFIG")
-    own = schema.OWN_DATA_KEYS.items()
-    ignored = [key for key, stock in own if data.get(key, stock) != stock]
-    if data["DATASET"] == "NuScenesDataset" and ignored:
-        raise ConfigError(
-            f"OpenPCDet's NuScenesDataset ignores DATA_CONFIG.{', '.join(ignored)}: set "
-            "DATA_CONFIG.DATASET to MultiModalNuScenesDataset"
-        )
-    augmentors = data.get("DATA_AUGMENTOR", {}).get("AUG_CONFIG_LIST", [])
-    _check_named(augmentors, schema.AUGMENTORS, "DATA_CONFIG.DATA_AUGMENTOR.AUG_CONFIG_LIST")
-    _check_named(data["DATA_PROCESSOR"], schema.PROCESSORS, "DATA_CONFIG.DATA_PROCESSOR")
-
-
-def _check_named(entries: Any, table: Mapping[str, Any], where: str) -> None:
-    if not isinstance(entries, list):
-        raise ConfigError(f"{where} must be a list of sections with a NAME")
-    for position, entry in enumerate(entries):
-        if not isinstance(entry, dict) or not isinstance(entry.get("NAME"), str):
-            raise ConfigError(f"{where}[{position}] must be a section with a NAME")
-        if entry["NAME"] in table:
-            kinds = {"NAME": str, **table[entry["NAME"]]}
-            _check_section(entry, kinds, f"{where}.{entry['NAME']}")
-
-
-def _check_model(model: Any) -> None:
-    if not isinstance(model, dict) or not isinstance(model.get("NAME"), str):
-        raise ConfigError("MODEL must be a section with a NAME")
-    (sections.find("detector", model["NAME"]) or Model).of(model, "MODEL")
+    Configuration.of(config)
+    model = config["MODEL"]
     for slot, table in schema.MODULES.items():
-        if model.get(slot) is not None and not sections.find(slot.lower(), model[slot]["NAME"]):
+        if model.get(slot) is not None and not find(slot.lower(), model[slot]["NAME"]):
             _check_module(model[slot], table, f"MODEL.{slot}")
     if model["NAME"] == "NSMAE":
         kinds = {"LOSS_CONFIG": need(schema.PRETRAIN_LOSS)}

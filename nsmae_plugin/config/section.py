@@ -65,13 +65,6 @@ class Section(BaseModel):
         except ValidationError as error:
             raise ConfigError(_first_problem(error, content, where)) from None
 
-    @classmethod
-    def subsection(cls, key: str) -> type[Section] | None:
-        """The type of the section below ``key``; None where there is none, or its NAME decides."""
-        field = cls.model_fields.get(key)
-        kinds = [] if field is None else [field.annotation, *get_args(field.annotation)]
-        return next((k for k in kinds if isinstance(k, type) and issubclass(k, Section)), None)
-
     @model_validator(mode="before")
     @classmethod
     def _check_keys(cls, content: Any) -> Any:
@@ -101,7 +94,7 @@ class Section(BaseModel):
                 raise
             field = cls.model_fields[info.field_name]
             expected = describe(field.annotation, field.metadata)
-            text = f"must be {expected}, not {brief(value)}{_yaml_number(value)}"
+            text = f"must be {expected}, not {shown(value)}{_yaml_number(value)}"
             raise PydanticCustomError(_VALUE, "{text}", {"text": text}) from None
 
 
@@ -111,12 +104,17 @@ def _of_section(problem: Any) -> bool:
     return own_check or problem["type"] in (_KEY, _VALUE, _SECTION)
 
 
-def not_a_section(value: Any) -> PydanticCustomError:
+def not_a_section(value: Any, words: Words) -> PydanticCustomError:
     """The error of a value in the place of a section with a NAME."""
-    text = "must be a section with a NAME"
+    text = f"must be {words.one}"
     if not isinstance(value, Mapping):
-        text += f", not {brief(value)}"
+        text += f", not {shown(value)}"
     return PydanticCustomError(_SECTION, "{text}", {"text": text})
+
+
+def shown(value: Any) -> str:
+    """A value in a message."""
+    return repr(brief(value)) if isinstance(value, str) else brief(value)
 
 
 def describe(kind: Any, metadata: Sequence[Any] = ()) -> str:
@@ -145,6 +143,8 @@ def _words(kind: Any, metadata: Sequence[Any] = ()) -> tuple[str, str]:
         least = next((one.min_length for one in metadata if isinstance(one, MinLen)), 0)
         several = f"of {_words(inner[0])[1]}"
         return (f"a non-empty list {several}" if least else f"a list {several}"), f"lists {several}"
+    if origin is dict:
+        return f"a section of {_words(inner[1])[1]}", "sections"
     return "a section", "sections"
 
 
@@ -178,7 +178,7 @@ def _first_problem(error: ValidationError, content: Any, where: str) -> str:
         return f"{path}: {context['error']}"
     if one["type"] in (_VALUE, _SECTION):
         return f"{path} {one['msg']}"
-    return f"{path or 'the configuration'} must be a section, not {brief(one['input'])}"
+    return f"{path or 'the configuration'} must be a section, not {shown(one['input'])}"
 
 
 def _path(location: Sequence[int | str], content: Any, where: str) -> str:

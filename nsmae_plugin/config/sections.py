@@ -8,9 +8,9 @@ its section as its attribute ``Config`` when it is registered.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, get_args, get_origin
 
 from pydantic import GetCoreSchemaHandler
 from pydantic_core import CoreSchema, core_schema
@@ -18,8 +18,35 @@ from pydantic_core import CoreSchema, core_schema
 from nsmae_plugin.config.section import Section, not_a_section
 from nsmae_plugin.config.values import Words
 
+_STEPS = "nsmae_plugin.config.data_steps"
+_DATA = "nsmae_plugin.data.data_config"
+
 #: slot -> NAME -> ``module:Class``
-PATHS: dict[str, dict[str, str]] = {}
+PATHS: dict[str, dict[str, str]] = {
+    "dataset": {
+        "MultiModalNuScenesDataset": f"{_DATA}:MultiModalData",
+        "NuScenesDataset": f"{_DATA}:OpenPCDetNuScenes",
+    },
+    "augmentor": {
+        "gt_sampling": f"{_STEPS}:GroundTruthSampling",
+        "random_world_flip": f"{_STEPS}:WorldFlip",
+        "random_world_rotation": f"{_STEPS}:WorldRotation",
+        "random_world_scaling": f"{_STEPS}:WorldScaling",
+        "random_world_translation": f"{_STEPS}:WorldTranslation",
+        "imgaug": f"{_STEPS}:ImageAugmentation",
+    },
+    "processor": {
+        "mask_points_and_boxes_outside_range": f"{_STEPS}:RangeMask",
+        "shuffle_points": f"{_STEPS}:Shuffle",
+        "transform_points_to_voxels": f"{_STEPS}:Voxels",
+        "transform_points_to_voxels_placeholder": f"{_STEPS}:VoxelGrid",
+        "image_calibrate": f"{_STEPS}:Step",
+        "image_normalize": f"{_STEPS}:ImageNormalization",
+        "mask_image_patches": f"{_DATA}:PatchMask",
+        "mask_voxels": f"{_DATA}:VoxelMask",
+        "mask_depth_hints": f"{_DATA}:DepthMask",
+    },
+}
 
 _declared: dict[tuple[str, str], type[Section]] = {}
 
@@ -47,11 +74,22 @@ class InSlot:
     Attributes:
         slot: of the registries.
         key: that names the entry.
+        otherwise: the section of a NAME that has none of its own; None: it is not checked.
     """
 
     slot: str
     key: str = "NAME"
-    words: ClassVar[Words] = Words("a section with a NAME", "sections with a NAME")
+    otherwise: type[Section] | None = None
+
+    @property
+    def words(self) -> Words:
+        """What messages call it."""
+        return Words(f"a section with a {self.key}", f"sections with a {self.key}")
+
+    def section(self, content: Any) -> type[Section] | None:
+        """The section that describes ``content``, if one does."""
+        name = content.get(self.key) if isinstance(content, Mapping) else None
+        return (find(self.slot, name) if isinstance(name, str) else None) or self.otherwise
 
     def __get_pydantic_core_schema__(self, _: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
         """Check a value by its NAME."""
@@ -59,6 +97,32 @@ class InSlot:
 
     def _check(self, value: Any) -> Any:
         if not isinstance(value, Mapping) or not isinstance(value.get(self.key), str):
-            raise not_a_section(value)
-        section = find(self.slot, value[self.key])
+            raise not_a_section(value, self.words)
+        section = self.section(value)
         return value if section is None else section.model_validate(value)
+
+
+def below(section: type[Section], key: str, content: Any) -> type[Section] | None:
+    """The section below a key, as far as it is known; :class:`Section` where keys are free.
+
+    Args:
+        content: of the section below, whose NAME may decide.
+    """
+    field = section.model_fields.get(key)
+    if field is None:
+        return None
+    for part in (*field.metadata, *_parts(field.annotation)):
+        if isinstance(part, InSlot):
+            return part.section(content)
+        if isinstance(part, type) and issubclass(part, Section):
+            return part
+        if get_origin(part) is dict:
+            return Section
+    return None
+
+
+def _parts(kind: Any) -> Iterator[Any]:
+    """A type and all that it consists of."""
+    yield kind
+    for inner in get_args(kind):
+        yield from _parts(inner)

@@ -6,10 +6,16 @@ An ``Annotated`` type with :class:`Words` completes the sentence "X must be …"
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Any
 
-from annotated_types import Ge, Gt, Le, Len
+from annotated_types import Ge, Gt, Le, Len, Lt
 from pydantic import AfterValidator
+
+from nsmae_plugin.errors import ConfigError
+from nsmae_plugin.geometry.intervals import count_steps
+
+#: Default of a key that may be left out, but not be null.
+ABSENT: Any = None
 
 
 @dataclass(frozen=True)
@@ -18,6 +24,12 @@ class Words:
 
     one: str
     several: str = ""
+
+
+def _each_once(value: list[str]) -> list[str]:
+    if len(set(value)) < len(value):
+        raise ValueError("repeats a name")
+    return value
 
 
 def _increasing(value: list[float]) -> list[float]:
@@ -33,9 +45,10 @@ def _box(value: list[float]) -> list[float]:
 
 
 def _steps(value: list[float]) -> list[float]:
-    low, high, step = value
-    if not (low < high and 0 < step <= high - low):
-        raise ValueError("holds no step")
+    try:
+        count_steps(value, "")
+    except ConfigError as error:
+        raise ValueError(str(error)) from None
     return value
 
 
@@ -48,7 +61,16 @@ Ratio = Annotated[float, Ge(0), Le(1), Words("a number from 0 to 1", "numbers fr
 Fraction = Annotated[
     float, Gt(0), Le(1), Words("a number above 0, at most 1", "numbers above 0, at most 1")
 ]
-
+BelowOne = Annotated[
+    float, Ge(0), Lt(1), Words("a number from 0 to below 1", "numbers from 0 to below 1")
+]
+PairBelowOne = Annotated[list[BelowOne], Len(2, 2), Words("a list of 2 numbers from 0 to below 1")]
+Names = Annotated[
+    list[str],
+    Len(1),
+    AfterValidator(_each_once),
+    Words("a list of names, at least one and each once"),
+]
 Pair = Annotated[list[float], Len(2, 2), Words("a list of 2 numbers")]
 Triple = Annotated[list[float], Len(3, 3), Words("a list of 3 numbers")]
 PositiveTriple = Annotated[list[PositiveFloat], Len(3, 3), Words("a list of 3 positive numbers")]
@@ -79,5 +101,5 @@ PointCloudRange = Annotated[
 Bound = Annotated[
     Triple,
     AfterValidator(_steps),
-    Words("a list of 3 numbers, min, max and a positive step that fits between them"),
+    Words("a list of 3 numbers, min, max and step, with a whole number of steps between the two"),
 ]

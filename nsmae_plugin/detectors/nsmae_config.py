@@ -10,7 +10,8 @@ from torch import Tensor
 
 from nsmae_plugin.detectors.branches import CAMERA_SECTIONS, LIDAR_SECTIONS, has_branch
 from nsmae_plugin.errors import ConfigError
-from nsmae_plugin.geometry.bev_grid import BEVGrid, count_steps
+from nsmae_plugin.geometry.bev_grid import BEVGrid
+from nsmae_plugin.geometry.intervals import count_steps
 from nsmae_plugin.models.targets import CameraGrid
 
 MASKED_CAMERA = ("MASK_TOKEN", *CAMERA_SECTIONS)

@@ -16,7 +16,8 @@ from tqdm import tqdm
 
 from nsmae_plugin.errors import DataError
 from nsmae_plugin.formats.infos import write_infos
-from nsmae_plugin.formats.lidar_files import NUSCENES, LidarFiles, read_frame
+from nsmae_plugin.formats.lidar_files import read_frame
+from nsmae_plugin.formats.lidar_layout import NUSCENES, LidarFiles
 from nsmae_plugin.formats.nuscenes.annotations import DETECTION_NAMES
 from nsmae_plugin.formats.nuscenes.info_builder import parallel
 from nsmae_plugin.ops.compiled.roiaware_pool3d_cuda import points_in_boxes_gpu

@@ -2,14 +2,14 @@
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numba
 import numpy as np
 
-from nsmae_plugin.errors import ConfigError, DataError, brief
+from nsmae_plugin.errors import DataError
+from nsmae_plugin.formats.lidar_layout import NUSCENES, LidarFiles
 from nsmae_plugin.runtime.reading import open_regular
 
 EGO_RADIUS = 1.0  # metres; returns from the car itself
@@ -19,7 +19,6 @@ SET = (
     "DATA_CONFIG.LIDAR_FILES (create_infos.py: --lidar_columns, --lidar_dtype) must name its "
     "COLUMNS and DTYPE"
 )
-DTYPES = ("float32", "float64")
 USED = ("x", "y", "z", "intensity")
 
 # Limits of a cloud. Mistaken columns show within a few points.
@@ -39,48 +38,6 @@ _HEADERS = (
 )
 
 
-@dataclass(frozen=True)
-class LidarFiles:
-    """Layout of LiDAR files: points in rows, without a header; nuScenes' by default.
-
-    Attributes:
-        columns: names of a row's numbers; x, y, z in metres, and of the others ``intensity`` is
-            used (0 without it), and ``ring`` must hold whole numbers.
-        dtype: ``float32`` or ``float64``.
-    """
-
-    columns: tuple[str, ...] = ("x", "y", "z", "intensity", "ring")
-    dtype: str = "float32"
-
-    @classmethod
-    def from_config(
-        cls, section: Mapping[str, Any] | None, key: str = "DATA_CONFIG.LIDAR_FILES"
-    ) -> "LidarFiles":
-        """The layout of a section with ``COLUMNS`` and ``DTYPE``, both optional.
-
-        Raises:
-            ConfigError: columns without x, y or z or with a name twice, or another type.
-        """
-        section = section or {}
-        columns = section.get("COLUMNS", cls.columns)
-        dtype = section.get("DTYPE", cls.dtype)
-        names = isinstance(columns, list | tuple) and all(isinstance(one, str) for one in columns)
-        if not names or not set("xyz") <= set(columns) or len(set(columns)) < len(columns):
-            raise ConfigError(
-                f"{key}.COLUMNS must name x, y, z and the other columns of a LiDAR file in their "
-                f"order, each once, such as {list(cls.columns)}; not {brief(columns)}"
-            )
-        if dtype not in DTYPES:
-            raise ConfigError(f"{key}.DTYPE must be one of {', '.join(DTYPES)}, not {dtype!r}")
-        return cls(tuple(columns), dtype)
-
-    def __str__(self) -> str:
-        return f"{len(self.columns)} columns of {self.dtype} ({', '.join(self.columns)})"
-
-
-NUSCENES = LidarFiles()
-
-
 def read_points(path: Path, token: str, layout: LidarFiles = NUSCENES) -> np.ndarray:
     """(P, 4) float32 x, y, z [m, LiDAR frame], intensity of one file.
 
@@ -92,11 +49,11 @@ def read_points(path: Path, token: str, layout: LidarFiles = NUSCENES) -> np.nda
             points in this layout: NaN, infinite or impossible numbers, rings that are no whole
             numbers, negative intensities.
     """
-    row = len(layout.columns) * np.dtype(layout.dtype).itemsize
+    row = len(layout.COLUMNS) * np.dtype(layout.DTYPE).itemsize
     owner = f" of sample {token}"
     with open_regular(path, "the LiDAR file", GET, MOST_POINTS * row, owner) as file:
         size = os.fstat(file.fileno()).st_size
-        values = np.fromfile(file, dtype=layout.dtype)
+        values = np.fromfile(file, dtype=layout.DTYPE)
     name = f"the LiDAR file {path}{owner}"
     if not size:
         raise DataError(f"{name} is empty; fetch it again")
@@ -105,14 +62,14 @@ def read_points(path: Path, token: str, layout: LidarFiles = NUSCENES) -> np.nda
             f"{name} has {size} bytes, no whole number of points in {layout}{_header(path)}: it is "
             f"truncated, or {SET}"
         )
-    points = values.reshape(-1, len(layout.columns))
-    problem = _implausible(points[:HEAD], layout.columns) or _impossible(points, layout.columns)
+    points = values.reshape(-1, len(layout.COLUMNS))
+    problem = _implausible(points[:HEAD], layout.COLUMNS) or _impossible(points, layout.COLUMNS)
     if problem:
         raise DataError(
             f"{name} does not hold points in {layout}{_header(path)}: {problem}; repair it, or "
             f"{SET}"
         )
-    return _used(points, layout.columns)
+    return _used(points, layout.COLUMNS)
 
 
 def _implausible(points: np.ndarray, columns: Sequence[str]) -> str | None:

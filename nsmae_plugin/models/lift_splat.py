@@ -10,7 +10,8 @@ import torch
 from torch import nn
 
 from nsmae_plugin.errors import ConfigError, DataError
-from nsmae_plugin.geometry.bev_grid import BEVGrid, count_steps
+from nsmae_plugin.geometry.bev_grid import BEVGrid
+from nsmae_plugin.geometry.intervals import count_steps
 from nsmae_plugin.geometry.projection import frustum_pixels, frustum_rays
 from nsmae_plugin.ops.bev_pool import bev_pool, to_rows
 from nsmae_plugin.ops.conv_block import conv_block

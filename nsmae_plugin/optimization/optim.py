@@ -42,8 +42,8 @@ def build_optimizer(model: nn.Module, config: Mapping[str, Any]) -> AdamW:
 
     Raises:
         ConfigError: for an unknown OPTIMIZER, a model without trainable parameters, a factor that
-            is not positive, one for a section without trainable parameters, or a part of a name
-            that no trainable parameter has.
+            for a section without trainable parameters, or a part of a name that no trainable
+            parameter has.
     """
     if config["OPTIMIZER"] not in OPTIMIZERS:
         known = ", ".join(OPTIMIZERS)
@@ -82,16 +82,14 @@ def slot_factors(model: nn.Module, scales: Mapping[str, float]) -> dict[str, flo
     """The factors of LR_SCALE by slot of the network.
 
     Raises:
-        ConfigError: a model without trainable parameters, a factor that is not positive, or one for
-            a section without trainable parameters.
+        ConfigError: a model without trainable parameters, or a factor for a section without
+            trainable parameters.
     """
     slots = {_slot(name) for name, _ in _trained(model)}
     if not slots:
         raise ConfigError(f"{type(model).__name__} has no trainable parameter")
-    for section, factor in scales.items():
+    for section in scales:
         where = f"OPTIMIZATION.LR_SCALE.{section}"
-        if factor <= 0:
-            raise ConfigError(f"{where} must be positive, not {factor}")
         if section.lower() not in slots:
             raise ConfigError(f"{where}: the network trains nothing there; remove the key")
     return {section.lower(): float(factor) for section, factor in scales.items()}
@@ -135,15 +133,10 @@ def set_batchnorm_momentum(model: nn.Module, config: Mapping[str, Any]) -> None:
 
     With the 0.01 of the LiDAR and BEV networks the running statistics, which evaluation uses, are
     those of about the last hundred steps: too slow for a training of a few hundred.
-
-    Raises:
-        ConfigError: when it is not in (0, 1].
     """
     momentum = config.get("BN_MOMENTUM")
     if momentum is None:
         return
-    if not 0 < momentum <= 1:
-        raise ConfigError(f"OPTIMIZATION.BN_MOMENTUM must be in (0, 1], not {momentum}")
     for module in model.modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
             module.momentum = momentum
@@ -158,26 +151,21 @@ def build_scheduler(
         config: OPTIMIZATION, of which LR, MOMS, PCT_START, and DIV_FACTOR (one-cycle) or
             WARMUP_ITER (cosine) are read.
         steps_per_epoch: the cosine of OpenPCDet moves once per epoch.
-
-    Raises:
-        ConfigError: for a missing key, or no step to plan.
     """
-    if total_steps < 1:
-        raise ConfigError(f"a schedule of {total_steps} optimiser steps: NUM_EPOCHS must be >= 1")
     if config["OPTIMIZER"] == "adam_onecycle":
         return _one_cycle(optimizer, config, total_steps)
     return WarmupCosine(
         optimizer,
         total_steps=total_steps,
         steps_per_epoch=steps_per_epoch,
-        warmup_steps=_need(config, "WARMUP_ITER"),
-        moms=_need(config, "MOMS"),
-        pct_start=_need(config, "PCT_START"),
+        warmup_steps=config["WARMUP_ITER"],
+        moms=config["MOMS"],
+        pct_start=config["PCT_START"],
     )
 
 
 def _one_cycle(optimizer: Optimizer, config: Mapping[str, Any], total_steps: int) -> OneCycleLR:
-    high, low = _need(config, "MOMS")
+    high, low = config["MOMS"]
     # torch divides by zero when the rise ends exactly at step 0, and spends the only step of a
     # one-step plan at the final rate: a plan has at least two steps, the rise more than one.
     planned = max(total_steps, 2)
@@ -185,18 +173,12 @@ def _one_cycle(optimizer: Optimizer, config: Mapping[str, Any], total_steps: int
         optimizer,
         max_lr=[group["lr"] for group in optimizer.param_groups],
         total_steps=planned,
-        pct_start=max(_need(config, "PCT_START"), 1.001 / planned),
+        pct_start=max(config["PCT_START"], 1.001 / planned),
         base_momentum=low,
         max_momentum=high,
-        div_factor=_need(config, "DIV_FACTOR"),
+        div_factor=config["DIV_FACTOR"],
         final_div_factor=ONECYCLE_FINAL_DIV_FACTOR,
     )
-
-
-def _need(config: Mapping[str, Any], key: str) -> Any:
-    if key not in config:
-        raise ConfigError(f"OPTIMIZER {config['OPTIMIZER']} needs the key OPTIMIZATION.{key}")
-    return config[key]
 
 
 class WarmupCosine(LRScheduler):

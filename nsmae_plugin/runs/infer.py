@@ -16,7 +16,8 @@ from nsmae_plugin import host
 from nsmae_plugin.data.images import camera_matrices
 from nsmae_plugin.errors import ConfigError, DataError
 from nsmae_plugin.formats.image_files import check_view, load_image
-from nsmae_plugin.formats.lidar_files import NUSCENES, read_points, remove_ego_points
+from nsmae_plugin.formats.lidar_files import read_points, remove_ego_points
+from nsmae_plugin.formats.lidar_layout import NUSCENES
 from nsmae_plugin.formats.maps.bev_map import BEVMap
 from nsmae_plugin.geometry.boxes import Boxes, lidar_to_global, make_boxes, to_global
 from nsmae_plugin.runs.prediction import Prediction, read_prediction

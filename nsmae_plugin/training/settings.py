@@ -12,8 +12,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from nsmae_plugin.config import schema
 from nsmae_plugin.config.load import plain, read
+from nsmae_plugin.data.data_config import OWN_KEYS
 from nsmae_plugin.errors import CheckpointError, brief
 
 SHOWN = 3  # changes that an error message spells out
@@ -40,7 +40,7 @@ _FREE = {
 }
 # The optimiser's state fits no other.
 _OPTIMISER = ("OPTIMIZATION.OPTIMIZER", "OPTIMIZATION.LR_SCALE", "OPTIMIZATION.NO_DECAY")
-_DEFAULTS = {f"DATA_CONFIG.{key}": value for key, value in schema.OWN_DATA_KEYS.items()}
+_DEFAULTS = {f"DATA_CONFIG.{key}": value for key, value in OWN_KEYS.items()}
 
 
 class Change(NamedTuple):

@@ -99,7 +99,10 @@ MIRROR = np.diag([1.0, -1, 1, 1]).tolist()
         (change("frames.0.name", "a" * 10_000), "longer than 200 bytes"),
         (change("frames.0.cameras", "x" * 10_000), "'cameras' must be an object, not xxx"),
         (change("lidar_files", ["x"]), "'lidar_files' must be an object"),
-        (change("lidar_files", {"columns": ["x", "y"]}), "lidar_files.COLUMNS must name x, y, z"),
+        (
+            change("lidar_files", {"columns": ["x", "y"]}),
+            "COLUMNS must be a list that names x, y, z",
+        ),
         (change("frames.0.lidar", 3), "'lidar' must be the path"),
         (change("frames.0.cameras", ["front"]), "'cameras' must be an object"),
         (change("frames.0.cameras.front", {}), "camera 'front': 'image' must be the path"),

@@ -1,13 +1,12 @@
-"""The BEV grid by hand, and the grid and classes of a map."""
+"""The BEV grid by hand, and the grid of a map."""
 
 import numpy as np
 import pytest
 import torch
 
-from nsmae_plugin.config.load import _check_data
 from nsmae_plugin.errors import ConfigError
-from nsmae_plugin.formats.maps.map_classes import LAYERS_OF_CLASS, map_classes
-from nsmae_plugin.geometry.bev_grid import BEVGrid, count_steps, is_whole, map_grid
+from nsmae_plugin.geometry.bev_grid import BEVGrid, map_grid
+from nsmae_plugin.geometry.intervals import count_steps, is_whole
 
 MAP = {
     "CLASSES": ["drivable_area", "divider"],
@@ -94,53 +93,3 @@ def test_points_fall_into_voxels_and_those_outside_are_marked():
 def test_bounds_that_make_no_grid_are_refused(name, bound, message):
     with pytest.raises(ConfigError, match=message):
         map_grid({**MAP, name: bound})
-
-
-def test_a_class_is_a_layer_or_joins_layers():
-    assert LAYERS_OF_CLASS["walkway"] == ("walkway",)
-    assert LAYERS_OF_CLASS["divider"] == ("road_divider", "lane_divider")
-    assert map_classes(MAP) == ["drivable_area", "divider"]
-
-
-@pytest.mark.parametrize(
-    ("classes", "message"),
-    [
-        (["walkways"], "no layer of the map is called 'walkways'; known classes: drivable_area, "),
-        (["traffic_light"], "no layer of the map is called 'traffic_light'"),
-        (["walkway", "walkway"], "names 'walkway' more than once"),
-        ([], "CLASSES is empty"),
-    ],
-)
-def test_classes_that_no_map_holds_are_refused(classes, message):
-    with pytest.raises(ConfigError, match=message):
-        map_classes({**MAP, "CLASSES": classes})
-
-
-def configuration(**changes):
-    encoding = {"encoding_type": "", "used_feature_list": [], "src_feature_list": []}
-    return {
-        "DATASET": "MultiModalNuScenesDataset",
-        "DATA_PATH": "data",
-        "VERSION": "v1.0-mini",
-        "MAX_SWEEPS": 1,
-        "DATA_SPLIT": {"train": "train", "test": "val"},
-        "INFO_PATH": {"train": [], "test": []},
-        "POINT_CLOUD_RANGE": [-50, -50, -5, 50, 50, 3],
-        "POINT_FEATURE_ENCODING": encoding,
-        "DATA_PROCESSOR": [],
-        "MAP_CONFIG": MAP,
-        **changes,
-    }
-
-
-def test_the_section_is_checked_like_all_others():
-    _check_data(configuration())
-    with pytest.raises(ConfigError, match=r"unknown key DATA_CONFIG.MAP_CONFIG.CLASS .*CLASSES"):
-        _check_data(configuration(MAP_CONFIG={**MAP, "CLASS": []}))
-    with pytest.raises(ConfigError, match=r"missing key DATA_CONFIG.MAP_CONFIG.XBOUND: .* 3 "):
-        _check_data(configuration(MAP_CONFIG={k: v for k, v in MAP.items() if k != "XBOUND"}))
-
-
-def test_openpcdets_data_set_that_would_ignore_the_section_is_refused():
-    with pytest.raises(ConfigError, match=r"NuScenesDataset ignores DATA_CONFIG.MAP_CONFIG"):
-        _check_data(configuration(DATASET="NuScenesDataset"))

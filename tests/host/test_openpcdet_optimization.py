@@ -9,7 +9,7 @@ import torch
 from easydict import EasyDict
 from torch import nn
 
-from nsmae_plugin.config import schema
+from nsmae_plugin.config.optimization import Optimization
 from nsmae_plugin.errors import ConfigError
 from tests.helpers.paths import REPOSITORY
 
@@ -146,5 +146,5 @@ def test_what_openpcdets_optimiser_leaves_out_is_said(stock, caplog, monkeypatch
 
 def test_the_page_on_hosts_says_what_becomes_of_every_key():
     page = (REPOSITORY / "docs" / "HOSTS.md").read_text()
-    missing = [key for key in schema.OPTIMIZATION if f"`{key}`" not in page]
+    missing = [key for key in Optimization.model_fields if f"`{key}`" not in page]
     assert not missing

@@ -119,8 +119,6 @@ def test_parameters_named_by_a_part_of_their_name_do_not_decay():
 def test_scales_that_cannot_be_are_named():
     with pytest.raises(ConfigError, match=r"LR_SCALE.NECK: the network trains nothing there"):
         build_optimizer(TwoSlots(), {**ONE_CYCLE, "LR_SCALE": {"NECK": 0.1}})
-    with pytest.raises(ConfigError, match=r"LR_SCALE.MAP_HEAD must be positive, not 0"):
-        build_optimizer(TwoSlots(), {**ONE_CYCLE, "LR_SCALE": {"MAP_HEAD": 0}})
 
 
 @pytest.mark.parametrize("total_steps", [1, 2, 3, 5, 10])
@@ -166,19 +164,12 @@ def test_a_schedule_restored_in_the_middle_goes_on_as_if_never_stopped(config):
         assert (group["lr"], group["betas"]) == (other["lr"], other["betas"])
 
 
-def test_unknown_optimizers_missing_keys_and_empty_plans_are_named():
+def test_unknown_optimizers_and_frozen_models_are_named():
     model = nn.Linear(2, 2)
     with pytest.raises(ConfigError, match=r"OPTIMIZER 'sgdd'; known: adam_onecycle"):
         build_optimizer(model, {**ONE_CYCLE, "OPTIMIZER": "sgdd"})
     with pytest.raises(ConfigError, match="no trainable parameter"):
         build_optimizer(nn.ReLU(), ONE_CYCLE)
-    optimizer = build_optimizer(model, ONE_CYCLE)
-    for config, key in ((ONE_CYCLE, "DIV_FACTOR"), (COSINE, "WARMUP_ITER"), (COSINE, "MOMS")):
-        partial = {name: value for name, value in config.items() if name != key}
-        with pytest.raises(ConfigError, match=f"OPTIMIZATION.{key}"):
-            build_scheduler(optimizer, partial, 10, 5)
-    with pytest.raises(ConfigError, match="0 optimiser steps"):
-        build_scheduler(optimizer, ONE_CYCLE, 0, 5)
 
 
 def test_batchnorm_follows_with_the_momentum_of_the_configuration():
@@ -190,8 +181,3 @@ def test_batchnorm_follows_with_the_momentum_of_the_configuration():
     # One batch of constant 4 moves the running mean from 0 half of the way.
     model[1].train()(torch.full((2, 2, 1, 1), 4.0))
     assert model[1].running_mean.tolist() == [2.0, 2.0]
-
-
-def test_an_impossible_batchnorm_momentum_is_refused():
-    with pytest.raises(ConfigError, match="BN_MOMENTUM must be in"):
-        set_batchnorm_momentum(nn.BatchNorm1d(1), {"BN_MOMENTUM": 0})

@@ -100,7 +100,7 @@ def test_precision_is_logged_and_nothing_else(content, caplog):
     ],
 )
 def test_another_optimiser_is_refused_at_a_resume_only(content, key, value):
-    changed = load(key, value)
+    changed = load("OPTIMIZATION.WARMUP_ITER", "5", key, value)
     settings.check_use(content, SOURCE, changed, LOGGER)
     with pytest.raises(CheckpointError, match=key):
         settings.check_resume(content, SOURCE, changed, "float32", LOGGER)

@@ -26,8 +26,9 @@ from shapely.geometry import GeometryCollection, Polygon
 from nsmae_plugin.errors import ConfigError
 from nsmae_plugin.formats.maps.map_classes import LAYERS_OF_CLASS, LINE_LAYERS
 from nsmae_plugin.formats.maps.vector_map import layer_shapes, read_map
-from nsmae_plugin.geometry.bev_grid import BEVGrid, is_whole
+from nsmae_plugin.geometry.bev_grid import BEVGrid
 from nsmae_plugin.geometry.boxes import lidar_to_global
+from nsmae_plugin.geometry.intervals import is_whole
 from nsmae_plugin.geometry.world_augmentation import flip
 
 MARGIN = 1e-3  # metres; shapes so far inside a patch are not cut, whatever is rounded

@@ -1,9 +1,12 @@
 """Settings of ``MAP_CONFIG``: classes, the layers that they consist of, and how they are drawn."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any, Literal
 
-from nsmae_plugin.errors import ConfigError
+from pydantic import AfterValidator
+
+from nsmae_plugin.config.section import Section
+from nsmae_plugin.config.values import Bound, Names, PositiveFloat, Words
 
 POLYGON_LAYERS = (
     "drivable_area",
@@ -29,40 +32,52 @@ LAYERS_OF_CLASS: dict[str, tuple[str, ...]] = {
 }
 
 
+def _known(classes: list[str]) -> list[str]:
+    if not set(classes) <= LAYERS_OF_CLASS.keys():
+        raise ValueError("names a class that is not known")
+    return classes
+
+
+Classes = Annotated[
+    Names,
+    AfterValidator(_known),
+    Words(f"a list that names one or more of {', '.join(LAYERS_OF_CLASS)}, each once"),
+]
+
+
+class MapConfig(Section):
+    """The section ``DATA_CONFIG.MAP_CONFIG``.
+
+    Attributes:
+        CLASSES: channels of labels and predictions, in order.
+        XBOUND, YBOUND: grid in the LiDAR frame, metres.
+        LINE_WIDTH: metres, of the bands that lines are drawn as.
+        RASTERISER: how labels are drawn, see :data:`RASTERISERS`.
+    """
+
+    CLASSES: Classes
+    XBOUND: Bound
+    YBOUND: Bound
+    LINE_WIDTH: PositiveFloat
+    RASTERISER: Literal["devkit", "exact"] = "exact"
+
+
 def map_classes(map_cfg: Mapping[str, Any]) -> list[str]:
     """``CLASSES`` of a section ``MAP_CONFIG``: the channels of labels and predictions, in order.
 
     Raises:
-        ConfigError: there is none, one twice, or one that no layer stands for.
+        ConfigError: the section cannot be meant.
     """
-    classes = list(map_cfg["CLASSES"])
-    if not classes:
-        raise ConfigError("MAP_CONFIG.CLASSES is empty; name at least one class")
-    for name in classes:
-        if name not in LAYERS_OF_CLASS:
-            raise ConfigError(
-                f"MAP_CONFIG.CLASSES: no layer of the map is called {name!r}; known classes: "
-                f"{', '.join(LAYERS_OF_CLASS)}"
-            )
-        if classes.count(name) > 1:
-            raise ConfigError(f"MAP_CONFIG.CLASSES names {name!r} more than once")
-    return classes
+    return MapConfig.of(map_cfg, "DATA_CONFIG.MAP_CONFIG").CLASSES
 
 
 def rasteriser_of(map_cfg: Mapping[str, Any]) -> str:
-    """``RASTERISER`` of a section ``MAP_CONFIG``: ``devkit`` or ``exact``, which is the default.
+    """``RASTERISER`` of a section ``MAP_CONFIG``.
 
     Raises:
-        ConfigError: another one, or a ``LINE_WIDTH`` that is not positive.
+        ConfigError: the section cannot be meant.
     """
-    name = map_cfg.get("RASTERISER", "exact")
-    if name not in RASTERISERS:
-        known = " or ".join(RASTERISERS)
-        raise ConfigError(f"MAP_CONFIG.RASTERISER must be {known}, not {name!r}")
-    width = float(map_cfg["LINE_WIDTH"])
-    if not width > 0:
-        raise ConfigError(f"MAP_CONFIG.LINE_WIDTH must be positive metres, not {width:g}")
-    return name
+    return MapConfig.of(map_cfg, "DATA_CONFIG.MAP_CONFIG").RASTERISER
 
 
 def drawing_of(map_cfg: Mapping[str, Any]) -> dict[str, Any]:

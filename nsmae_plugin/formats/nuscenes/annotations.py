@@ -8,7 +8,8 @@ import numpy as np
 import torch
 
 from nsmae_plugin.errors import DataError, brief
-from nsmae_plugin.formats.lidar_files import LidarFiles, read_points
+from nsmae_plugin.formats.lidar_files import read_points
+from nsmae_plugin.formats.lidar_layout import LidarFiles
 from nsmae_plugin.formats.nuscenes.tables import NuScenesTables, Record
 from nsmae_plugin.geometry.rotations import rotation_matrix
 from nsmae_plugin.ops.compiled.roiaware_pool3d_cuda import points_in_boxes_cpu

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from nsmae_plugin.errors import DataError
-from nsmae_plugin.formats.lidar_files import NUSCENES, LidarFiles
+from nsmae_plugin.formats.lidar_layout import NUSCENES, LidarFiles
 from nsmae_plugin.formats.nuscenes.annotations import AnnotationReader, Remarks
 from nsmae_plugin.formats.nuscenes.tables import NuScenesTables, Record, inverse, matrix
 from nsmae_plugin.runtime import stopping

@@ -16,15 +16,15 @@ from types import ModuleType
 from typing import Any
 
 from nsmae_plugin.config import load as own
+from nsmae_plugin.config.configuration import Configuration
 from nsmae_plugin.errors import ConfigError
 from nsmae_plugin.host.openpcdet import registry
 from nsmae_plugin.host.openpcdet.patching import replace
 
-SECTIONS = ("CLASS_NAMES", "DATA_CONFIG", "MODEL", "OPTIMIZATION", "HOOK")
 # What OpenPCDet's scripts read from every configuration, whether it means something there or not.
 DEFAULTS: dict[str, Any] = {
     "MODEL": {"POST_PROCESSING": {"RECALL_THRESH_LIST": [0.5], "EVAL_METRIC": "nuscenes"}},
-    "OPTIMIZATION": {"DECAY_STEP_LIST": []},
+    "OPTIMIZATION": {"DECAY_STEP_LIST": [], "LR_WARMUP": False},
 }
 
 Read = Callable[..., Any]
@@ -66,7 +66,7 @@ class Reader:
         """
         if is_ours(config):
             own.apply_overrides(config, cfg_list)
-            own.validate({key: config[key] for key in SECTIONS if key in config})
+            own.validate({key: config[key] for key in Configuration.model_fields if key in config})
         else:
             original(cfg_list, config)
         self._complete(config)

@@ -1,0 +1,63 @@
+"""The layout of LiDAR files: the section ``DATA_CONFIG.LIDAR_FILES``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, Field
+
+from nsmae_plugin.config.section import Section
+from nsmae_plugin.config.values import Words
+
+DTYPES = ("float32", "float64")
+NUSCENES_COLUMNS = ["x", "y", "z", "intensity", "ring"]
+
+
+def _each_once(columns: list[str]) -> list[str]:
+    if not set("xyz") <= set(columns) or len(set(columns)) < len(columns):
+        raise ValueError("cannot be points")
+    return columns
+
+
+Columns = Annotated[
+    list[str],
+    AfterValidator(_each_once),
+    Words(
+        "a list that names x, y, z and the other columns of a LiDAR file in their order, each "
+        f"once, such as [{', '.join(NUSCENES_COLUMNS)}]"
+    ),
+]
+
+
+class LidarFiles(Section):
+    """Points in rows, without a header; nuScenes' by default.
+
+    Attributes:
+        COLUMNS: names of a row's numbers; x, y, z in metres, and of the others ``intensity`` is
+            used (0 without it), and ``ring`` must hold whole numbers.
+        DTYPE: of every number.
+    """
+
+    COLUMNS: Columns = Field(default=NUSCENES_COLUMNS)
+    DTYPE: Literal["float32", "float64"] = "float32"
+
+    @classmethod
+    def from_config(
+        cls, section: Mapping[str, Any] | None, key: str = "DATA_CONFIG.LIDAR_FILES"
+    ) -> LidarFiles:
+        """The layout of a section with ``COLUMNS`` and ``DTYPE``, both optional.
+
+        Args:
+            key: path of the section, for messages.
+
+        Raises:
+            ConfigError: columns without x, y or z or with a name twice, or another type.
+        """
+        return cls.of(section or {}, key)
+
+    def __str__(self) -> str:
+        return f"{len(self.COLUMNS)} columns of {self.DTYPE} ({', '.join(self.COLUMNS)})"
+
+
+NUSCENES = LidarFiles()
