@@ -3,6 +3,7 @@
 Angles are radians; a positive yaw turns x towards y.
 """
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,7 +11,7 @@ import numpy as np
 from scipy.spatial.transform import Rotation
 
 
-def rotation_matrix(quaternion: Sequence[float]) -> np.ndarray:
+def rotation_matrix(quaternion: Sequence[float] | np.ndarray) -> np.ndarray:
     """(3, 3) rotation of a quaternion (w, x, y, z) of any length but zero."""
     w, x, y, z = np.asarray(quaternion, dtype=np.float64) / np.linalg.norm(quaternion)
     return np.array(
@@ -33,6 +34,18 @@ def quaternion(matrix: np.ndarray, yaw: Any = None) -> np.ndarray:
     if yaw is not None:
         rotation = rotation * Rotation.from_rotvec(np.multiply.outer(yaw, [0.0, 0.0, 1.0]))
     return np.roll(rotation.as_quat(canonical=True), 1, axis=-1)
+
+
+def quaternion_about(axis: str, angle: float) -> np.ndarray:
+    """(4,) the turn by ``angle`` about an axis of the frame, ``"x"``, ``"y"`` or ``"z"``."""
+    direction = np.eye(3)["xyz".index(axis)]
+    return np.array([math.cos(angle / 2), *(direction * math.sin(angle / 2))])
+
+
+def multiply(second: np.ndarray, first: np.ndarray) -> np.ndarray:
+    """(4,) quaternion that turns by ``first``, then by ``second``."""
+    w, x, y, z = second
+    return np.array([[w, -x, -y, -z], [x, w, -z, y], [y, z, w, -x], [z, -y, x, w]]) @ first
 
 
 def yaw_matrix(yaw: float) -> np.ndarray:

@@ -9,8 +9,13 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-from pyquaternion import Quaternion
 
+from nsmae_plugin.geometry.rotations import (
+    multiply,
+    quaternion,
+    quaternion_about,
+    rotation_matrix,
+)
 from nsmae_plugin.synthetic.raycast import NEAR, Window
 
 LIDAR_CHANNEL = "LIDAR_TOP"
@@ -43,12 +48,12 @@ class Sensor:
     channel: str
     modality: str
     translation: tuple[float, float, float]
-    rotation: Quaternion
+    rotation: np.ndarray  # quaternion w, x, y, z
     delay: float
 
     def to_ego(self) -> tuple[np.ndarray, np.ndarray]:
         """(3, 3) rotation and (3,) translation, sensor frame to ego frame."""
-        return self.rotation.rotation_matrix, np.array(self.translation)
+        return rotation_matrix(self.rotation), np.array(self.translation)
 
 
 @dataclass(frozen=True)
@@ -144,7 +149,7 @@ class CameraRays:
 
 def make_lidar() -> Sensor:
     """The LiDAR; its sweep ends, and the keyframe is, at its timestamp."""
-    yaw = Quaternion(axis=(0, 0, 1), degrees=LIDAR_YAW)
+    yaw = quaternion_about("z", math.radians(LIDAR_YAW))
     return Sensor(LIDAR_CHANNEL, "lidar", LIDAR_POSITION, yaw, 0.0)
 
 
@@ -169,8 +174,8 @@ def _make_camera(channel: str, yaw: float, place, focal: float, size: tuple[int,
             [0.0, 0.0, 1.0],
         ]
     )
-    forward = Quaternion(matrix=np.array([[0.0, 0, 1], [-1, 0, 0], [0, -1, 0]]))
-    rotation = Quaternion(axis=(0, 0, 1), degrees=yaw) * forward
+    forward = quaternion(np.array([[0.0, 0, 1], [-1, 0, 0], [0, -1, 0]]))
+    rotation = multiply(quaternion_about("z", math.radians(yaw)), forward)
     turned = ((_TURN_START - yaw) % 360) / 360
     delay = -TURN_SECONDS * (1 - turned)
     return Camera(channel, "camera", place, rotation, delay, intrinsic, size)

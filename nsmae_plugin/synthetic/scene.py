@@ -5,8 +5,8 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from pyquaternion import Quaternion
 
+from nsmae_plugin.geometry.rotations import quaternion_about, rotation_matrix
 from nsmae_plugin.synthetic import tables
 from nsmae_plugin.synthetic.camera import take_picture
 from nsmae_plugin.synthetic.layout import Layout
@@ -181,7 +181,7 @@ class SceneRecorder:
             }
         )
         to_ego, offset = sensor.to_ego()
-        turn = attitude.rotation_matrix
+        turn = rotation_matrix(attitude)
         return self._tables["sample_data"][-1]["filename"], turn @ to_ego, turn @ offset + position
 
     def _annotate(self, index: int, points, covered: np.ndarray, visible: np.ndarray) -> None:
@@ -193,7 +193,7 @@ class SceneRecorder:
             if np.hypot(*(centre - ego)[:2]) > ANNOTATION_RANGE:
                 continue
             length, width, height = (float(value) for value in actor.size)
-            rotation = Quaternion(axis=(0, 0, 1), radians=yaw)
+            rotation = quaternion_about("z", yaw)
             count = tables.annotation_counts(points, centre, rotation, (width, length, height))
             if not count:
                 continue

@@ -7,6 +7,7 @@ from shapely.geometry import Polygon
 from shapely.ops import unary_union
 from shapely.prepared import prep
 
+from nsmae_plugin.geometry.rotations import yaw_matrix
 from nsmae_plugin.synthetic import layout as roads
 from nsmae_plugin.synthetic.actors import Actor
 from nsmae_plugin.synthetic.layout import Layout
@@ -43,8 +44,7 @@ class Block:
 def rectangle(centre, size, yaw: float) -> np.ndarray:
     """(4, 2) corners of a rectangle turned by ``yaw``."""
     corners = np.array([[1, 1], [-1, 1], [-1, -1], [1, -1]]) * np.asarray(size) / 2
-    c, s = np.cos(yaw), np.sin(yaw)
-    return corners @ np.array([[c, s], [-s, c]]) + np.asarray(centre)
+    return corners @ yaw_matrix(yaw).T + np.asarray(centre)
 
 
 def make_scenery(

@@ -1,11 +1,11 @@
 """One scene in memory: streets, actors, scenery and light, and where they are at a time."""
 
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, reduce
 
 import numpy as np
-from pyquaternion import Quaternion
 
+from nsmae_plugin.geometry.rotations import multiply, quaternion_about, yaw_matrix
 from nsmae_plugin.synthetic.actors import Actor, Speed
 from nsmae_plugin.synthetic.ground import RESOLUTION, paint_ground
 from nsmae_plugin.synthetic.layout import Layout
@@ -53,19 +53,15 @@ class Stage:
         self.lighting = Lighting.random(looks)
         self._phase = looks.uniform(0, 2 * np.pi, 2)
 
-    def ego_pose(self, seconds: float) -> tuple[np.ndarray, Quaternion]:
-        """Position on the ground and attitude, ego frame to global frame."""
+    def ego_pose(self, seconds: float) -> tuple[np.ndarray, np.ndarray]:
+        """Position on the ground, and attitude as a quaternion, ego frame to global frame."""
         x, y, yaw = self.ego.pose(seconds)
         angles = [
             amplitude * np.sin(2 * np.pi * seconds / period + phase)
             for (amplitude, period), phase in zip((_PITCH, _ROLL), self._phase, strict=True)
         ]
-        rotation = (
-            Quaternion(axis=(0, 0, 1), radians=yaw)
-            * Quaternion(axis=(0, 1, 0), radians=angles[0])
-            * Quaternion(axis=(1, 0, 0), radians=angles[1])
-        )
-        return np.array([x, y, 0.0]), rotation
+        turns = zip("zyx", (yaw, *angles), strict=True)
+        return np.array([x, y, 0.0]), reduce(multiply, (quaternion_about(*one) for one in turns))
 
     def actor_box(self, actor: Actor, seconds: float) -> tuple[np.ndarray, float]:
         """Centre (3,) and yaw of an actor's box, global frame."""
@@ -86,9 +82,9 @@ class Stage:
     def _parts_at(self, actor: Actor, seconds: float) -> tuple[np.ndarray, float]:
         """Centres (parts, 3) of an actor's boxes and their common yaw, global frame."""
         centre, yaw = self.actor_box(actor, seconds)
-        c, s = np.cos(yaw), np.sin(yaw)
         local, _ = actor.part_boxes()
-        return local @ np.array([[c, s, 0], [-s, c, 0], [0, 0, 1]]) + centre, yaw
+        turned = np.column_stack([local[:, :2] @ yaw_matrix(yaw).T, local[:, 2]])
+        return turned + centre, yaw
 
     @cached_property
     def _standing(self) -> Bodies:

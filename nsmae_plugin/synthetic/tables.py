@@ -7,7 +7,8 @@ from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
-from pyquaternion import Quaternion
+
+from nsmae_plugin.geometry.rotations import rotation_matrix
 
 Record = dict[str, Any]
 Tables = dict[str, list[Record]]
@@ -76,11 +77,11 @@ def make_token(*names: object) -> str:
     return hashlib.md5("/".join(map(str, names)).encode(), usedforsecurity=False).hexdigest()
 
 
-def pose_fields(translation: Iterable[float], rotation: Quaternion) -> Record:
+def pose_fields(translation: Iterable[float], rotation: Iterable[float]) -> Record:
     """The two fields of a pose: metres, and a quaternion (w, x, y, z)."""
     return {
         "translation": [float(value) for value in translation],
-        "rotation": [float(value) for value in rotation.elements],
+        "rotation": [float(value) for value in rotation],
     }
 
 
@@ -130,8 +131,8 @@ def merge(parts: Iterable[Tables]) -> Tables:
     return {name: tables[name] for name in TABLE_NAMES}
 
 
-def annotation_counts(points: np.ndarray, centre, rotation: Quaternion, size) -> int:
+def annotation_counts(points: np.ndarray, centre, rotation: np.ndarray, size) -> int:
     """LiDAR points (n, 3) inside a box of size (width, length, height), all in one frame."""
     width, length, height = size
-    local = (points - centre) @ rotation.rotation_matrix
+    local = (points - centre) @ rotation_matrix(rotation)
     return int((np.abs(local) <= np.array([length, width, height]) / 2).all(1).sum())

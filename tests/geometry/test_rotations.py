@@ -3,7 +3,13 @@
 import numpy as np
 import pytest
 
-from nsmae_plugin.geometry.rotations import quaternion, rotation_matrix, yaw_matrix
+from nsmae_plugin.geometry.rotations import (
+    multiply,
+    quaternion,
+    quaternion_about,
+    rotation_matrix,
+    yaw_matrix,
+)
 
 HALF = np.sqrt(0.5)
 
@@ -29,6 +35,18 @@ def test_yaws_come_before_the_matrix():
     # x to y by the yaw, then y to z about x.
     np.testing.assert_allclose(rotation_matrix(first) @ [1, 0, 0], [0, 0, 1], atol=1e-12)
     np.testing.assert_allclose(rotation_matrix(second), quarter_about_x, atol=1e-12)
+
+
+def test_a_product_turns_by_its_second_factor_first():
+    about_z, about_x = quaternion_about("z", np.pi / 2), quaternion_about("x", np.pi / 2)
+    np.testing.assert_allclose(about_z, [HALF, 0, 0, HALF])
+    # y to z about x, which the turn about z leaves alone; and y to -x about z.
+    both = rotation_matrix(multiply(about_z, about_x))
+    np.testing.assert_allclose(both @ [0, 1, 0], [0, 0, 1], atol=1e-12)
+    other = rotation_matrix(multiply(about_x, about_z))
+    np.testing.assert_allclose(other @ [0, 1, 0], [-1, 0, 0], atol=1e-12)
+    product = rotation_matrix(about_z) @ rotation_matrix(about_x)
+    np.testing.assert_allclose(both, product, atol=1e-12)
 
 
 @pytest.mark.parametrize("yaw", [0.3, -2.0])

@@ -5,6 +5,7 @@ import pytest
 from shapely.geometry import Polygon
 from shapely.strtree import STRtree
 
+from nsmae_plugin.geometry.rotations import rotation_matrix
 from nsmae_plugin.synthetic import WorldOptions
 from nsmae_plugin.synthetic.actors import Speed
 from nsmae_plugin.synthetic.camera import take_picture
@@ -30,7 +31,7 @@ def placed(stage, sensor, seconds):
     """Sensor-to-global rotation and origin."""
     position, attitude = stage.ego_pose(seconds)
     rotation, offset = sensor.to_ego()
-    turn = attitude.rotation_matrix
+    turn = rotation_matrix(attitude)
     return turn @ rotation, turn @ offset + position
 
 
@@ -217,7 +218,7 @@ def test_nothing_ever_overlaps():
                     centre, yaw = stage.actor_box(actor, seconds)
                     shapes.append(Polygon(rectangle(centre[:2], actor.size[:2], yaw)))
             position, attitude = stage.ego_pose(seconds)
-            yaw = attitude.yaw_pitch_roll[0]
+            yaw = np.arctan2(*rotation_matrix(attitude)[[1, 0], 0])
             middle = position[:2] + 1.4 * np.array([np.cos(yaw), np.sin(yaw)])
             shapes.append(Polygon(rectangle(middle, (4.8, 2.0), yaw)))
             actors = len(shapes)
