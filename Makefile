@@ -1,4 +1,4 @@
-# make demo    set up, then pre-train on the synthetic world and draw the reconstructions
+# make demo    set up, then pre-train on the synthetic dataset and draw the reconstructions
 # make checks  set up, then format, lint, types and tests; on both hosts with OPENPCDET_ROOT
 PYTHON ?= python3
 VENV ?= .venv

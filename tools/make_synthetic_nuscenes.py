@@ -1,4 +1,4 @@
-"""Write a synthetic driving world as a nuScenes database that nuscenes-devkit loads.
+"""Write a synthetic driving dataset as a nuScenes database that nuscenes-devkit loads.
 
     python tools/make_synthetic_nuscenes.py --out data/synthetic
 
@@ -14,12 +14,12 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from nsmae_plugin.runtime.command_line import errors_in_one_line
-from nsmae_plugin.synthetic import WorldOptions, write_world
-from nsmae_plugin.synthetic.world import default_workers
+from nsmae_plugin.synthetic import SyntheticOptions, write_dataset
+from nsmae_plugin.synthetic.dataset import default_workers
 
 
 def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
-    default = WorldOptions()
+    default = SyntheticOptions()
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -50,7 +50,7 @@ def main(argv: list[str] | None = None) -> int:
     arguments = vars(parse_arguments(argv))
     out, workers, quiet = (arguments.pop(name) for name in ("out", "workers", "quiet"))
     arguments["image_size"] = tuple(arguments["image_size"])
-    target = write_world(out, WorldOptions(**arguments), workers, show_progress=not quiet)
+    target = write_dataset(out, SyntheticOptions(**arguments), workers, show_progress=not quiet)
     if not quiet:
         size = sum(path.stat().st_size for path in target.rglob("*") if path.is_file())
         print(f"wrote {target} ({size / 1e6:.1f} MB)")

@@ -20,8 +20,8 @@ from nsmae_plugin.data.timeline import Timeline
 from nsmae_plugin.data.training_frames import training_frames
 from nsmae_plugin.errors import DataError
 from nsmae_plugin.formats.lidar_files import LidarFiles, read_frame
+from nsmae_plugin.geometry.augmentation import DRAWN_KEYS, STEPS, compose
 from nsmae_plugin.geometry.boxes import lidar_to_global
-from nsmae_plugin.geometry.world_augmentation import DRAWN_KEYS, STEPS, compose
 
 LIDAR_KEYS = ("points", "voxels", "voxel_coords", "voxel_num_points", "use_lead_xyz")
 

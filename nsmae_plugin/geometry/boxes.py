@@ -1,4 +1,4 @@
-"""3D boxes of a sample: what they are, their corners, and where they lie in the world.
+"""3D boxes of a sample: their corners, and their place in the global frame.
 
 A box is ``[x, y, z, dx, dy, dz, yaw, vx, vy]``: centre [m], length, width, height [m], heading
 [rad, from x towards y], velocity [m/s], all in the LiDAR frame, without augmentation.

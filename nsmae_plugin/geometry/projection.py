@@ -6,7 +6,7 @@ Frames, and the batch keys that connect them (``B`` samples, ``N`` cameras)::
     raw pixel --img_aug_matrix--> pixel of the network's input
 
 ``camera_intrinsics`` and ``camera2lidar`` lead the other way. Lengths are metres, depth is the
-camera's z axis (of the un-augmented world: scaling the cloud leaves depth alone), a pixel is (u, v)
+camera's z axis (in unaugmented metres: scaling the cloud leaves depth alone), a pixel is (u, v)
 to the right and down. ``img_aug_matrix`` acts on pixels: its upper-left 2 x 2 block and the first
 two rows of its last column. The 4 x 4 matrices are combined in float64, so that the one product
 per point or per frustum pixel is the only rounding in its own type.

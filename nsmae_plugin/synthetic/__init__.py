@@ -1,6 +1,6 @@
-"""A seeded generator of small driving worlds in the format of nuScenes."""
+"""A seeded generator of small driving datasets in the format of nuScenes."""
 
-from nsmae_plugin.synthetic.options import WorldOptions
-from nsmae_plugin.synthetic.world import write_world
+from nsmae_plugin.synthetic.dataset import write_dataset
+from nsmae_plugin.synthetic.options import SyntheticOptions
 
-__all__ = ["WorldOptions", "write_world"]
+__all__ = ["SyntheticOptions", "write_dataset"]

@@ -36,18 +36,18 @@ def sweep(
     hits = cast(rays, rotation, origin, bodies)
     returned = (hits.box != NOTHING) & (generator.random(hits.box.shape) > LOSS)
     distance, box = hits.distance[returned], hits.box[returned]
-    world = hits.directions[:, returned].T
-    samples = stage.surface.sample(world * distance[:, None], origin, box, bodies)
+    directions = hits.directions[:, returned].T
+    samples = stage.surface.sample(directions * distance[:, None], origin, box, bodies)
     noise = np.clip(generator.normal(0, NOISE, len(distance)), -NOISE_BOUND, NOISE_BOUND)
     points = np.empty((len(distance), 5), np.float32)
     points[:, :3] = (rays.directions[:, returned] * (distance + noise)).T
-    points[:, 3] = _intensity(samples.albedo, samples.normal, world)
+    points[:, 3] = _intensity(samples.albedo, samples.normal, directions)
     points[:, 4] = np.nonzero(returned)[0]
     return points, hits
 
 
-def _intensity(albedo: np.ndarray, normal: np.ndarray, world: np.ndarray) -> np.ndarray:
+def _intensity(albedo: np.ndarray, normal: np.ndarray, directions: np.ndarray) -> np.ndarray:
     """Bright and facing surfaces return more: Lambert's law, on the scale of nuScenes."""
-    facing = np.abs(np.einsum("ij,ij->i", normal, world))
+    facing = np.abs(np.einsum("ij,ij->i", normal, directions))
     strength = albedo.mean(1) * (0.25 + 0.75 * facing)
     return np.clip(np.floor(4 + 110 * strength), 0, 255)

@@ -6,7 +6,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 from shapely.geometry import MultiPoint
 
-from nsmae_plugin.synthetic.scenery import Block, rectangle
+from nsmae_plugin.synthetic.background import Block, rectangle
 
 SHADOW_RESOLUTION = 0.1
 _SKIES = (

@@ -1,4 +1,4 @@
-"""What a synthetic world is made of: the options of the generator, checked."""
+"""The options of a synthetic dataset, checked."""
 
 from dataclasses import dataclass
 
@@ -9,7 +9,7 @@ from nsmae_plugin.errors import ConfigError
 # Database version -> (split of the training scenes, split of the validation scenes).
 SPLITS = {"v1.0-mini": ("mini_train", "mini_val"), "v1.0-trainval": ("train", "val")}
 VALIDATION_SHARE = 0.2
-# The official map locations; the scenes of a world take turns. Widths and heights in metres.
+# The official map locations; scenes are placed on them in turn. Widths and heights in metres.
 LOCATIONS = {
     "singapore-onenorth": (1585.6, 2025.0),
     "boston-seaport": (2979.5, 2118.1),
@@ -20,8 +20,8 @@ KEYFRAME_INTERVAL_US = 500_000
 
 
 @dataclass(frozen=True)
-class WorldOptions:
-    """Options of a synthetic world.
+class SyntheticOptions:
+    """Options of a synthetic dataset.
 
     Args:
         version: nuScenes database version, a key of :data:`SPLITS`.
@@ -31,10 +31,10 @@ class WorldOptions:
         cameras: number of cameras; the first six are those of nuScenes.
         image_size: (height, width) in pixels.
         azimuths: LiDAR columns per turn.
-        seed: the world is a function of these options alone.
+        seed: of every random choice; equal options give equal files.
 
     Raises:
-        ConfigError: for a value that no world can be made of.
+        ConfigError: a value out of its range.
     """
 
     version: str = "v1.0-mini"
@@ -49,7 +49,7 @@ class WorldOptions:
     def __post_init__(self) -> None:
         if self.version not in SPLITS:
             raise ConfigError(
-                f"unknown version {self.version!r}: a synthetic world is one of {sorted(SPLITS)}"
+                f"unknown version {self.version!r}: a synthetic dataset is one of {sorted(SPLITS)}"
             )
         for name, least in (("scenes", 2), ("keyframes", 2), ("sweeps", 0), ("cameras", 1)):
             if getattr(self, name) < least:

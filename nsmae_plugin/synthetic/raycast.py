@@ -1,8 +1,8 @@
 """Casts the rays of a sensor against the ground and boxes, one object at a time.
 
 A sensor is a grid of rays; only the rays in the window that an object's bounding box covers are
-tested against its parts. Everything happens in single precision in a frame whose axes are those of
-the world and whose origin is the sensor, so that large map coordinates lose nothing.
+tested against its parts. Everything happens in single precision in a frame with the global
+axes and the sensor as its origin, so that large map coordinates lose nothing.
 """
 
 from collections.abc import Iterable
@@ -51,7 +51,7 @@ class Bodies:
 class Hits:
     """Where the rays of a grid end.
 
-    ``directions`` (3, rows, columns) along the axes of the world; ``distance`` (rows, columns) in
+    ``directions`` (3, rows, columns) along the global axes; ``distance`` (rows, columns) in
     units of them, inf for the sky; ``box`` the number of the box that was hit, or GROUND, or
     NOTHING; ``covered`` and ``visible`` (objects,) count each object's rays with and without
     everything else out of the way.
@@ -117,7 +117,7 @@ class _Boxes:
         self._high = np.stack(turned, axis=1) + self._half
 
     def corners(self) -> np.ndarray:
-        """(boxes, 8, 3) relative to the origin, along the axes of the world."""
+        """(boxes, 8, 3) relative to the origin, along the global axes."""
         x, y, z = np.moveaxis(_SIGNS * self._half[:, None], -1, 0)
         c, s = self._cos[:, None], self._sin[:, None]
         return np.stack([x * c - y * s, x * s + y * c, z], axis=-1) + self._centre[:, None]

@@ -11,7 +11,7 @@ from nsmae_plugin.synthetic import tables
 from nsmae_plugin.synthetic.camera import take_picture
 from nsmae_plugin.synthetic.layout import Layout
 from nsmae_plugin.synthetic.lidar import sweep
-from nsmae_plugin.synthetic.options import KEYFRAME_INTERVAL_US, WorldOptions
+from nsmae_plugin.synthetic.options import KEYFRAME_INTERVAL_US, SyntheticOptions
 from nsmae_plugin.synthetic.rig import CameraRays, LidarRays, Sensor, make_cameras, make_lidar
 from nsmae_plugin.synthetic.stage import Stage, make_streets
 from nsmae_plugin.synthetic.tables import Record, Tables, make_token, pose_fields
@@ -25,7 +25,7 @@ SCENE_SPACING_US = 3_600_000_000
 
 @dataclass(frozen=True)
 class Place:
-    """Where a scene is: ``index`` in the world, official ``name``, ``location``, map ``block``."""
+    """Where a scene is: ``index``, official ``name``, ``location``, and ``block`` of the map."""
 
     index: int
     name: str
@@ -38,19 +38,19 @@ class Place:
         return 1 if self.location.startswith("boston") else -1
 
 
-def build_stage(options: WorldOptions, place: Place) -> Stage:
+def build_stage(options: SyntheticOptions, place: Place) -> Stage:
     """The scene as a function of the options and its place alone."""
     generators = [_generator(options, place, stream) for stream in range(4)]
     return Stage(generators, options.duration, place.side, place.block)
 
 
-def build_layout(options: WorldOptions, place: Place) -> Layout:
+def build_layout(options: SyntheticOptions, place: Place) -> Layout:
     """The streets of :func:`build_stage` without anything on them."""
     generator = _generator(options, place, 0)
     return make_streets(generator, options.duration, place.side, place.block)[1]
 
 
-def _generator(options: WorldOptions, place: Place, stream: int) -> np.random.Generator:
+def _generator(options: SyntheticOptions, place: Place, stream: int) -> np.random.Generator:
     return np.random.default_rng([options.seed, place.index, stream])
 
 
@@ -58,12 +58,12 @@ class SceneRecorder:
     """Writes the files of one scene under ``root`` and collects its records.
 
     Args:
-        options: options of the world.
+        options: of the dataset.
         place: which scene this is.
         root: folder that holds ``samples`` and ``sweeps``.
     """
 
-    def __init__(self, options: WorldOptions, place: Place, root: Path) -> None:
+    def __init__(self, options: SyntheticOptions, place: Place, root: Path) -> None:
         self.options = options
         self.place = place
         self.root = root

@@ -1,4 +1,4 @@
-"""One scene in memory: streets, actors, scenery and light, and where they are at a time."""
+"""One scene in memory: streets, actors, background and light, and where they are at a time."""
 
 from dataclasses import replace
 from functools import cached_property, reduce
@@ -7,19 +7,19 @@ import numpy as np
 
 from nsmae_plugin.geometry.rotations import multiply, quaternion_about, yaw_matrix
 from nsmae_plugin.synthetic.actors import Actor, Speed
+from nsmae_plugin.synthetic.background import Block, make_background
 from nsmae_plugin.synthetic.ground import RESOLUTION, paint_ground
 from nsmae_plugin.synthetic.layout import Layout
 from nsmae_plugin.synthetic.lighting import Lighting, Shadows
 from nsmae_plugin.synthetic.population import Population, ego_motion
 from nsmae_plugin.synthetic.raycast import Bodies
-from nsmae_plugin.synthetic.scenery import Block, make_scenery
 from nsmae_plugin.synthetic.shapes import PLAIN
 from nsmae_plugin.synthetic.surface import Surface
 
 # Actors' boxes float this high, so that noisy returns from the road stay below them.
 GROUND_CLEARANCE = 0.02
 # Height in metres of boxes that nobody can see.
-OUT_OF_THE_WORLD = -1e4
+OUT_OF_SIGHT = -1e4
 # Mean over a scene, in metres per second: bounds the length of its road.
 MAXIMUM_SPEED = 11.0
 # Amplitudes (radians) and periods (seconds) of the ego vehicle's pitching and rolling.
@@ -30,7 +30,7 @@ class Stage:
     """A scene that sensors can be pointed at; times are seconds after the first keyframe.
 
     Args:
-        generators: independent generators for layout, population, scenery and looks.
+        generators: independent generators for layout, population, background and looks.
         duration: seconds from the first keyframe to the last.
         side: +1 where traffic keeps right, -1 where it keeps left.
         block: south-west corner of the scene's square of the map, global metres.
@@ -47,7 +47,7 @@ class Stage:
         speed, self.layout = make_streets(streets, duration, side, block)
         self.ego = ego_motion(self.layout, speed, people)
         self.actors: list[Actor] = Population(self.layout, self.ego, people).actors
-        self.scenery = make_scenery(self.layout, self.actors, things)
+        self.background = make_background(self.layout, self.actors, things)
         self.ground = paint_ground(self.layout)
         self.surface = Surface(self.ground, looks)
         self.lighting = Lighting.random(looks)
@@ -74,7 +74,7 @@ class Stage:
         for index, actor in enumerate(self.actors):
             members = slice(*self._standing.groups[index : index + 2])
             if not actor.motion.is_on_road(seconds):
-                centre[members, 2] = OUT_OF_THE_WORLD
+                centre[members, 2] = OUT_OF_SIGHT
             elif actor.moving:
                 centre[members], yaw[members] = self._parts_at(actor, seconds)
         return replace(self._standing, centre=centre, yaw=yaw)
@@ -89,7 +89,7 @@ class Stage:
     @cached_property
     def _standing(self) -> Bodies:
         """All boxes at time 0."""
-        actors, things = self.actors, self.scenery
+        actors, things = self.actors, self.background
         parts = [self._parts_at(actor, 0.0) for actor in actors]
         counts = [len(actor.parts) for actor in actors] + [1] * len(things)
         yaws = [np.full(len(centres), yaw) for centres, yaw in parts]
@@ -110,7 +110,7 @@ class Stage:
         height, width = self.ground.material.shape
         standing = [self._as_block(actor, 0.0) for actor in self.actors if not actor.moving]
         extent = (width * RESOLUTION, height * RESOLUTION)
-        return Shadows(self.ground.origin, extent, self.lighting.sun, [*self.scenery, *standing])
+        return Shadows(self.ground.origin, extent, self.lighting.sun, [*self.background, *standing])
 
     def moving_blocks(self, seconds: float) -> list[Block]:
         """The boxes of the actors that move, as casters of shadow."""

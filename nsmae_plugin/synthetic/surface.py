@@ -57,7 +57,7 @@ class Surface:
         """Look up points of the surface.
 
         Args:
-            points: (n, 3) relative to the sensor, axes of the world, metres.
+            points: (n, 3) relative to the sensor, global axes, metres.
             origin: (3,) position of the sensor, global frame.
             box: (n,) box numbers or GROUND.
             bodies: the boxes.

@@ -25,7 +25,7 @@ CLASSES = ["drivable_area", "ped_crossing", "walkway", "stop_line", "carpark_are
 
 
 def read(name, root):
-    """A tiny configuration for the tiny synthetic world."""
+    """A tiny configuration for the tiny synthetic dataset."""
     return load_config(CFGS / f"tiny/{name}.yaml", ["DATA_CONFIG.DATA_PATH", str(root)])
 
 

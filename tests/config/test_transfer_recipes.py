@@ -63,7 +63,7 @@ RECIPES = {
 
 
 def build(name, root):
-    """The network of a configuration, on the active host and the tiny synthetic world."""
+    """The network of a configuration, on the active host and the tiny synthetic dataset."""
     nsmae_plugin.register()
     settings = {"DATA_CONFIG.DATA_PATH": root}
     settings |= {f"DATA_CONFIG.{key}": value for key, value in DATA.items()}

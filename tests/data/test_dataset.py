@@ -220,7 +220,7 @@ def test_frames_with_different_cameras_cannot_share_a_batch(tmp_path):
         data.collate_batch([data[0], data[1]])
 
 
-def test_the_synthetic_world_loads_through_the_loader(synthetic_root):
+def test_the_synthetic_dataset_loads_through_the_loader(synthetic_root):
     config = configuration(synthetic_root, augmentors=AUGMENTORS, MAX_SWEEPS=3)
     config.INFO_PATH = {
         "train": ["nuscenes_infos_3sweeps_train.pkl"],

@@ -211,7 +211,7 @@ def test_a_folder_of_weights_means_its_newest_checkpoint_for_all_trials(workspac
     assert calls(workspace)[2]["pretrained_model"] == "run/checkpoint_epoch_9.pth"
 
 
-def test_a_trial_of_the_real_tools_on_the_synthetic_world(tmp_path, monkeypatch, synthetic_root):
+def test_a_trial_of_the_real_tools_on_the_synthetic_dataset(tmp_path, monkeypatch, synthetic_root):
     """Half of the frames, one epoch, on whichever host is active."""
     monkeypatch.chdir(tmp_path)
     recipe = str(TINY / "bevfusion_det.yaml")

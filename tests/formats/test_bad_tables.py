@@ -244,7 +244,7 @@ def test_what_becomes_no_box_of_a_class_is_said(database, caplog):
 
 
 def test_points_are_counted_where_nobody_has(database, caplog):
-    """The synthetic world counts a box's own returns; others that lie in it are few."""
+    """The synthetic dataset counts a box's own returns; others that lie in it are few."""
     paths = create_infos(database, VERSION, 1, with_cam=False)
     counted = {
         token: count

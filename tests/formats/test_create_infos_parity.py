@@ -40,7 +40,7 @@ def assert_identical(ours, theirs, where="infos"):
 
 @pytest.fixture(scope="module")
 def pcdet_root(openpcdet_root, synthetic_root, tmp_path_factory):
-    """The synthetic world with the info files that OpenPCDet itself makes."""
+    """The synthetic dataset with the info files that OpenPCDet itself makes."""
     from nsmae_plugin.host import openpcdet
 
     assert openpcdet.NAME == "openpcdet"

@@ -13,8 +13,8 @@ from nsmae_plugin.errors import ConfigError
 from nsmae_plugin.formats.maps.devkit_raster import flips_of
 from nsmae_plugin.formats.maps.map_classes import LAYERS_OF_CLASS, POLYGON_LAYERS
 from nsmae_plugin.formats.maps.map_labels import MapLabels
+from nsmae_plugin.geometry.augmentation import flip, rotation, scaling, translation
 from nsmae_plugin.geometry.boxes import lidar_to_global
-from nsmae_plugin.geometry.world_augmentation import flip, rotation, scaling, translation
 from tests.helpers.map_files import (
     LOCATION,
     SECTION,

@@ -18,9 +18,9 @@ from nsmae_plugin.formats.infos import write_infos
 from nsmae_plugin.formats.maps import map_labels
 from nsmae_plugin.formats.maps.map_labels import MapLabels, ground_to_lidar
 from nsmae_plugin.formats.maps.map_raster import rasterise
+from nsmae_plugin.geometry.augmentation import flip, scaling, translation
 from nsmae_plugin.geometry.bev_grid import map_grid
 from nsmae_plugin.geometry.boxes import lidar_to_global
-from nsmae_plugin.geometry.world_augmentation import flip, scaling, translation
 from tests.helpers.map_files import (
     LINE_WIDTH,
     LOCATION,

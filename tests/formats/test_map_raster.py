@@ -9,8 +9,8 @@ from shapely.geometry import Point, Polygon, box
 
 from nsmae_plugin.formats.maps.map_raster import rasterise
 from nsmae_plugin.formats.maps.vector_map import VectorMap
+from nsmae_plugin.geometry.augmentation import flip, rotation, scaling, translation
 from nsmae_plugin.geometry.bev_grid import BEVGrid
-from nsmae_plugin.geometry.world_augmentation import flip, rotation, scaling, translation
 
 SMALL = BEVGrid((0.0, 5.0, 1.0), (0.0, 4.0, 1.0))
 SQUARE = BEVGrid((-20.0, 20.0, 0.5), (-20.0, 20.0, 0.5))

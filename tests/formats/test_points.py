@@ -5,7 +5,7 @@ import pytest
 
 from nsmae_plugin.errors import ConfigError, DataError
 from nsmae_plugin.formats.lidar_files import LidarFiles, read_frame, read_points
-from nsmae_plugin.geometry.world_augmentation import transform_points
+from nsmae_plugin.geometry.augmentation import transform_points
 from tests.helpers.tiny_frames import random_points
 
 

@@ -64,7 +64,7 @@ def test_every_sample_has_the_location_of_its_log(synthetic_root, tmp_path):
     root = Path(synthetic_root, VERSION)
     locations, scenes = locations_of_samples(root, VERSION), scenes_of_samples(root, VERSION)
     assert set(locations) == set(scenes)
-    # The scenes of a synthetic world take turns at the locations: three scenes, three locations.
+    # The scenes of a synthetic dataset take turns at the locations: three scenes, three locations.
     assert len({(scenes[token], place) for token, place in locations.items()}) == 3
     assert len(set(locations.values())) == 3
     assert all((root / "maps/expansion" / f"{one}.json").is_file() for one in locations.values())

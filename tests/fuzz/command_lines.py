@@ -165,7 +165,7 @@ def _borders(tool: Any, folder: Path) -> Iterator[None]:
     os.chdir(place)
     environment = mock.patch.dict(os.environ)
     names = {"tools.train": "nsmae_plugin.training.engine.train"}
-    names["tools.make_synthetic_nuscenes"] = "nsmae_plugin.synthetic.world._write_files"
+    names["tools.make_synthetic_nuscenes"] = "nsmae_plugin.synthetic.dataset._write_files"
     stub = names.get(tool.__name__)
     border = mock.patch(stub) if stub else contextlib.nullcontext()
     try:

@@ -12,7 +12,7 @@ from PIL import Image
 
 from nsmae_plugin.data.loader import seeded
 from nsmae_plugin.errors import ConfigError
-from nsmae_plugin.geometry.world_augmentation import STEPS, compose
+from nsmae_plugin.geometry.augmentation import STEPS, compose
 from nsmae_plugin.host.builtin.augmentor import DataAugmentor
 from nsmae_plugin.host.builtin.registry import REGISTRIES
 from tests.helpers.tiny_frames import AUGMENTORS

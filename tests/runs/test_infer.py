@@ -24,7 +24,7 @@ def infos(synthetic_root):
 
 @pytest.fixture(scope="module")
 def settings(synthetic_root, tmp_path_factory):
-    """Arguments for the oracle on the synthetic world."""
+    """Arguments for the oracle on the synthetic dataset."""
     return oracle.write_arguments(tmp_path_factory.mktemp("oracle"), synthetic_root)
 
 

@@ -27,7 +27,7 @@ def infos(synthetic_root):
 
 @pytest.fixture(scope="module")
 def arguments(synthetic_root, tmp_path_factory):
-    """Arguments for a network of a name, wrong by an offset, on the synthetic world."""
+    """Arguments for a network of a name, wrong by an offset, on the synthetic dataset."""
 
     def write(name="OracleSegmenter", offset=(0.0, 0.0)):
         folder = tmp_path_factory.mktemp("map_oracle")

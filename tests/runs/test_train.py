@@ -216,7 +216,7 @@ def test_bad_arguments_are_named(workspace, capsys):
     assert train("a", "--set", "OPTIMIZATION.ACCUMULATE_STEPS", "0", "--seed", "1") == 1
 
 
-def test_pretraining_on_the_synthetic_world_resumes_exactly_and_is_evaluated(
+def test_pretraining_on_the_synthetic_dataset_resumes_exactly_and_is_evaluated(
     tmp_path, monkeypatch, synthetic_root
 ):
     """The tiny recipe as its README command starts it, on whichever host is active."""

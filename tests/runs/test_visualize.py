@@ -1,4 +1,4 @@
-"""Pictures and measures of a network on the synthetic world, from configuration to files."""
+"""Pictures and measures of a network on the synthetic dataset, from configuration to files."""
 
 import json
 from pathlib import Path

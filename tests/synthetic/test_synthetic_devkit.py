@@ -1,4 +1,4 @@
-"""The synthetic world as a nuScenes database: what the unmodified devkit makes of it."""
+"""The synthetic dataset as a nuScenes database: what the unmodified devkit makes of it."""
 
 import json
 from pathlib import Path
@@ -16,15 +16,15 @@ from nuscenes.utils.geometry_utils import points_in_box
 from nuscenes.utils.splits import mini_train, mini_val
 from pyquaternion import Quaternion
 
-from nsmae_plugin.synthetic import WorldOptions, write_world
+from nsmae_plugin.synthetic import SyntheticOptions, write_dataset
 
 matplotlib.use("Agg")
-OPTIONS = WorldOptions(scenes=3, keyframes=3, sweeps=2, image_size=(64, 112))
+OPTIONS = SyntheticOptions(scenes=3, keyframes=3, sweeps=2, image_size=(64, 112))
 
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory) -> Path:
-    return write_world(tmp_path_factory.mktemp("world"), OPTIONS)
+    return write_dataset(tmp_path_factory.mktemp("world"), OPTIONS)
 
 
 @pytest.fixture(scope="module")

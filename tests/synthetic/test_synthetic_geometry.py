@@ -6,24 +6,24 @@ from shapely.geometry import Polygon
 from shapely.strtree import STRtree
 
 from nsmae_plugin.geometry.rotations import rotation_matrix
-from nsmae_plugin.synthetic import WorldOptions
+from nsmae_plugin.synthetic import SyntheticOptions
 from nsmae_plugin.synthetic.actors import Speed
+from nsmae_plugin.synthetic.background import rectangle
 from nsmae_plugin.synthetic.camera import take_picture
+from nsmae_plugin.synthetic.dataset import plan
 from nsmae_plugin.synthetic.lidar import NOISE_BOUND, sweep
 from nsmae_plugin.synthetic.raycast import GROUND, NEAR, NOTHING, Bodies, cast
 from nsmae_plugin.synthetic.rig import CameraRays, LidarRays, make_cameras, make_lidar
 from nsmae_plugin.synthetic.road import Centreline, Piece
 from nsmae_plugin.synthetic.scene import build_stage
-from nsmae_plugin.synthetic.scenery import rectangle
 from nsmae_plugin.synthetic.shapes import LOOKS
-from nsmae_plugin.synthetic.world import plan
 
 SIZE = (64, 112)
 
 
 @pytest.fixture(scope="module")
 def stage():
-    options = WorldOptions()
+    options = SyntheticOptions()
     return build_stage(options, plan(options)[1])
 
 
@@ -190,7 +190,7 @@ def test_lidar_intensity_follows_the_brightness_of_the_ground(stage):
 
 
 def test_pictures_of_two_scenes_differ_in_light_and_colour():
-    options = WorldOptions()
+    options = SyntheticOptions()
     camera = make_cameras(1, (32, 56))[0]
     pictures, skies = [], set()
     for place in plan(options)[:4]:
@@ -207,10 +207,10 @@ def test_pictures_of_two_scenes_differ_in_light_and_colour():
 
 def test_nothing_ever_overlaps():
     """Boxes of actors, the ego vehicle and what stands on the ground, over 20 seconds."""
-    options = WorldOptions(keyframes=41)
+    options = SyntheticOptions(keyframes=41)
     for place in plan(options)[:3]:
         stage = build_stage(options, place)
-        low = [b.footprint() for b in stage.scenery if b.centre[2] - b.size[2] / 2 < 3.8]
+        low = [b.footprint() for b in stage.background if b.centre[2] - b.size[2] / 2 < 3.8]
         for seconds in np.linspace(0, options.duration, 5):
             shapes = []
             for actor in stage.actors:

@@ -1,4 +1,4 @@
-"""The map expansion of the synthetic world, read by the unmodified devkit."""
+"""The map expansion of the synthetic dataset, read by the unmodified devkit."""
 
 from pathlib import Path
 
@@ -10,18 +10,20 @@ from nuscenes.map_expansion.map_api import NuScenesMap
 from nuscenes.nuscenes import NuScenes
 from shapely.geometry import Point
 
-from nsmae_plugin.synthetic import WorldOptions, ground, write_world
+from nsmae_plugin.synthetic import SyntheticOptions, ground, write_dataset
+from nsmae_plugin.synthetic.dataset import plan
 from nsmae_plugin.synthetic.scene import build_stage
-from nsmae_plugin.synthetic.world import plan
 
-OPTIONS = WorldOptions(scenes=5, keyframes=2, sweeps=0, cameras=1, image_size=(32, 56), azimuths=90)
+OPTIONS = SyntheticOptions(
+    scenes=5, keyframes=2, sweeps=0, cameras=1, image_size=(32, 56), azimuths=90
+)
 SIX_CLASSES = ("drivable_area", "ped_crossing", "walkway", "stop_line", "carpark_area")
 DIVIDERS = ("road_divider", "lane_divider")
 
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory) -> Path:
-    return write_world(tmp_path_factory.mktemp("map_world"), OPTIONS)
+    return write_dataset(tmp_path_factory.mktemp("map_world"), OPTIONS)
 
 
 @pytest.fixture(scope="module")

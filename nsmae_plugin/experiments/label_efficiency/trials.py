@@ -82,7 +82,7 @@ class Experiment:
     def settings(self, trial: Trial) -> Settings:
         """Everything that decides the result of a trial, as plain JSON types.
 
-        Weights, info files and maps count by content, so that weights may move and another world
+        Weights, info files and maps count by content, so that weights may move and another dataset
         in the same place is noticed; the configuration counts merged, so that an edit of any file
         that it is made of is noticed.
 

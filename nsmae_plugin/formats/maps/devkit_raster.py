@@ -26,10 +26,10 @@ from shapely.geometry import GeometryCollection, Polygon
 from nsmae_plugin.errors import ConfigError
 from nsmae_plugin.formats.maps.map_classes import LAYERS_OF_CLASS, LINE_LAYERS
 from nsmae_plugin.formats.maps.vector_map import layer_shapes, read_map
+from nsmae_plugin.geometry.augmentation import flip
 from nsmae_plugin.geometry.bev_grid import BEVGrid
 from nsmae_plugin.geometry.boxes import lidar_to_global
 from nsmae_plugin.geometry.intervals import is_whole
-from nsmae_plugin.geometry.world_augmentation import flip
 
 MARGIN = 1e-3  # metres; shapes so far inside a patch are not cut, whatever is rounded
 SCALE_DECIMALS = 15  # the length of a turned unit vector is 1 only up to rounding
@@ -69,11 +69,11 @@ def patch_of(
     """The patch whose mask, mirrored by ``flips``, is the label of a sample.
 
     As in BEVFusion the patch is level: centred below the origin of the augmented LiDAR frame, and
-    turned as its x axis. A scaled world makes the patch smaller, or larger.
+    turned as its x axis. Scaled points make the patch smaller, or larger.
 
     Args:
         augmentation: (4, 4) from the LiDAR frame to the augmented one.
-        flips: along x and along y, as :func:`nsmae_plugin.geometry.world_augmentation.flip`.
+        flips: along x and along y, as :func:`nsmae_plugin.geometry.augmentation.flip`.
     """
     mirror = flip(*flips)
     pose = lidar_to_global(info) @ np.linalg.inv(mirror @ augmentation)

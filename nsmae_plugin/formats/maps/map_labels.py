@@ -1,7 +1,7 @@
 """Labels of map segmentation: what of each sample's surroundings belongs to which class.
 
-Drawn anew for every sample, in the pose that its augmentation gives the world, because a raster
-that is drawn once and turned later is not exact. There are two ways to draw:
+Drawn anew for every sample, in its augmented frame, because a raster that is drawn once and turned
+later is not exact. There are two ways to draw:
 :mod:`nsmae_plugin.formats.maps.devkit_raster`, as the labels of the published tables, and
 :mod:`nsmae_plugin.formats.maps.map_raster`, exact in any pose.
 """
@@ -70,7 +70,7 @@ class MapLabels:
             info: a sample of ``infos``.
             augmentation: (4, 4) from its LiDAR frame to the augmented one, in which the grid lies.
             flips: whether the augmentation mirrors along x and along y, as
-                :func:`~nsmae_plugin.geometry.world_augmentation.flip`; the devkit's cells are
+                :func:`~nsmae_plugin.geometry.augmentation.flip`; the devkit's cells are
                 mirrored with it. None takes it from the matrix, where two flips look like half a
                 turn.
 

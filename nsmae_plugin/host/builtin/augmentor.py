@@ -1,8 +1,8 @@
 """Augmentations under OpenPCDet's names, YAML keys and order of random draws.
 
-World steps are matrices, applied to points, boxes and velocities alike and gathered in
-``lidar_aug_matrix``, which is therefore right for any order and any number of steps. Steps that
-follow one another are multiplied first, so that the cloud is moved once.
+Flips, turns, scalings and shifts are matrices, applied to points, boxes and velocities alike and
+gathered in ``lidar_aug_matrix``, which is therefore right for any order and any number of steps.
+Steps that follow one another are multiplied first, so that the cloud is moved once.
 """
 # ruff: noqa: NPY002
 # Drawn from NumPy's global state, as in OpenPCDet: the loader seeds it per sample.
@@ -15,19 +15,19 @@ import numpy as np
 from PIL import Image
 
 from nsmae_plugin.errors import ConfigError
-from nsmae_plugin.geometry import world_augmentation
+from nsmae_plugin.geometry import augmentation
 from nsmae_plugin.host.builtin.database_sampler import DatabaseSampler
 from nsmae_plugin.host.builtin.steps import StepPipeline
 
-_PENDING = "pending_world_matrix"
-_BLIND = (*world_augmentation.STEPS, "imgaug")  # steps that look at neither points nor boxes
+_PENDING = "pending_matrix"
+_BLIND = (*augmentation.STEPS, "imgaug")  # steps that look at neither points nor boxes
 
 
 class DataAugmentor(StepPipeline):
     """The steps of ``DATA_AUGMENTOR.AUG_CONFIG_LIST`` less those in ``DISABLE_AUG_LIST``."""
 
     SLOT = "augmentor"
-    STEPS = ("gt_sampling", *world_augmentation.STEPS, "imgaug")
+    STEPS = ("gt_sampling", *augmentation.STEPS, "imgaug")
 
     def __init__(
         self, root_path: Path, augmentor_configs: Any, class_names: list[str], logger: Any = None
@@ -40,7 +40,7 @@ class DataAugmentor(StepPipeline):
             configs = configs["AUG_CONFIG_LIST"]
         enabled = [config for config in configs if config["NAME"] not in disabled]
         self.data_augmentor_queue = [self.build_step(config) for config in enabled]
-        # Whether a step looks at points or boxes, which must have been moved by then.
+        # True for steps that look at points or boxes, which must have been moved by then.
         self._looks = [config["NAME"] not in _BLIND for config in enabled]
 
     def __getstate__(self) -> dict[str, Any]:
@@ -50,8 +50,8 @@ class DataAugmentor(StepPipeline):
         """Apply all steps; of the boxes keep those in ``gt_boxes_mask``."""
         data_dict = dict(data_dict)
         for step, looks in zip(self.data_augmentor_queue, self._looks, strict=True):
-            data_dict = step(data_dict=_move_world(data_dict) if looks else data_dict)
-        data_dict = _move_world(data_dict)
+            data_dict = step(data_dict=_move(data_dict) if looks else data_dict)
+        data_dict = _move(data_dict)
         mask = data_dict.pop("gt_boxes_mask", None)
         if mask is not None:
             data_dict["gt_boxes"] = data_dict["gt_boxes"][mask]
@@ -74,7 +74,7 @@ class DataAugmentor(StepPipeline):
             for axis in config["ALONG_AXIS_LIST"]
         }
         along_x, along_y = bool(drawn.get("x")), bool(drawn.get("y"))
-        turned = _turn_world(data_dict, world_augmentation.flip(along_x, along_y))
+        turned = _transform(data_dict, augmentation.flip(along_x, along_y))
         turned["flip_x"] = data_dict.get("flip_x", False) ^ along_x
         turned["flip_y"] = data_dict.get("flip_y", False) ^ along_y
         return turned
@@ -86,7 +86,7 @@ class DataAugmentor(StepPipeline):
         limits = config["WORLD_ROT_ANGLE"]
         if not isinstance(limits, list):
             limits = [-limits, limits]
-        return _turn_world(data_dict, world_augmentation.rotation(np.random.uniform(*limits)))
+        return _transform(data_dict, augmentation.rotation(np.random.uniform(*limits)))
 
     def random_world_scaling(self, data_dict: Any = None, config: Any = None) -> Any:
         """Scale by a factor within ``WORLD_SCALE_RANGE``; a range below 1e-3 draws nothing."""
@@ -95,7 +95,7 @@ class DataAugmentor(StepPipeline):
         least, most = config["WORLD_SCALE_RANGE"]
         if most - least < 1e-3:
             return data_dict
-        return _turn_world(data_dict, world_augmentation.scaling(np.random.uniform(least, most)))
+        return _transform(data_dict, augmentation.scaling(np.random.uniform(least, most)))
 
     def random_world_translation(self, data_dict: Any = None, config: Any = None) -> Any:
         """Shift by Gaussian noise with the standard deviations ``NOISE_TRANSLATE_STD``, metres."""
@@ -104,7 +104,7 @@ class DataAugmentor(StepPipeline):
                 raise ConfigError("random_world_translation: NOISE_TRANSLATE_STD needs 3 numbers")
             return partial(self.random_world_translation, config=config)
         offset = [np.random.normal(0, deviation) for deviation in config["NOISE_TRANSLATE_STD"]]
-        return _turn_world(data_dict, world_augmentation.translation(offset))
+        return _transform(data_dict, augmentation.translation(offset))
 
     def imgaug(self, data_dict: Any = None, config: Any = None) -> Any:
         """Mirror (``RAND_FLIP``) and turn (``ROT_LIM``, degrees) every camera's image by itself."""
@@ -123,7 +123,7 @@ class DataAugmentor(StepPipeline):
         return {**data_dict, "camera_imgs": images, "img_process_infos": infos}
 
 
-def _turn_world(data_dict: dict[str, Any], matrix: np.ndarray) -> dict[str, Any]:
+def _transform(data_dict: dict[str, Any], matrix: np.ndarray) -> dict[str, Any]:
     """Note a movement that points and boxes have yet to make."""
     gathered = {
         key: matrix @ data_dict.get(key, np.eye(4)) for key in ("lidar_aug_matrix", _PENDING)
@@ -131,14 +131,14 @@ def _turn_world(data_dict: dict[str, Any], matrix: np.ndarray) -> dict[str, Any]
     return {**data_dict, **gathered}
 
 
-def _move_world(data_dict: dict[str, Any]) -> dict[str, Any]:
+def _move(data_dict: dict[str, Any]) -> dict[str, Any]:
     """Move points and boxes by what was noted since they were moved last."""
     moved = dict(data_dict)
     matrix = moved.pop(_PENDING, None)
     if matrix is None:
         return moved
     if moved.get("points") is not None:
-        moved["points"] = world_augmentation.transform_points(moved["points"], matrix)
+        moved["points"] = augmentation.transform_points(moved["points"], matrix)
     if moved.get("gt_boxes") is not None:
-        moved["gt_boxes"] = world_augmentation.transform_boxes(moved["gt_boxes"], matrix)
+        moved["gt_boxes"] = augmentation.transform_boxes(moved["gt_boxes"], matrix)
     return moved

@@ -109,7 +109,7 @@ class DatasetTemplate(Dataset):
         return np.concatenate([data_dict["gt_boxes"][kept], column], axis=1)
 
     def set_lidar_aug_matrix(self, data_dict: dict[str, Any]) -> dict[str, Any]:
-        """Identity (4, 4) where no augmentor has moved the world."""
+        """Identity (4, 4) where no augmentor has moved the LiDAR frame."""
         return {"lidar_aug_matrix": np.eye(4), **data_dict}
 
     @staticmethod

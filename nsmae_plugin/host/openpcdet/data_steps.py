@@ -6,7 +6,7 @@ from typing import Any
 
 from nsmae_plugin.errors import ConfigError, DataError
 from nsmae_plugin.formats.gt_database import CREATE, read_gt_database
-from nsmae_plugin.geometry import world_augmentation
+from nsmae_plugin.geometry import augmentation
 from nsmae_plugin.host.openpcdet.registry import lookup
 
 
@@ -25,14 +25,14 @@ def check_data_steps(
 
     Raises:
         HostError: OpenPCDet has no such step.
-        ConfigError: a world step occurs twice, or a range of scales is empty.
+        ConfigError: an augmentation occurs twice, or a range of scales is empty.
         DataError: a ground-truth database is missing or damaged, or lacks a class.
     """
     for slot, names in (("augmentor", augmentors), ("processor", processors)):
         for name in names:
             lookup(slot, name)
-    world_steps = [name for name in augmentors if name in world_augmentation.STEPS]
-    repeated = sorted({name for name in world_steps if world_steps.count(name) > 1})
+    steps = [name for name in augmentors if name in augmentation.STEPS]
+    repeated = sorted({name for name in steps if steps.count(name) > 1})
     if repeated:
         raise ConfigError(
             f"{', '.join(repeated)} occurs more than once: OpenPCDet keeps only the last draw, so "

@@ -1,4 +1,4 @@
-"""What stands around without an annotation: buildings, trees and lamp posts."""
+"""The background, which is not annotated: buildings, trees and lamp posts."""
 
 from dataclasses import dataclass
 
@@ -47,7 +47,7 @@ def rectangle(centre, size, yaw: float) -> np.ndarray:
     return corners @ yaw_matrix(yaw).T + np.asarray(centre)
 
 
-def make_scenery(
+def make_background(
     layout: Layout, actors: list[Actor], generator: np.random.Generator
 ) -> list[Block]:
     """Buildings along both roads and at their ends, trees and lamp posts along the kerbs."""

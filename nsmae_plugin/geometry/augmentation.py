@@ -1,4 +1,8 @@
-"""World augmentations as 4 × 4 matrices from the raw to the augmented LiDAR frame (metres)."""
+"""Augmentation of the LiDAR frame: flips, turns, scalings and shifts as 4 × 4 matrices.
+
+A matrix leads from the raw to the augmented frame, metres. OpenPCDet calls these steps
+``random_world_*``.
+"""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -44,7 +48,7 @@ def translation(offset: Sequence[float] | np.ndarray) -> np.ndarray:
 
 
 def compose(steps: Sequence[str], drawn: Mapping[str, Any]) -> np.ndarray:
-    """The (4, 4) matrix of world steps applied in the given order.
+    """The (4, 4) matrix of steps applied in the given order.
 
     OpenPCDet's own formula is right for flip, rotation, scaling, translation in this order only.
 

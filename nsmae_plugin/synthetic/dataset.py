@@ -1,4 +1,4 @@
-"""Writes a whole synthetic world as a nuScenes database."""
+"""Writes a whole synthetic dataset as a nuScenes database."""
 
 import json
 import multiprocessing
@@ -19,7 +19,7 @@ from nsmae_plugin.synthetic import tables
 from nsmae_plugin.synthetic.layout import Layout
 from nsmae_plugin.synthetic.map_expansion import MapExpansion
 from nsmae_plugin.synthetic.map_mask import mask_file_name, write_mask
-from nsmae_plugin.synthetic.options import LOCATIONS, WorldOptions
+from nsmae_plugin.synthetic.options import LOCATIONS, SyntheticOptions
 from nsmae_plugin.synthetic.rig import LIDAR_CHANNEL, make_cameras
 from nsmae_plugin.synthetic.scene import Place, SceneRecorder, build_layout
 from nsmae_plugin.synthetic.stage import MAXIMUM_SPEED
@@ -29,8 +29,8 @@ from nsmae_plugin.synthetic.tables import Tables, make_token
 MARKER = "synthetic_world.json"
 
 
-def write_world(
-    out: Path, options: WorldOptions, workers: int = 1, show_progress: bool = False
+def write_dataset(
+    out: Path, options: SyntheticOptions, workers: int = 1, show_progress: bool = False
 ) -> Path:
     """Write ``out/<version>/{samples,sweeps,maps,<version>}``.
 
@@ -46,8 +46,8 @@ def write_world(
     restore(target)
     _check_target(target)
     places = plan(options)
-    with replacing_folder(target) as world, output_errors(target):
-        _write_files(world, options, places, workers, show_progress)
+    with replacing_folder(target) as folder, output_errors(target):
+        _write_files(folder, options, places, workers, show_progress)
     return target
 
 
@@ -63,7 +63,7 @@ def _check_target(target: Path) -> None:
         )
 
 
-def plan(options: WorldOptions) -> list[Place]:
+def plan(options: SyntheticOptions) -> list[Place]:
     """Where each scene is: the locations take turns while they have room, a square per scene.
 
     Raises:
@@ -92,13 +92,13 @@ def _squares(extent: tuple[float, float], block: float) -> list[tuple[float, flo
 
 
 def _write_files(
-    world: Path, options: WorldOptions, places: list[Place], workers: int, show_progress: bool
+    root: Path, options: SyntheticOptions, places: list[Place], workers: int, show_progress: bool
 ) -> None:
     channels = [LIDAR_CHANNEL, *(c.channel for c in make_cameras(options.cameras, (32, 32)))]
     for channel in channels:
-        (world / "samples" / channel).mkdir(parents=True)
-    (world / "sweeps" / LIDAR_CHANNEL).mkdir(parents=True)
-    scenes = list(_record_scenes(world, options, places, workers, show_progress))
+        (root / "samples" / channel).mkdir(parents=True)
+    (root / "sweeps" / LIDAR_CHANNEL).mkdir(parents=True)
+    scenes = list(_record_scenes(root, options, places, workers, show_progress))
     shared = tables.fixed_tables(options.seed)
     shared["sensor"] = [
         {
@@ -108,19 +108,19 @@ def _write_files(
         }
         for channel in channels
     ]
-    maps = _write_maps(world, options, places)
-    folder = world / options.version
+    maps = _write_maps(root, options, places)
+    folder = root / options.version
     folder.mkdir()
     for name, records in tables.merge([shared, *scenes, {"map": maps}]).items():
         _write_json(folder / f"{name}.json", records)
-    _write_json(world / MARKER, asdict(options))
+    _write_json(root / MARKER, asdict(options))
 
 
 def _record_scenes(
-    world: Path, options: WorldOptions, places: list[Place], workers: int, show_progress: bool
+    root: Path, options: SyntheticOptions, places: list[Place], workers: int, show_progress: bool
 ) -> Iterable[Tables]:
     """Tables of each scene, in order; several processes record several scenes at a time."""
-    record = partial(_record_scene, options, world)
+    record = partial(_record_scene, options, root)
     bar = partial(tqdm, total=len(places), desc="scenes", disable=not show_progress)
     if min(workers, len(places)) <= 1:
         yield from bar(map(record, places))
@@ -131,13 +131,13 @@ def _record_scenes(
         yield from bar(pool.imap(record, places))
 
 
-def _record_scene(options: WorldOptions, world: Path, place: Place) -> Tables:
-    return SceneRecorder(options, place, world).record()
+def _record_scene(options: SyntheticOptions, root: Path, place: Place) -> Tables:
+    return SceneRecorder(options, place, root).record()
 
 
-def _write_maps(world: Path, options: WorldOptions, places: list[Place]) -> list[tables.Record]:
+def _write_maps(root: Path, options: SyntheticOptions, places: list[Place]) -> list[tables.Record]:
     """Map expansion and mask of each location that has scenes; returns the map table."""
-    (world / "maps" / "expansion").mkdir(parents=True)
+    (root / "maps" / "expansion").mkdir(parents=True)
     records = []
     for location in LOCATIONS:
         here = [place for place in places if place.location == location]
@@ -149,9 +149,9 @@ def _write_maps(world: Path, options: WorldOptions, places: list[Place]) -> list
         expansion = MapExpansion(options.seed, location, canvas)
         for layout in layouts:
             expansion.add(layout)
-        _write_json(world / "maps" / "expansion" / f"{location}.json", expansion.as_dict())
+        _write_json(root / "maps" / "expansion" / f"{location}.json", expansion.as_dict())
         filename = f"maps/{mask_file_name(location)}"
-        write_mask(world / filename, layouts, canvas)
+        write_mask(root / filename, layouts, canvas)
         records.append(
             {
                 "token": make_token(options.seed, "map", location),
