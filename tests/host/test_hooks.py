@@ -2,8 +2,10 @@
 
 import logging
 from functools import partial
+from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 from easydict import EasyDict
 from torch.utils.data import Dataset
@@ -11,6 +13,7 @@ from torch.utils.data import Dataset
 from nsmae_plugin.data.loader import RestartableLoader
 from nsmae_plugin.errors import ConfigError
 from nsmae_plugin.host import hooks
+from nsmae_plugin.host.builtin.augmentor import DataAugmentor
 
 LOGGER = logging.getLogger("hooks")
 HOOK = EasyDict(DisableAugmentationHook={"DISABLE_AUG_LIST": ["flip"], "NUM_LAST_EPOCHS": 2})
@@ -63,6 +66,17 @@ def test_object_sampling_can_be_disabled():
     dataset = Augmented()
     assert hooks.disable_augmentations(dataset, ["gt_sampling", "flip"])
     assert dataset[0] == 1
+
+
+def test_the_built_in_augmentor_goes_on_with_the_steps_that_are_left():
+    flip = {"NAME": "random_world_flip", "ALONG_AXIS_LIST": ["x"]}
+    turn = {"NAME": "random_world_rotation", "WORLD_ROT_ANGLE": [np.pi / 2, np.pi / 2]}
+    augmentor = DataAugmentor(Path(), [flip, turn], ["car"])
+    dataset = SimpleNamespace(data_augmentor=augmentor)
+    assert hooks.disable_augmentations(dataset, ["random_world_flip"])
+    sample = augmentor.forward({"points": np.array([[1.0, 2.0, 3.0]])})
+    np.testing.assert_allclose(sample["points"], [[-2.0, 1.0, 3.0]], atol=1e-12)
+    assert "flip_x" not in sample
 
 
 def test_no_section_is_no_hook_and_other_hooks_are_refused():

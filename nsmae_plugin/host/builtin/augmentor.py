@@ -40,8 +40,6 @@ class DataAugmentor(StepPipeline):
             configs = configs["AUG_CONFIG_LIST"]
         enabled = [config for config in configs if config["NAME"] not in disabled]
         self.data_augmentor_queue = [self.build_step(config) for config in enabled]
-        # True for steps that look at points or boxes, which must have been moved by then.
-        self._looks = [config["NAME"] not in _BLIND for config in enabled]
 
     def __getstate__(self) -> dict[str, Any]:
         return {key: value for key, value in self.__dict__.items() if key != "logger"}
@@ -49,8 +47,8 @@ class DataAugmentor(StepPipeline):
     def forward(self, data_dict: dict[str, Any]) -> dict[str, Any]:
         """Apply all steps; of the boxes keep those in ``gt_boxes_mask``."""
         data_dict = dict(data_dict)
-        for step, looks in zip(self.data_augmentor_queue, self._looks, strict=True):
-            data_dict = step(data_dict=_move(data_dict) if looks else data_dict)
+        for step in self.data_augmentor_queue:  # which DisableAugmentationHook shortens
+            data_dict = step(data_dict=data_dict if _is_blind(step) else _move(data_dict))
         data_dict = _move(data_dict)
         mask = data_dict.pop("gt_boxes_mask", None)
         if mask is not None:
@@ -129,6 +127,11 @@ def _transform(data_dict: dict[str, Any], matrix: np.ndarray) -> dict[str, Any]:
         key: matrix @ data_dict.get(key, np.eye(4)) for key in ("lidar_aug_matrix", _PENDING)
     }
     return {**data_dict, **gathered}
+
+
+def _is_blind(step: Any) -> bool:
+    """True for a step before which points and boxes need not have been moved."""
+    return getattr(getattr(step, "func", None), "__name__", None) in _BLIND
 
 
 def _move(data_dict: dict[str, Any]) -> dict[str, Any]:
