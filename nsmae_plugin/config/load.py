@@ -7,24 +7,22 @@ and that file's ancestors, not against the working directory.
 
 from __future__ import annotations
 
+import os
 from ast import literal_eval
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
 from easydict import EasyDict
 
 from nsmae_plugin.config import schema
 from nsmae_plugin.config.configuration import Configuration
 from nsmae_plugin.config.derived import complete, described_data
 from nsmae_plugin.config.schema_kinds import ANYTHING, ListOf, Required, describe, need
-from nsmae_plugin.config.section import Section, suggest
+from nsmae_plugin.config.section import Section, shown, suggest
 from nsmae_plugin.config.sections import below, find
-from nsmae_plugin.errors import ConfigError, DataError, brief
-from nsmae_plugin.runtime.reading import read_bytes
-
-MOST_BYTES = 1 << 24  # of a configuration
+from nsmae_plugin.config.yaml_file import read_yaml
+from nsmae_plugin.errors import ConfigError, brief
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> EasyDict:
@@ -67,19 +65,7 @@ def read(path: Path, folders: Sequence[Path] = (), above: tuple[Path, ...] = ())
     """
     if path.resolve() in above:
         raise ConfigError(f"{path}: its _BASE_CONFIG_ leads back to itself")
-    try:
-        text = read_bytes(path, "the configuration", "name a YAML file", MOST_BYTES)
-        content = yaml.safe_load(text)
-    except DataError as error:
-        raise ConfigError(str(error)) from error
-    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: a 13th month
-        raise ConfigError(f"{path} is not valid YAML: {brief(error, 300)}") from error
-    if not isinstance(content, dict):
-        raise ConfigError(f"{path} must hold a mapping of sections, not {type(content).__name__}")
-    try:
-        return _merge_bases(content, path, folders, (*above, path.resolve()))
-    except RecursionError:
-        raise ConfigError(f"{path}: a YAML alias leads back to itself") from None
+    return _merge_bases(read_yaml(path), path, folders, (*above, path.resolve()))
 
 
 def _merge_bases(
@@ -88,12 +74,14 @@ def _merge_bases(
     """Copy of ``section`` on top of its ``_BASE_CONFIG_``, recursively; lists replaced whole."""
     merged: dict[str, Any] = {}
     if "_BASE_CONFIG_" in section:
-        merged = read(_find_base(str(section["_BASE_CONFIG_"]), path, folders), folders, above)
+        merged = read(_find_base(section["_BASE_CONFIG_"], path, folders), folders, above)
     for key, value in section.items():
         if key == "_BASE_CONFIG_":
             continue
         if isinstance(value, dict):
             value = _update(merged.get(key), _merge_bases(value, path, folders, above))
+        else:
+            value = plain(value)  # aliases of one list become several
         merged[key] = value
     return merged
 
@@ -107,14 +95,16 @@ def _update(base: Any, top: dict[str, Any]) -> dict[str, Any]:
     return result
 
 
-def _find_base(name: str, path: Path, folders: Sequence[Path]) -> Path:
+def _find_base(name: Any, path: Path, folders: Sequence[Path]) -> Path:
+    if not isinstance(name, str):
+        raise ConfigError(f"{path}: _BASE_CONFIG_ must name a file, not {shown(name)}")
     for folder in (*path.resolve().parents, *folders):
-        if (folder / name).is_file():
+        if os.path.isfile(folder / name):  # also False for impossible names
             return folder / name
     places = "".join(f", nor in {folder}" for folder in folders)
     raise ConfigError(
-        f"{path}: _BASE_CONFIG_ {name!r} was found neither beside the file nor in a folder above it"
-        + places
+        f"{path}: _BASE_CONFIG_ {shown(name)} was found neither beside the file nor in a folder "
+        f"above it{places}"
     )
 
 
@@ -127,7 +117,7 @@ def apply_overrides(config: dict[str, Any], overrides: Sequence[str]) -> None:
         ConfigError: for an odd count, or a key whose parent section does not exist.
     """
     if len(overrides) % 2:
-        raise ConfigError(f"--set takes pairs of KEY VALUE, got {list(overrides)}")
+        raise ConfigError(f"--set takes pairs of KEY VALUE, got {brief(list(overrides))}")
     for key, text in zip(overrides[::2], overrides[1::2], strict=True):
         *parents, last = key.split(".")
         section: Any = config
@@ -139,8 +129,8 @@ def apply_overrides(config: dict[str, Any], overrides: Sequence[str]) -> None:
                 section[name] = {}
             section = _child(section, name, ".".join(parents[: depth + 1]))
         if not isinstance(section, dict):
-            raise ConfigError(f"--set {key}: {'.'.join(parents)} is not a section")
-        section[last] = _literal(text)
+            raise ConfigError(f"--set {brief(key)}: {'.'.join(parents)} is not a section")
+        section[last] = plain(_literal(text))
 
 
 def _known_below(
@@ -165,7 +155,9 @@ def _child(section: Any, name: str, key: str) -> Any:
                 return entry
     elif isinstance(section, dict) and name in section:
         return section[name]
-    raise ConfigError(f"--set {key}: there is no such section{suggest(name, _names(section))}")
+    raise ConfigError(
+        f"--set {brief(key)}: there is no such section{suggest(name, _names(section))}"
+    )
 
 
 def _names(section: Any) -> list[str]:
@@ -181,8 +173,8 @@ def _literal(text: str) -> Any:
         return words[text.lower()]
     try:
         return literal_eval(text)
-    except (ValueError, SyntaxError):
-        return text
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+        return text  # TypeError: a list as a key; the last two: brackets without end
 
 
 def plain(value: Any) -> Any:
@@ -200,6 +192,7 @@ def validate(config: Mapping[str, Any]) -> None:
     Raises:
         ConfigError: for an unknown or missing key, or a value that cannot be meant.
     """
+    _check_key_names(config, "")
     Configuration.of(config)
     model = config["MODEL"]
     for slot, table in schema.MODULES.items():
@@ -208,6 +201,18 @@ def validate(config: Mapping[str, Any]) -> None:
     if model["NAME"] == "NSMAE":
         kinds = {"LOSS_CONFIG": need(schema.PRETRAIN_LOSS)}
         _check_section({"LOSS_CONFIG": model.get("LOSS_CONFIG")}, kinds, "MODEL")
+
+
+def _check_key_names(content: Any, where: str) -> None:
+    """Check that an EasyDict can hold all keys, those of OpenPCDet's sections included."""
+    items = content.items() if isinstance(content, Mapping) else ()
+    for key, value in items:
+        if not isinstance(key, str) or hasattr(dict, key):
+            prefix = f"{where}." if where else ""
+            raise ConfigError(f"a key cannot be called {prefix}{brief(key)}")
+        _check_key_names(value, f"{where}.{key}" if where else key)
+    for value in content if isinstance(content, list) else ():
+        _check_key_names(value, where)
 
 
 def _check_module(section: Any, table: Mapping[str, Any], where: str) -> None:

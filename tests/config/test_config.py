@@ -5,8 +5,9 @@ import shutil
 from pathlib import Path
 
 import pytest
+import yaml
 
-from nsmae_plugin.config.load import load_config
+from nsmae_plugin.config.load import apply_overrides, load_config, plain, read
 from nsmae_plugin.errors import ConfigError
 from tests.helpers.paths import CFGS, TINY
 
@@ -131,6 +132,10 @@ def test_the_keys_of_an_optional_section_are_checked():
         (["MODEL.IMAGE_BACKBONE.INIT_CFG.ckpt", "a.pth"], r"unknown key .*INIT_CFG\.ckpt"),
         (["OPTIMIZATION.LRR", "1.0"], r"unknown key OPTIMIZATION\.LRR.*did you mean LR"),
         (["OPTIMIZATION.LR", "fast"], r"OPTIMIZATION\.LR must be"),
+        (["OPTIMIZATION.LR", "-1"], r"OPTIMIZATION\.LR must be a positive number, not -1"),
+        (["DATA_CONFIG", "[]"], r"DATA_CONFIG must be a section with a DATASET, not \[\]"),
+        (["MODEL", "None"], r"MODEL must be a section with a NAME, not None"),
+        (["OPTIMIZATION", "1"], r"OPTIMIZATION must be a section, not 1"),
     ],
 )
 def test_overrides_that_fit_nothing_are_refused(overrides, message):
@@ -151,19 +156,36 @@ def test_unreadable_files_are_named(tmp_path):
         load_config(orphan)
 
 
+NESTED = [f"a{level}: &a{level} [{', '.join([f'*a{level - 1}'] * 9)}]" for level in range(1, 9)]
+BOMB = "\n".join(["a0: &a0 x", *NESTED]).encode()
+MERGED = [f"a{n}: &a{n} {{<<: [{', '.join([f'*a{n - 1}'] * 9)}]}}" for n in range(1, 9)]
+MERGED_BOMB = "\n".join(["a0: &a0 {x: 1}", *MERGED]).encode()
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
         (b"MODEL: [1,\n  2: {", "is not valid YAML"),
-        (b"MODEL: \xff\n", "is not valid YAML"),
+        (b"MODEL: \xff\n", "is not text in UTF-8"),
+        (b"MODEL: a\x00b\n", "is not valid YAML"),
+        (BOMB, "stand for more than 100000 values"),
+        (MERGED_BOMB, "stand for more than 100000 values"),
+        (b"MODEL: {A: 1}\nHOOK: null\nMODEL: {B: 2}\n", "the key MODEL in line 3 repeats line 1"),
+        (b"MODEL: {NAME: {1: 2}}\n", "a key cannot be called MODEL.NAME.1"),
+        (b"MODEL: {items: 1}\n", "a key cannot be called MODEL.items"),
         (b"MODEL: 2026-13-01\n", "is not valid YAML: month must be in 1..12"),
         (b"[" * 2000, "is not valid YAML"),
         (b"MODEL: &a {NAME: *a}\n", "leads back to itself"),
+        (b"MODEL: &a [1, *a]\n", "leads back to itself"),
         (b"_BASE_CONFIG_: broken.yaml\n", "leads back to itself"),
+        (b"MODEL: {_BASE_CONFIG_: broken.yaml}\n", "leads back to itself"),
+        (b"_BASE_CONFIG_: [a.yaml]\n", "_BASE_CONFIG_ must name a file, not ['a.yaml']"),
+        (b'_BASE_CONFIG_: "a\\0b"\n', "was found neither beside the file"),
         (None, "is a named pipe"),
     ],
 )
 def test_what_is_no_configuration_is_said_in_one_line(tmp_path, content, message):
+    message = message.replace("[", r"\[")
     broken = tmp_path / "broken.yaml"
     if content is None:
         os.mkfifo(broken)
@@ -173,6 +195,37 @@ def test_what_is_no_configuration_is_said_in_one_line(tmp_path, content, message
         load_config(broken)
     assert "broken.yaml" in str(caught.value)
     assert str(caught.value).isprintable()  # one line
+
+
+@pytest.mark.parametrize("section", ["CLASS_NAMES", "DATA_CONFIG", "MODEL", "OPTIMIZATION"])
+def test_a_missing_section_is_named(tmp_path, section):
+    content = plain(load_config(RECIPE))
+    del content[section]
+    (tmp_path / "partial.yaml").write_text(yaml.safe_dump(content))
+    with pytest.raises(ConfigError, match=f"missing key {section}: expected a "):
+        load_config(tmp_path / "partial.yaml")
+
+
+def test_a_base_that_leads_back_through_another_file_is_named(tmp_path):
+    (tmp_path / "a.yaml").write_text("_BASE_CONFIG_: b.yaml\n")
+    (tmp_path / "b.yaml").write_text("MODEL: {_BASE_CONFIG_: a.yaml}\n")
+    with pytest.raises(ConfigError, match=r"a\.yaml: its _BASE_CONFIG_ leads back to itself"):
+        load_config(tmp_path / "a.yaml")
+
+
+def test_an_override_of_an_alias_leaves_the_other_as_it_is(tmp_path):
+    path = tmp_path / "aliases.yaml"
+    path.write_text("A: &a [{NAME: one, X: 1}]\nB: *a\n")
+    config = read(path)
+    apply_overrides(config, ["A.one.X", "2"])
+    assert (config["A"][0]["X"], config["B"][0]["X"]) == (2, 1)
+
+
+@pytest.mark.parametrize("text", ["{[]: 1}", "(" * 300, "1 2", "9" * 5000, "[" * 10_000])
+def test_text_that_is_no_literal_is_a_string(text):
+    config = {"A": {}}
+    apply_overrides(config, ["A.B", text])
+    assert config["A"]["B"] == text
 
 
 @pytest.mark.openpcdet
