@@ -17,9 +17,10 @@ from typing import Any
 
 from tqdm import tqdm
 
-from nsmae_plugin.data.frames import Needs, check_frames
 from nsmae_plugin.errors import ConfigError, DataError, OutputError
+from nsmae_plugin.formats.frames import check_frames
 from nsmae_plugin.formats.gt_database import write_gt_database
+from nsmae_plugin.formats.info_checks import Needs
 from nsmae_plugin.formats.info_numbers import cameras_problem
 from nsmae_plugin.formats.infos import read_infos, write_infos
 from nsmae_plugin.formats.lidar_files import read_points
@@ -151,7 +152,7 @@ def build_split(
     frames = list(tqdm(built, total=len(samples), desc=split))
     infos = [frame.info for frame in frames]
     needs = Needs(lidar=True, cameras=builder.with_cam, labels=builder.labels)
-    check_frames(infos, split, builder.tables.root, needs)
+    check_frames(infos, split, builder.tables.root, needs, "correct the tables")
     for info in infos[:1]:  # files of another layout are found here, and not while training
         read_points(builder.tables.root / info["lidar_path"], info["token"], builder.layout)
     missing = cameras_problem(infos) if builder.with_cam else None

@@ -25,11 +25,16 @@ from typing import Any
 
 import numpy as np
 
-from nsmae_plugin.data.frames import check_frames
-from nsmae_plugin.data.multi_modal_dataset import Frame, MultiModalDataset
+from nsmae_plugin.data.multi_modal_dataset import MultiModalDataset
 from nsmae_plugin.errors import ConfigError, DataError, brief
-from nsmae_plugin.formats.lidar_files import LidarFiles
-from nsmae_plugin.geometry.rotations import quaternion
+from nsmae_plugin.formats.frames import (
+    Frame,
+    make_camera,
+    make_sweep,
+    place_lidar,
+    repeat_oldest_sweep,
+)
+from nsmae_plugin.formats.lidar_layout import LidarFiles
 from nsmae_plugin.runtime.file_names import file_name
 from nsmae_plugin.runtime.reading import read_json
 
@@ -47,23 +52,22 @@ class FrameFolderDataset(MultiModalDataset):
         DataError: see :func:`read_folder`; or a frame lacks a sensor that the configuration uses.
     """
 
-    def load_frames(self) -> list[Frame]:
+    remedy = HELP
+
+    def read_frames(self) -> dict[str, list[Frame]]:
         folder = self.root_path
         frames = read_folder(folder)
         self.lidar_files = read_layout(folder) or self.lidar_files
         for info in frames:
             self._complete(info, folder)
-        check_frames(frames, str(folder / NAME), folder, self.needs)
-        self.logger.info("%s: %d frames from %s", type(self).__name__, len(frames), folder)
-        return frames
+        return {str(folder / NAME): frames}
 
-    def _complete(self, info: dict[str, Any], folder: Path) -> None:
-        """Check the sensors; stand-ins for missing sweeps, as where a nuScenes scene starts."""
+    def _complete(self, info: Frame, folder: Path) -> None:
+        """Check the sensors, and repeat the oldest sweep in place of missing ones."""
         where = f"frame {info['token']!r} of {folder / NAME}"
         if self.use_camera and not info["cams"]:
             raise DataError(f"{where} has no 'cameras', and the network uses cameras")
         if not self.use_lidar:
-            info.setdefault("lidar_path", info["token"])  # it names the frame in messages
             return
         if "lidar_path" not in info:
             raise DataError(f"{where} has no 'lidar', and the network uses LiDAR")
@@ -76,9 +80,7 @@ class FrameFolderDataset(MultiModalDataset):
                 len(info["sweeps"]),
                 wanted,
             )
-            keyframe = {"lidar_path": info["lidar_path"], "transform_matrix": None, "time_lag": 0.0}
-            oldest = info["sweeps"][-1] if info["sweeps"] else keyframe
-            info["sweeps"] += [oldest] * (wanted - len(info["sweeps"]))
+            repeat_oldest_sweep(info, wanted)
 
 
 def read_folder(folder: Path) -> list[dict[str, Any]]:
@@ -143,8 +145,7 @@ def _frame(frame: Any, content: Mapping[str, Any], position: int, path: Path) ->
     if "lidar" in frame:
         info["lidar_path"] = _file(frame, "lidar", where, path.parent)
     if "lidar_to_global" in frame:
-        info["ref_from_car"] = np.eye(4)
-        info["car_from_global"] = np.linalg.inv(_rigid(frame, "lidar_to_global", where))
+        info |= place_lidar(_rigid(frame, "lidar_to_global", where))
     return info
 
 
@@ -157,17 +158,11 @@ def _cameras(
     for camera, entry in own.items():
         name = f"{where}: camera {brief(camera, 80)!r}"
         both = {**_object(shared.get(camera, {}), name), **_object(entry, name)}
-        pose = _rigid(both, "camera_to_lidar", name)
-        result[camera] = {
-            "data_path": _file(both, "image", name, folder),
-            "type": camera,
-            "camera_intrinsics": _intrinsics(both, name),
-            "sensor2lidar_rotation": pose[:3, :3],
-            "sensor2lidar_translation": pose[:3, 3],
-            # No vehicle is known here, so its frame is the LiDAR's.
-            "sensor2ego_rotation": quaternion(pose[:3, :3]).tolist(),
-            "sensor2ego_translation": pose[:3, 3],
-        }
+        result[camera] = make_camera(
+            _file(both, "image", name, folder),
+            _intrinsics(both, name),
+            _rigid(both, "camera_to_lidar", name),
+        )
     return result
 
 
@@ -176,11 +171,8 @@ def _sweep(sweep: Any, where: str, folder: Path) -> dict[str, Any]:
     lag = sweep.get("time_lag")
     if type(lag) not in (int, float) or not abs(lag) < math.inf:
         raise DataError(f"{where}: 'time_lag' must be the seconds between the sweep and its frame")
-    return {
-        "lidar_path": _file(sweep, "lidar", where, folder),
-        "transform_matrix": _rigid(sweep, "to_frame", where),
-        "time_lag": float(lag),
-    }
+    path = _file(sweep, "lidar", where, folder)
+    return make_sweep(path, _rigid(sweep, "to_frame", where), float(lag))
 
 
 def _object(value: Any, where: str) -> dict[str, Any]:

@@ -9,31 +9,35 @@ from typing import Any
 import numpy as np
 
 from nsmae_plugin import host
-from nsmae_plugin.data import gt_sampling, label_fraction, labels
+from nsmae_plugin.data import label_fraction, labels
 from nsmae_plugin.data.camera_views import load_views, report_black_pixels
 from nsmae_plugin.data.collation import collate
-from nsmae_plugin.data.frames import Needs, check_batches, read_frames
 from nsmae_plugin.data.loader import seeded
 from nsmae_plugin.data.pipeline import check_pipeline, enabled_augmentors, find_step, processors
+from nsmae_plugin.data.preparation import PreparedDataset
 from nsmae_plugin.data.scoring import Benchmark, Scoring
 from nsmae_plugin.data.timeline import Timeline
 from nsmae_plugin.data.training_frames import training_frames
 from nsmae_plugin.errors import DataError
-from nsmae_plugin.formats.lidar_files import LidarFiles, read_frame
-from nsmae_plugin.geometry.augmentation import DRAWN_KEYS, STEPS, compose
+from nsmae_plugin.formats import lidar_files
+from nsmae_plugin.formats.frames import Frame, check_frames
+from nsmae_plugin.formats.info_checks import Needs
+from nsmae_plugin.formats.info_numbers import cameras_problem
+from nsmae_plugin.formats.infos import read_infos
+from nsmae_plugin.formats.lidar_layout import LidarFiles
+from nsmae_plugin.geometry.augmentation import STEPS
 from nsmae_plugin.geometry.boxes import lidar_to_global
 
 LIDAR_KEYS = ("points", "voxels", "voxel_coords", "voxel_num_points", "use_lead_xyz")
 
-Frame = dict[str, Any]
 
-
-class MultiModalDataset(host.DatasetTemplate):
+class MultiModalDataset(PreparedDataset):
     """Frames, each with any number of cameras, a LiDAR cloud and the sweeps before it.
 
     A frame is a dict in the layout of OpenPCDet's nuScenes info files (docs/DATA.md lists its
-    keys). A dataset of one's own overrides what differs: :meth:`load_frames`, and perhaps
-    :meth:`data_folder`, :meth:`scenes`, :meth:`make_benchmark` and :meth:`draw_map`.
+    keys). Another dataset overrides what differs: :meth:`read_frames`, and perhaps
+    :meth:`data_folder`, :meth:`read_points`, :meth:`scenes`, :meth:`make_benchmark` and
+    :meth:`draw_map`.
 
     Configured by ``DATA_CONFIG`` as OpenPCDet's datasets, and by
 
@@ -45,7 +49,7 @@ class MultiModalDataset(host.DatasetTemplate):
       part is taken before ``BALANCED_RESAMPLING``;
     - ``USE_LIDAR`` (True): without it no point leaves the dataset;
     - ``LIDAR_FILES`` (nuScenes'): ``COLUMNS`` and ``DTYPE`` of LiDAR files, see
-      :class:`nsmae_plugin.formats.lidar_files.LidarFiles`;
+      :class:`nsmae_plugin.formats.lidar_layout.LidarFiles`;
     - ``CAMERA_CONFIG.USE_CAMERA``: without it no image is read.
 
     While training, sweeps, crops, augmentations and masks are drawn from NumPy's global state,
@@ -105,7 +109,7 @@ class MultiModalDataset(host.DatasetTemplate):
         )
         self.world_steps = [name for name in augmentors if name in STEPS]
         self.normalization = find_step(dataset_cfg, "image_normalize")
-        self.frames = self.infos = self.load_frames()
+        self.frames = self.infos = self._load_frames()
         self.epoch_length = len(self.infos)
         if training:
             self.infos, self.epoch_length = training_frames(
@@ -129,23 +133,26 @@ class MultiModalDataset(host.DatasetTemplate):
                 self.logger,
             )
 
-    # What a dataset of one's own overrides.
+    # What another dataset overrides.
+
+    remedy = "correct it, or the code that reads it"  # of an incomplete frame, for messages
 
     def data_folder(self, root: Path, dataset_cfg: Any) -> Path:
         """The folder that the paths of frames start at; ``root`` is ``DATA_PATH``."""
         return root
 
-    def load_frames(self) -> list[Frame]:
-        """All frames of the split, here those of the info files ``INFO_PATH[mode]``.
+    def read_frames(self) -> dict[str, list[Frame]]:
+        """The frames of the split, by the source that messages name.
 
-        What is not read from info files is checked by
-        :func:`nsmae_plugin.data.frames.check_frames`.
+        Here those of the info files ``INFO_PATH[mode]``. What is read is checked afterwards.
         """
         paths = [self.root_path / name for name in self.dataset_cfg.INFO_PATH[self.mode]]
-        frames = read_frames(paths, self.root_path, self.needs)
-        names = ", ".join(map(str, paths))
-        self.logger.info("%s: %d samples from %s", type(self).__name__, len(frames), names)
-        return frames
+        return {f"the info file {path}": read_infos(path) for path in paths}
+
+    def read_points(self, path: Path, token: str) -> np.ndarray:
+        """(P, 4) float32 x, y, z [m, LiDAR frame], intensity of a LiDAR file, here in the layout
+        ``LIDAR_FILES``; ``token`` of the frame that asks for it, for messages."""
+        return lidar_files.read_points(path, token, self.lidar_files)
 
     def scenes(self) -> Mapping[str, str]:
         """Token of every frame → name of its scene, here the frame's ``scene``.
@@ -174,6 +181,17 @@ class MultiModalDataset(host.DatasetTemplate):
         return None
 
     # What is known of frames.
+
+    def _load_frames(self) -> list[Frame]:
+        found = self.read_frames()
+        for source, frames in found.items():
+            check_frames(frames, source, self.root_path, self.needs, self.remedy)
+        frames = [info for part in found.values() for info in part]
+        names = ", ".join(found)
+        if not frames:
+            raise DataError(f"no sample in {names}; no scene of the database is in this split")
+        self.logger.info("%s: %d samples from %s", type(self).__name__, len(frames), names)
+        return frames
 
     @property
     def needs(self) -> Needs:
@@ -205,9 +223,18 @@ class MultiModalDataset(host.DatasetTemplate):
         return Timeline(self.frames, self.scenes())
 
     def check_batches(self, batch_size: int) -> None:
-        """Refuse batches of frames with different cameras, before the first is loaded."""
-        if self.use_camera:
-            check_batches(self.infos, batch_size)
+        """Refuse batches of frames with different cameras, before the first is loaded.
+
+        Raises:
+            DataError: naming a frame that lacks a camera.
+        """
+        problem = cameras_problem(self.infos) if self.use_camera and batch_size > 1 else None
+        if problem:
+            raise DataError(
+                f"{problem}, and a batch of {batch_size} samples needs the same in all: use a "
+                "batch size of 1, leave the sample out, or make the info file anew without that "
+                "camera"
+            )
 
     # Samples.
 
@@ -232,7 +259,7 @@ class MultiModalDataset(host.DatasetTemplate):
         info = self.infos[index % len(self.infos)]
         sample = {
             "points": self._points(info),
-            "frame_id": Path(info["lidar_path"]).stem,
+            "frame_id": Path(info.get("lidar_path") or info["token"]).stem,
             "metadata": {"token": info["token"]},
         }
         if self.use_camera:
@@ -256,37 +283,10 @@ class MultiModalDataset(host.DatasetTemplate):
         wanted = self.max_sweeps - 1
         chosen: Sequence[int] = range(wanted)
         if self.training:
-            count = len(info["sweeps"])
+            count = len(info.get("sweeps", ()))
             drawn = np.random.choice(count, wanted, replace=False)  # noqa: NPY002 (loader seeds)
             chosen = drawn.tolist()
-        return read_frame(self.root_path, info, chosen, self.lidar_files)
-
-    def prepare_data(self, data_dict: dict[str, Any]) -> dict[str, Any]:
-        """As the host's, but frames without boxes are kept where labels are not used."""
-        if self.use_labels:
-            gt_sampling.restart(self.data_augmentor)
-            return super().prepare_data(data_dict)
-        if self.training:
-            # OpenPCDet's augmentors insist on boxes.
-            none = {"gt_boxes": np.zeros((0, 9), np.float32), "gt_names": np.zeros(0, dtype=str)}
-            data_dict = self.data_augmentor.forward({**data_dict, **none})
-        data_dict = self.set_lidar_aug_matrix(data_dict)
-        for key in ("gt_boxes", "gt_names"):
-            data_dict.pop(key, None)
-        return self.data_processor.forward(self.point_feature_encoder.forward(data_dict))
-
-    def set_lidar_aug_matrix(self, data_dict: dict[str, Any]) -> dict[str, Any]:
-        """``lidar_aug_matrix`` for any order of augmentors, and the flips in it.
-
-        The built-in host gathers it while augmenting. OpenPCDet leaves what it drew, and its own
-        formula is right for one order only; here the matrices are multiplied in the order of the
-        configuration.
-        """
-        drawn = {key: data_dict.pop(key) for key in DRAWN_KEYS if key in data_dict}
-        data_dict["world_flips"] = tuple(bool(drawn.get(key)) for key in ("flip_x", "flip_y"))
-        if "lidar_aug_matrix" not in data_dict:
-            data_dict["lidar_aug_matrix"] = compose(self.world_steps, drawn)
-        return data_dict
+        return lidar_files.read_frame(self.root_path, info, chosen, self.read_points)
 
     def _finish(self, sample: dict[str, Any], info: Frame) -> dict[str, Any]:
         sample.pop("img_process_infos", None)  # lives on in img_aug_matrix

@@ -6,7 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from nsmae_plugin.data.multi_modal_dataset import Frame, MultiModalDataset
+from nsmae_plugin.data.multi_modal_dataset import MultiModalDataset
+from nsmae_plugin.formats.frames import Frame
+from nsmae_plugin.formats.infos import CREATE
 from nsmae_plugin.formats.maps.map_labels import MapLabels
 from nsmae_plugin.formats.nuscenes.benchmark import NuScenesBenchmark
 from nsmae_plugin.formats.nuscenes.scenes import scenes_of_samples
@@ -22,6 +24,8 @@ class MultiModalNuScenesDataset(MultiModalDataset):
     - ``DATA_SPLIT``: its ``test`` is the split that boxes are scored on;
     - ``MAP_CONFIG``: the map around every sample is drawn as ``gt_masks_bev``, a label too.
     """
+
+    remedy = CREATE
 
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)

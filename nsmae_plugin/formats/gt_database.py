@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from nsmae_plugin.errors import DataError
 from nsmae_plugin.formats.infos import write_infos
-from nsmae_plugin.formats.lidar_files import read_frame
+from nsmae_plugin.formats.lidar_files import read_frame, read_points
 from nsmae_plugin.formats.lidar_layout import NUSCENES, LidarFiles
 from nsmae_plugin.formats.nuscenes.annotations import DETECTION_NAMES
 from nsmae_plugin.formats.nuscenes.info_builder import parallel
@@ -96,7 +96,7 @@ def _cut_frame(
         named: the folder in the list, where it will be.
     """
     frame, info = numbered
-    points = read_frame(root, info, range(max_sweeps - 1), layout)
+    points = read_frame(root, info, range(max_sweeps - 1), partial(read_points, layout=layout))
     boxes, names = info["gt_boxes"], info["gt_names"]
     owner = box_of_points(points, boxes)
     entries = []

@@ -1,18 +1,15 @@
-"""Checks of info files before anything else is read: every frame, as the data set will need it."""
+"""Checks that frames hold what a dataset is going to read, in the form that it needs."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from nsmae_plugin.errors import ConfigError, DataError, brief
-from nsmae_plugin.formats.infos import CREATE
 from nsmae_plugin.runtime.reading import MOST_LETTERS
 
-_FRAME_KEYS = ("token", "lidar_path", "sweeps", "timestamp")
 _CAMERA_SHAPES = {
     "camera_intrinsics": (3, 3),
     "sensor2lidar_rotation": (3, 3),
@@ -23,51 +20,72 @@ _CAMERA_SHAPES = {
 _POSES = ("ref_from_car", "car_from_global")
 
 
-def check_infos(
-    infos: Sequence[Any], path: Path, max_sweeps: int, cameras: bool, labels: bool, training: bool
-) -> None:
-    """Compare every frame with what the data set is going to read.
+class Needs(NamedTuple):
+    """What of a frame will be read.
+
+    max_sweeps: the keyframe included. labels: boxes, where there are any; while training there
+    must be.
+    """
+
+    lidar: bool
+    cameras: bool
+    labels: bool = False
+    training: bool = False
+    max_sweeps: int = 1
+
+
+def check_infos(infos: Sequence[Any], source: str, needs: Needs, remedy: str) -> None:
+    """Check that every frame holds what is going to be read.
 
     Args:
-        max_sweeps: the keyframe included.
-        cameras: whether they are needed.
-        labels: whether boxes are read where there are any; while training there must be.
+        source: how messages name what the frames were read from.
+        remedy: what to do, for messages.
 
     Raises:
-        DataError: naming the file, the frame and what is missing or of another form.
-        ConfigError: MAX_SWEEPS asks for more sweeps than the file lists.
+        DataError: naming the source, the frame and what is missing or of another form.
+        ConfigError: MAX_SWEEPS asks for more sweeps than a frame has.
     """
     for position, info in enumerate(infos):
-        _check_frame(info, f"frame {position} of the info file {path}")
-        where = f"sample {info['token']} of the info file {path}"
-        _check_sweeps(info["sweeps"], where)
-        if cameras:
-            _check_cameras(info, path)
-        _check_labels(info, where, path, labels, training)
-        if len(info["sweeps"]) < max_sweeps - 1:
+        try:
+            _check_frame(info, f"frame {position} of {source}", needs)
+            where = f"sample {info['token']} of {source}"
+            sweeps = info.get("sweeps", [])
+            _check_sweeps(sweeps, where)
+            if needs.cameras:
+                _check_cameras(info, source)
+            if "gt_boxes" in info:
+                _check_labels(info, where, needs.labels)
+        except DataError as error:
+            raise DataError(f"{error}; {remedy}") from None
+        if needs.labels and needs.training and "gt_boxes" not in info:
+            raise DataError(
+                f"{source} has no boxes for sample {info['token']} (a test split?); "
+                "set DATA_CONFIG.USE_LABELS False or use an annotated split"
+            )
+        if len(sweeps) < needs.max_sweeps - 1:
             raise ConfigError(
-                f"DATA_CONFIG.MAX_SWEEPS is {max_sweeps}, but {path} lists only "
-                f"{len(info['sweeps'])} earlier sweeps for sample {info['token']}; lower "
-                f"MAX_SWEEPS or {CREATE} --max_sweeps {max_sweeps}"
+                f"DATA_CONFIG.MAX_SWEEPS is {needs.max_sweeps}, but {source} lists only "
+                f"{len(sweeps)} earlier sweeps for sample {info['token']}; lower MAX_SWEEPS, or "
+                f"{remedy}"
             )
 
 
-def _check_frame(info: Any, where: str) -> None:
+def _check_frame(info: Any, where: str, needs: Needs) -> None:
     if not isinstance(info, dict):
-        raise DataError(f"{where} is a {type(info).__name__}, not a dict; {CREATE}")
-    missing = [key for key in _FRAME_KEYS if key not in info]
+        raise DataError(f"{where} is a {type(info).__name__}, not a dict")
+    required = ("token", "timestamp", *(("lidar_path",) if needs.lidar else ()))
+    missing = [key for key in required if key not in info]
     if missing:
         kitti = " (it looks like KITTI's layout)" if "point_cloud" in info else ""
         raise DataError(
-            f"{where} lacks {', '.join(missing)}{kitti}; OpenPCDet's nuScenes layout is needed: "
-            f"{CREATE}"
+            f"{where} lacks {', '.join(missing)}{kitti}; OpenPCDet's nuScenes layout is needed"
         )
     for key in ("token", "lidar_path"):
-        if not _is_name(info[key]):
+        if key in info and not _is_name(info[key]):
             raise _other_form(where, key, info[key], "a text in one line")
     if not _are_numbers(info["timestamp"], ()):
         raise _other_form(where, "timestamp", info["timestamp"], "a finite number of seconds")
-    if not isinstance(info["sweeps"], list):
+    if not isinstance(info.get("sweeps", []), list):
         raise _other_form(where, "sweeps", info["sweeps"], "a list")
     for key in _POSES:
         if key in info and not _are_numbers(info[key], (4, 4)):
@@ -82,7 +100,7 @@ def _check_sweeps(sweeps: list[Any], where: str) -> None:
         checked.add(id(sweep))
         name = f"sweep {position} of {where}"
         if not isinstance(sweep, dict):
-            raise DataError(f"{name} is a {type(sweep).__name__}, not a dict; {CREATE}")
+            raise DataError(f"{name} is a {type(sweep).__name__}, not a dict")
         if not _is_name(sweep.get("lidar_path")):
             raise _other_form(name, "lidar_path", sweep.get("lidar_path"), "a text in one line")
         if not _are_numbers(sweep.get("time_lag"), ()):
@@ -94,19 +112,18 @@ def _check_sweeps(sweeps: list[Any], where: str) -> None:
             raise _other_form(name, "transform_matrix", matrix, words)
 
 
-def _check_cameras(info: Mapping[str, Any], path: Path) -> None:
+def _check_cameras(info: Mapping[str, Any], source: str) -> None:
     if not info.get("cams"):
         raise DataError(
-            f"{path} has no cameras for sample {info['token']}; it was made without them: "
-            f"{CREATE} --with_cam"
+            f"{source} has no cameras for sample {info['token']}; it was made without them"
         )
     if not isinstance(info["cams"], dict):
-        where = f"sample {info['token']} of the info file {path}"
+        where = f"sample {info['token']} of {source}"
         raise _other_form(where, "cams", info["cams"], "a dict of cameras")
     for channel, camera in info["cams"].items():
         where = f"camera {brief(channel)} of sample {info['token']}"
         if not isinstance(camera, dict):
-            raise DataError(f"{path}: {where} is a {type(camera).__name__}, not a dict; {CREATE}")
+            raise DataError(f"{source}: {where} is a {type(camera).__name__}, not a dict")
         wrong = [
             f"{key} of shape {shape} and finite numbers"
             for key, shape in _CAMERA_SHAPES.items()
@@ -117,33 +134,24 @@ def _check_cameras(info: Mapping[str, Any], path: Path) -> None:
         if not _is_name(camera.get("data_path")):
             wrong.insert(0, "data_path")
         if wrong:
-            raise DataError(f"{path}: {where} has no {wrong[0]}; {CREATE} --with_cam")
+            raise DataError(f"{source}: {where} has no {wrong[0]}")
 
 
-def _check_labels(
-    info: Mapping[str, Any], where: str, path: Path, labels: bool, training: bool
-) -> None:
+def _check_labels(info: Mapping[str, Any], where: str, needed: bool) -> None:
     keys = ("gt_boxes", "gt_names", "num_lidar_pts")
-    missing = [key for key in keys[: 3 if labels else 2] if key not in info]
-    if missing and labels and training:
-        raise DataError(
-            f"{path} has no boxes for sample {info['token']} (a test split?); "
-            "set DATA_CONFIG.USE_LABELS False or use an annotated split"
-        )
-    if "gt_boxes" not in info:
-        return
+    missing = [key for key in keys[: 3 if needed else 2] if key not in info]
     if missing:
-        raise DataError(f"{where} has boxes, but no {' and no '.join(missing)}; {CREATE}")
+        raise DataError(f"{where} has boxes, but no {' and no '.join(missing)}")
     values: list[Any] = [info.get(key) for key in keys]
     boxes, names, counts = values
     if not _is_array(boxes, "iuf") or boxes.ndim != 2 or boxes.shape[1] not in (7, 9):
         raise _other_form(where, "gt_boxes", boxes, "an array (boxes, 7 or 9) of numbers")
     if not np.isfinite(boxes[:, :7]).all() or np.isinf(boxes).any():  # velocities may be unknown
-        raise DataError(f"{where} has boxes with NaN or infinite numbers; {CREATE}")
+        raise DataError(f"{where} has boxes with NaN or infinite numbers")
     count = len(boxes)
     if not _is_array(names, "U" if count else "Uf", count):
         raise _other_form(where, "gt_names", names, f"an array of {count} texts, one per box")
-    if labels and not _is_array(counts, "iuf", count):
+    if needed and not _is_array(counts, "iuf", count):
         raise _other_form(where, "num_lidar_pts", counts, f"an array of {count} numbers")
 
 
@@ -156,7 +164,7 @@ def _other_form(where: str, key: str, value: Any, wanted: str) -> DataError:
             found += " with NaN or infinity"
     else:
         found = f"is {brief(value, 40)!r}" if isinstance(value, str) else f"is {brief(value, 40)}"
-    return DataError(f"{where}: {key} {found}, and should be {wanted}; {CREATE}")
+    return DataError(f"{where}: {key} {found}, and should be {wanted}")
 
 
 def _is_name(value: Any) -> bool:

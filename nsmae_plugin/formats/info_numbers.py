@@ -1,49 +1,49 @@
-"""Checks that the numbers of info files are plausible and that the files they name exist.
+"""Checks that the numbers of frames are plausible.
 
-All frames of a file are compared at once, so that the start of a training stays short.
+All frames are compared at once, so that the start of a training stays short.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from nsmae_plugin.errors import DataError, brief
 from nsmae_plugin.formats import plausibility
+from nsmae_plugin.formats.info_checks import Needs
 
 Infos = Sequence[Mapping[str, Any]]
 _POSES = ("ref_from_car", "car_from_global")
 _IN_METRES = ("sensor2lidar_translation", "sensor2ego_translation")
 
 
-def check_numbers(infos: Infos, where: str, lidar: bool, cameras: bool, labels: bool) -> None:
+def check_numbers(infos: Infos, source: str, needs: Needs) -> None:
     """Check that poses are rigid, and calibrations, time lags and boxes plausible.
 
     Args:
         infos: frames in which :func:`~nsmae_plugin.formats.info_checks.check_infos` finds nothing.
-        where: words for the file, for messages.
-        lidar, cameras, labels: what is going to be read.
+        source: how messages name what they were read from.
 
     Raises:
-        DataError: naming the sample, and what of it is wrong.
+        DataError: names the frame, and what of it is wrong.
     """
     for key in _POSES:
         present = [info for info in infos if key in info]
         names = [f"sample {info['token']}" for info in present]
-        _Records(where, names).check_poses([info[key] for info in present], key)
-    if lidar:
-        _check_sweeps(infos, where)
-    if cameras:
-        _check_cameras(infos, where)
-    if labels:
-        _check_sizes(infos, where)
+        _Records(source, names).check_poses([info[key] for info in present], key)
+    if needs.lidar:
+        _check_sweeps(infos, source)
+    if needs.cameras:
+        _check_cameras(infos, source)
+    if needs.labels:
+        _check_sizes(infos, source)
 
 
 class _Records:
-    """Names of the records of a file whose numbers are compared.
+    """Names of the records whose numbers are compared.
 
     Args:
-        where: words for the file. names: of the records.
+        where: their source, for messages. names: of the records.
     """
 
     def __init__(self, where: str, names: Sequence[str]):
@@ -77,7 +77,7 @@ def _check_sweeps(infos: Infos, where: str) -> None:
     moved = [
         (f"sweep {number} of sample {info['token']}", sweep)
         for info in infos
-        for number, sweep in enumerate(info["sweeps"])
+        for number, sweep in enumerate(info.get("sweeps", ()))
         if sweep["transform_matrix"] is not None  # None: the keyframe stands in
     ]
     records = _Records(where, [name for name, _ in moved])
@@ -135,21 +135,8 @@ def _check_sizes(infos: Infos, where: str) -> None:
                 raise _Records(where, [name]).error(0, f"a box has the size {brief(size)} m")
 
 
-def files_of(infos: Infos, lidar: bool, cameras: bool) -> Iterator[tuple[str, str, str]]:
-    """Every file that is going to be read: path below the data root, what it is, token."""
-    for info in infos:
-        token = info["token"]
-        if lidar:
-            yield info["lidar_path"], "the LiDAR file", token
-            for sweep in info["sweeps"]:
-                yield sweep["lidar_path"], "the LiDAR file", token
-        if cameras:
-            for camera in info["cams"].values():
-                yield camera["data_path"], "the image", token
-
-
 def cameras_problem(infos: Infos) -> str | None:
-    """Which sample lacks a camera that others have, where all samples should have the same."""
+    """Which frame lacks a camera that others have, in words; None where all have the same."""
     rigs = [frozenset(info["cams"]) for info in infos]
     if len(set(rigs)) < 2:
         return None

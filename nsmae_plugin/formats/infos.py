@@ -13,7 +13,10 @@ from nsmae_plugin.errors import DataError
 from nsmae_plugin.runtime.files import replacing
 from nsmae_plugin.runtime.safe_pickle import load_plain
 
-CREATE = "create it with: python tools/create_infos.py --data_path DATA_PATH --version VERSION"
+CREATE = (
+    "create it with: python tools/create_infos.py --data_path DATA_PATH --version VERSION "
+    "--max_sweeps MAX_SWEEPS --with_cam"
+)
 
 
 def read_infos(path: Path) -> list[dict[str, Any]]:

@@ -1,7 +1,7 @@
 """LiDAR files: keyframes, and sweeps before them in the keyframe's frame."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,9 @@ _HEADERS = (
     (b"LASF", "a LAS file"),
     (b"version https://git-lfs", "a pointer of Git LFS"),
 )
+
+
+ReadPoints = Callable[[Path, str], np.ndarray]
 
 
 def read_points(path: Path, token: str, layout: LidarFiles = NUSCENES) -> np.ndarray:
@@ -129,23 +132,23 @@ def remove_ego_points(points: np.ndarray, radius: float = EGO_RADIUS) -> np.ndar
 
 
 def read_frame(
-    root: Path, info: Mapping[str, Any], sweeps: Sequence[int], layout: LidarFiles = NUSCENES
+    root: Path, info: Mapping[str, Any], sweeps: Sequence[int], read: ReadPoints = read_points
 ) -> np.ndarray:
     """(P, 5) float32 x, y, z [m], intensity, time lag [s]: keyframe and the chosen sweeps.
 
     All in the keyframe's LiDAR frame; sweeps without the returns from the car itself.
 
     Args:
-        root: folder of ``samples/`` and ``sweeps/``.
-        info: entry of an info file.
+        root: folder that the paths of ``info`` start at.
         sweeps: positions in ``info["sweeps"]``; 0 is the most recent.
+        read: path and token → points, as :func:`read_points`.
 
     Raises:
-        DataError: see :func:`read_points`.
+        DataError: from ``read``.
     """
     token = info["token"]
     chosen = [info["sweeps"][position] for position in sweeps]
-    clouds = [read_points(root / one["lidar_path"], token, layout) for one in (info, *chosen)]
+    clouds = [read(root / one["lidar_path"], token) for one in (info, *chosen)]
     frame = np.empty((sum(map(len, clouds)), 5), np.float32)
     end = _append(frame, 0, clouds[0], np.eye(4), 0.0, 0.0)
     for sweep, cloud in zip(chosen, clouds[1:], strict=True):

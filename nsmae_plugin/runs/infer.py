@@ -17,7 +17,6 @@ from nsmae_plugin.data.images import camera_matrices
 from nsmae_plugin.errors import ConfigError, DataError
 from nsmae_plugin.formats.image_files import check_view, load_image
 from nsmae_plugin.formats.lidar_files import read_points, remove_ego_points
-from nsmae_plugin.formats.lidar_layout import NUSCENES
 from nsmae_plugin.formats.maps.bev_map import BEVMap
 from nsmae_plugin.geometry.boxes import Boxes, lidar_to_global, make_boxes, to_global
 from nsmae_plugin.runs.prediction import Prediction, read_prediction
@@ -185,10 +184,10 @@ class Inference:
         Annotated boxes are left out of the pictures of a network that does not detect any.
         """
         info, root = self.info(index), Path(self.trial.dataset.root_path)
-        lidar = root / info["lidar_path"]
-        points, layout = None, getattr(self.trial.dataset, "lidar_files", NUSCENES)
+        lidar = root / info.get("lidar_path", "")
+        points, read = None, getattr(self.trial.dataset, "read_points", read_points)
         if lidar.is_file():
-            points = remove_ego_points(read_points(lidar, info["token"], layout))
+            points = remove_ego_points(read(lidar, info["token"]))
         x_min, y_min, _, x_max, y_max, _ = map(float, self.config.DATA_CONFIG.POINT_CLOUD_RANGE)
         return Frame(
             images=tuple(

@@ -190,7 +190,7 @@ class Attack:
         ({"frames": 3}, "holds a dict, not OpenPCDet's list"),
         (["a", "b"], "frame 0 .* is a str, not a dict"),
         ([{"point_cloud": {}, "image": {}, "calib": {}}], "lacks token, .*looks like KITTI's"),
-        ([{"token": "t", "lidar_path": "p"}], "lacks sweeps, timestamp"),
+        ([{"token": "t", "lidar_path": "p"}], "lacks timestamp"),
         ([], "no sample in"),
         ([Attack()], "asks for builtins.print, which no such file needs"),
     ],
@@ -242,5 +242,7 @@ def test_a_camera_without_its_calibration_is_named(frame, key, value):
 
 def test_too_few_sweeps_in_the_info_file_are_a_matter_of_configuration(frame):
     root, _, _ = frame
-    with pytest.raises(ConfigError, match=r"MAX_SWEEPS is 10, but .* only 2 .*--max_sweeps 10"):
+    with pytest.raises(
+        ConfigError, match=r"MAX_SWEEPS is 10, but .* only 2 .*--max_sweeps MAX_SWEEPS"
+    ):
         dataset(root, MAX_SWEEPS=10)

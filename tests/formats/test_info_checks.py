@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from nsmae_plugin.errors import DataError
-from nsmae_plugin.formats.info_checks import check_infos
+from nsmae_plugin.formats.info_checks import Needs, check_infos
 from nsmae_plugin.formats.infos import write_infos
 from tests.helpers.tiny_frames import dataset, write_frames
 
@@ -17,8 +17,9 @@ def good(tmp_path_factory):
 
 
 def check(infos, tmp_path, **needed):
-    needs = {"cameras": True, "labels": True, "training": True, **needed}
-    check_infos(infos, tmp_path / "infos.pkl", max_sweeps=3, **needs)
+    needs = {"lidar": True, "cameras": True, "labels": True, "training": True, **needed}
+    source = f"the info file {tmp_path / 'infos.pkl'}"
+    check_infos(infos, source, Needs(max_sweeps=3, **needs), remedy="make it again")
 
 
 def change(infos, way, value):
@@ -82,7 +83,7 @@ NAN = np.full((4, 4), np.nan)
         (["gt_names"], np.array(["car"]), f"{SAMPLE} .*: gt_names .* an array of 2 texts"),
         (["gt_names"], np.zeros(2), f"{SAMPLE} .*: gt_names .* an array of 2 texts"),
         (["num_lidar_pts"], np.ones(3), f"{SAMPLE} .*: num_lidar_pts .* an array of 2 numbers"),
-        (["num_lidar_pts"], ..., "no boxes for sample token-1"),
+        (["num_lidar_pts"], ..., f"{SAMPLE} .* has boxes, but no num_lidar_pts"),
     ],
 )
 def test_the_frame_and_the_entry_are_named(good, tmp_path, way, value, message):
