@@ -9,6 +9,7 @@ from torch import nn
 from nsmae_plugin import host
 from nsmae_plugin.detectors.bev_config import check_sections
 from nsmae_plugin.detectors.branches import prepare_geometry, require_inputs
+from nsmae_plugin.detectors.outputs import BOXES, MAP
 from nsmae_plugin.host.detection import DenseHeadDetector
 
 ModelInfo = dict[str, Any]
@@ -48,6 +49,12 @@ class BEVNetwork(DenseHeadDetector, host.Detector3DTemplate):
             *map(str.lower, self.heads),
         ]
         self.module_list = self.build_networks()
+
+    @classmethod
+    def outputs(cls, model_cfg: Any) -> set[str]:
+        """Boxes, a map or both: see :func:`~nsmae_plugin.detectors.outputs.outputs_of`."""
+        predicted = {"DENSE_HEAD": BOXES, "MAP_HEAD": MAP}
+        return {predicted[one] for one in cls.heads if model_cfg.get(one) is not None}
 
     def run_modules(self, batch_dict: dict[str, Any]) -> dict[str, Any]:
         """The modules one after the other; cameras alone stand in for ``spatial_features``."""

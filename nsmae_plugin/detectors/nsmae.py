@@ -17,6 +17,7 @@ from nsmae_plugin.detectors.nsmae_config import (
     check_sections,
     depth_edges,
 )
+from nsmae_plugin.detectors.outputs import RENDERINGS
 from nsmae_plugin.errors import ConfigError
 from nsmae_plugin.models import losses
 from nsmae_plugin.models.lift_splat import LiftSplatTransform
@@ -83,6 +84,11 @@ class NSMAE(host.Detector3DTemplate):
             "bev_head",
         ]
         self.module_list = self.build_networks()
+
+    @staticmethod
+    def outputs(_model_cfg: Any) -> set[str]:
+        """Renderings: see :func:`~nsmae_plugin.detectors.outputs.outputs_of`."""
+        return {RENDERINGS}
 
     def set_steps_per_epoch(self, steps: int) -> None:
         """Called by the training loop: optimizer steps of an epoch."""

@@ -17,15 +17,13 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from nsmae_plugin import host
+from nsmae_plugin.detectors.outputs import BOXES, RENDERINGS, outputs_of
 from nsmae_plugin.errors import DataError
 from nsmae_plugin.runtime import distributed, files
 from nsmae_plugin.runtime.distributed import World
 
 RESULT = "result.txt"  # written last; it marks a complete evaluation
 WARM_UP = 0.1  # share of the batches that the latency ignores
-BOX_HEADS = ("dense_head", "point_head", "roi_head")
-MAP_HEAD = "map_head"
-RENDER_HEAD = "bev_head"
 Shard = list[tuple[int, dict[str, Any]]]  # index and annotation of every sample of one process
 
 
@@ -60,14 +58,10 @@ class Predictions:
         }
 
 
-def predicts(model: nn.Module) -> bool:
-    """Return whether the network has a head for boxes or maps, which a dataset can score."""
-    return any(getattr(model, name, None) is not None for name in (*BOX_HEADS, MAP_HEAD))
-
-
-def reconstructs(model: nn.Module) -> bool:
-    """Return whether the network reconstructs its input, as in pre-training."""
-    return getattr(model, RENDER_HEAD, None) is not None
+def outputs(model: nn.Module) -> frozenset[str]:
+    """Return what a network predicts: see :func:`~nsmae_plugin.detectors.outputs.outputs_of`."""
+    model = distributed.unwrap(model)
+    return outputs_of(type(model), getattr(model, "model_cfg", {}))
 
 
 def check_data(dataset: Any, model: nn.Module) -> None:
@@ -79,12 +73,10 @@ def check_data(dataset: Any, model: nn.Module) -> None:
     Raises:
         ConfigError, DataError: from the dataset's ``scoring``, in every process.
     """
-    scoring = getattr(dataset, "scoring", None)
-    if reconstructs(model) or scoring is None:
-        return
-    has_map = getattr(model, MAP_HEAD, None) is not None
-    boxes = not has_map or any(getattr(model, name, None) is not None for name in BOX_HEADS)
-    distributed.on_main(lambda: scoring.check(dataset.infos, dataset.class_names, boxes))
+    scoring, predicted = getattr(dataset, "scoring", None), outputs(model)
+    if scoring is not None and RENDERINGS not in predicted:
+        boxes = BOXES in predicted
+        distributed.on_main(lambda: scoring.check(dataset.infos, dataset.class_names, boxes))
 
 
 def evaluate(

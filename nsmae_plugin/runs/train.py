@@ -1,4 +1,4 @@
-"""From a configuration and command-line arguments to a session that can train."""
+"""Train a detector: from the options of tools/train.py to the training loop."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ import os
 import secrets
 import shlex
 import sys
-from argparse import ArgumentParser, Namespace
+from argparse import ArgumentParser
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -17,20 +18,22 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.utils.data import DataLoader
 
+import nsmae_plugin
 from nsmae_plugin import host
-from nsmae_plugin.config.load import plain
-from nsmae_plugin.data.loader import EpochSampler, build_dataloader
+from nsmae_plugin.config.load import load_config, plain
+from nsmae_plugin.data.loader import EpochSampler, RestartableLoader, build_dataloader
+from nsmae_plugin.detectors.outputs import RENDERINGS
 from nsmae_plugin.errors import ConfigError
 from nsmae_plugin.evaluation import prediction_loop, reconstruction
 from nsmae_plugin.evaluation.reconstruction_table import format_table
 from nsmae_plugin.host import hooks
 from nsmae_plugin.optimization import optim
+from nsmae_plugin.runs.options import RunOptions
 from nsmae_plugin.runtime import distributed, files
 from nsmae_plugin.runtime.distributed import World
 from nsmae_plugin.runtime.random_state import FIXED_SEED, seed_everything
-from nsmae_plugin.training import checkpoint, run_log, run_state, settings, transfer
+from nsmae_plugin.training import checkpoint, engine, run_log, run_state, settings, transfer
 from nsmae_plugin.training.checkpoint_manager import CheckpointManager, to_resume
 from nsmae_plugin.training.precision import fit_precision
 from nsmae_plugin.training.run_state import Progress, Run, RunSettings
@@ -39,92 +42,63 @@ from nsmae_plugin.training.session import Evaluate, LoopOptions, Session
 AMP_DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
-def build(args: Namespace, config: Any, world: World) -> tuple[Session, DataLoader, EpochSampler]:
-    """Session, loader and sampler for ``engine.train``; resumes or loads weights when asked to.
+@dataclass(frozen=True, kw_only=True)
+class TrainOptions(RunOptions):
+    """Options of :func:`train`, named as the flags of tools/train.py, which describe them.
+
+    Attributes:
+        epochs, accumulate_steps: None takes the configuration's.
+        seed: None draws one, or takes that of the run to resume.
+    """
+
+    epochs: int | None = None
+    max_steps: int | None = None
+    accumulate_steps: int | None = None
+    partial_weights: bool = False
+    sync_bn: bool = False
+    fix_random_seed: bool = False
+    seed: int | None = None
+    use_amp: bool = False
+    amp_dtype: str = "bfloat16"
+    ckpt_save_interval: int = 1
+    max_ckpt_save_num: int = 30
+    ckpt_save_time_interval: float = 300
+    ckpt_save_step_interval: int | None = None
+    logger_iter_interval: int = 50
+    eval_interval: int = 1
+
+
+def train(options: TrainOptions, evaluate: Evaluate | None = None) -> None:
+    """Train to the last epoch; a run with checkpoints in its folder is resumed.
 
     Args:
-        args: of ``tools/train.py``.
-        config: as ``load_config`` gives it.
+        evaluate: what to run between epochs, instead of what the configuration asks for.
 
     Raises:
-        ConfigError: for arguments that contradict each other, the configuration or the world.
+        ConfigError: for options that contradict each other, the configuration or the processes.
         CheckpointError: for a checkpoint that cannot be read or does not fit.
-        DataError: from the data set.
+        DataError: from the dataset.
+        NonFiniteError: when a loss or gradient is NaN or infinite.
+        OutputError: another process is training in the folder, or it cannot be written.
+        Stopped: the process was asked to stop, and the state of the run is saved.
     """
-    folder = folder_of(args)
-    logger = _start_log(world, folder)
-    source = distributed.on_main(
-        lambda: to_resume(folder / "ckpt", args.ckpt, args.pretrained_model)
-    )
-    content = checkpoint.read(source) if source else {}
-    seed = _choose_seed(args, content)
-    seed_everything(seed, world.rank)
-    logger.info("seed %d", seed)
-    facts = {
-        "config": plain(config),
-        "config_tag": args.cfg_file.stem,
-        "host": host.NAME,
-        "pretrained_model": content.get("pretrained_model"),
-        "precision": str(_amp_dtype(args, config) or torch.float32).removeprefix("torch."),
-    }
-    if source:
-        settings.check_resume(content, source, config, facts["precision"], logger)
-    batch_size = per_process_batch(args, config, world)
-    load = partial(
-        build_dataloader,
-        config.DATA_CONFIG,
-        config.CLASS_NAMES,
-        batch_size,
-        args.workers,
-        rank=world.rank,
-        world_size=world.size,
-        logger=logger,
-    )
-    dataset, loader, sampler = load(training=True, seed=seed)
-    plan = _make_plan(args, config, world, seed, batch_size, len(loader))
-    model = host.build_network(config.MODEL, len(config.CLASS_NAMES), dataset).to(world.device)
-    fit_precision(model, _amp_dtype(args, config))
-    if args.pretrained_model and not source:
-        facts["pretrained_model"] = str(args.pretrained_model.resolve())
-        transfer.load_pretrained(model, args.pretrained_model, logger, args.partial_weights)
-    run = _make_run(args, config, world, plan, model)
-    if source:
-        run_state.restore(run, plan, content, source, world.rank)
-        logger.info("RESUMED from %s: %s", source, run.progress)
-    # Only now, when the run is known to go on with it.
-    distributed.on_main(lambda: run_log.write_config(config, folder / f"{args.cfg_file.stem}.yaml"))
-    _log_plan(plan, run, logger)
-    session = Session(
-        run=run,
-        settings=plan,
-        options=_make_options(args, config),
-        world=world,
-        checkpoints=CheckpointManager(folder / "ckpt", args.max_ckpt_save_num, source),
-        curves=run_log.Curves(folder if world.is_main else None, run.progress.step),
-        logger=logger,
-        facts=facts,
-        command=how_to_go_on(args.launcher, sys.argv),
-        evaluate=_make_evaluation(args, config, world, model, load, logger, folder),
-        before_epoch=hooks.build_hook(
-            config.get("HOOK"), dataset, loader.restart_workers, plan.epochs, logger
-        ),
-    )
-    return session, loader, sampler
-
-
-def folder_of(args: Namespace) -> Path:
-    """Where the run writes."""
-    return run_log.run_folder(args.output_dir, args.cfg_file, args.extra_tag)
+    try:
+        config = load_config(options.cfg_file, options.overrides)
+        world = options.start_processes()
+        nsmae_plugin.register()
+        with _locked(options.folder):
+            session, loader, sampler = _build(options, config, world, evaluate)
+            try:
+                engine.train(session, loader, sampler)
+            finally:
+                session.curves.close()
+    finally:
+        distributed.stop()
 
 
 @contextmanager
-def run_of_its_own(args: Namespace) -> Iterator[None]:
-    """Keep other runs out of the folder of this one; all processes must call together.
-
-    Raises:
-        OutputError: another run is writing there, or the folder cannot be written.
-    """
-    folder = folder_of(args)
+def _locked(folder: Path) -> Iterator[None]:
+    """Keep other runs out of a folder; all processes must call together."""
     message = (
         f"another process is training in {folder}, and both would overwrite each other's "
         "checkpoints: wait for its end, or give another --extra_tag"
@@ -139,8 +113,74 @@ def run_of_its_own(args: Namespace) -> Iterator[None]:
         yield
 
 
-def how_to_go_on(launcher: str, words: list[str]) -> str:
-    """The command line that goes on with a run: the one that started it, from its checkpoints.
+def _build(
+    options: TrainOptions, config: Any, world: World, evaluate: Evaluate | None
+) -> tuple[Session, RestartableLoader, EpochSampler]:
+    """Build data, model and optimiser, and restore the run that is to be resumed."""
+    folder, loop = options.folder, _loop_options(options, config)
+    logger = _start_log(world, folder)
+    source = distributed.on_main(
+        lambda: to_resume(folder / "ckpt", options.ckpt, options.pretrained_model)
+    )
+    content = checkpoint.read(source) if source else {}
+    seed = _choose_seed(options, content)
+    seed_everything(seed, world.rank)
+    logger.info("seed %d", seed)
+    facts = {
+        "config": plain(config),
+        "config_tag": options.cfg_file.stem,
+        "host": host.NAME,
+        "pretrained_model": content.get("pretrained_model"),
+        "precision": str(loop.amp_dtype or torch.float32).removeprefix("torch."),
+    }
+    if source:
+        settings.check_resume(content, source, config, facts["precision"], logger)
+    batch_size = options.batch_per_process(config, world)
+    load = partial(
+        build_dataloader,
+        config.DATA_CONFIG,
+        config.CLASS_NAMES,
+        batch_size,
+        options.workers,
+        rank=world.rank,
+        world_size=world.size,
+        logger=logger,
+    )
+    dataset, loader, sampler = load(training=True, seed=seed)
+    fixed = _run_settings(options, config, world, seed, batch_size, len(loader))
+    model = host.build_network(config.MODEL, len(config.CLASS_NAMES), dataset).to(world.device)
+    fit_precision(model, loop.amp_dtype)
+    if options.pretrained_model and not source:
+        facts["pretrained_model"] = str(options.pretrained_model.resolve())
+        transfer.load_pretrained(model, options.pretrained_model, logger, options.partial_weights)
+    run = _build_run(model, config, world, fixed, loop.amp_dtype, options.sync_bn)
+    if source:
+        run_state.restore(run, fixed, content, source, world.rank)
+        logger.info("RESUMED from %s: %s", source, run.progress)
+    # Only now, when it is certain that the run can be resumed.
+    copy = folder / f"{options.cfg_file.stem}.yaml"
+    distributed.on_main(lambda: run_log.write_config(config, copy))
+    _log_settings(fixed, run, logger)
+    session = Session(
+        run=run,
+        settings=fixed,
+        options=loop,
+        world=world,
+        checkpoints=CheckpointManager(folder / "ckpt", options.max_ckpt_save_num, source),
+        curves=run_log.Curves(folder if world.is_main else None, run.progress.step),
+        logger=logger,
+        facts=facts,
+        command=command_to_resume(options.launcher, sys.argv),
+        evaluate=evaluate or _build_evaluation(options, config, world, model, load, logger),
+        before_epoch=hooks.build_hook(
+            config.get("HOOK"), dataset, loader.restart_workers, fixed.epochs, logger
+        ),
+    )
+    return session, loader, sampler
+
+
+def command_to_resume(launcher: str, words: list[str]) -> str:
+    """The command line that resumes a run: the one that started it, from its own checkpoints.
 
     Args:
         words: ``sys.argv``.
@@ -154,9 +194,9 @@ def how_to_go_on(launcher: str, words: list[str]) -> str:
     return f"{starts.get(launcher, 'python')} {shlex.join(rest)}"
 
 
-def _choose_seed(args: Namespace, content: dict[str, Any]) -> int:
+def _choose_seed(options: TrainOptions, content: dict[str, Any]) -> int:
     """The seed asked for, else that of the run to resume, else a random one; for all processes."""
-    seed = args.seed if args.seed is not None else FIXED_SEED if args.fix_random_seed else None
+    seed = FIXED_SEED if options.seed is None and options.fix_random_seed else options.seed
     if seed is None:
         seed = content.get("plan", {}).get("seed", secrets.randbelow(2**31))
     else:
@@ -173,22 +213,11 @@ def _start_log(world: World, folder: Path) -> logging.Logger:
     return logger
 
 
-def per_process_batch(args: Namespace, config: Any, world: World) -> int:
-    if args.batch_size is None:
-        return config.OPTIMIZATION.BATCH_SIZE_PER_GPU
-    if args.batch_size % world.size:
-        raise ConfigError(
-            f"--batch_size {args.batch_size} is no multiple of {world.size} processes"
-        )
-    return args.batch_size // world.size
-
-
-def _make_plan(
-    args: Namespace, config: Any, world: World, seed: int, batch_size: int, batches: int
+def _run_settings(
+    options: TrainOptions, config: Any, world: World, seed: int, batch_size: int, batches: int
 ) -> RunSettings:
-    optimization = config.OPTIMIZATION
-    accumulate = args.accumulate_steps or optimization.get("ACCUMULATE_STEPS", 1)
-    epochs = optimization.NUM_EPOCHS if args.epochs is None else args.epochs
+    accumulate = options.accumulate_steps or config.OPTIMIZATION.get("ACCUMULATE_STEPS", 1)
+    epochs = config.OPTIMIZATION.NUM_EPOCHS if options.epochs is None else options.epochs
     for name, value in (("ACCUMULATE_STEPS", accumulate), ("NUM_EPOCHS", epochs)):
         if value < 1:
             raise ConfigError(f"OPTIMIZATION.{name} must be at least 1, not {value}")
@@ -202,16 +231,59 @@ def _make_plan(
     )
 
 
-def _log_plan(plan: RunSettings, run: Run, logger: logging.Logger) -> None:
-    steps = plan.steps_per_epoch
+def _loop_options(options: TrainOptions, config: Any) -> LoopOptions:
+    use_amp = options.use_amp or config.OPTIMIZATION.get("USE_AMP", False)
+    return LoopOptions(
+        grad_norm_clip=config.OPTIMIZATION.GRAD_NORM_CLIP,
+        clip_by_branch=config.OPTIMIZATION.get("CLIP_BY_BRANCH", False),
+        amp_dtype=AMP_DTYPES[options.amp_dtype] if use_amp else None,
+        max_steps=options.max_steps,
+        log_steps=options.logger_iter_interval,
+        save_epochs=options.ckpt_save_interval,
+        save_seconds=options.ckpt_save_time_interval,
+        save_steps=options.ckpt_save_step_interval,
+        eval_epochs=options.eval_interval,
+    )
+
+
+def _build_run(
+    model: nn.Module,
+    config: Any,
+    world: World,
+    fixed: RunSettings,
+    amp_dtype: torch.dtype | None,
+    sync_bn: bool,
+) -> Run:
+    optimization = config.OPTIMIZATION
+    optim.set_batchnorm_momentum(model, optimization)
+    optimizer = optim.build_optimizer(model, optimization)
+    scaler = torch.amp.GradScaler(
+        world.device.type,
+        init_scale=optimization.get("LOSS_SCALE_FP16", 2.0**16),
+        enabled=amp_dtype is torch.float16,
+    )
+    return Run(
+        model=distributed.wrap(model, world, sync_bn),
+        optimizer=optimizer,
+        scheduler=optim.build_scheduler(
+            optimizer, optimization, fixed.total_steps, fixed.steps_per_epoch
+        ),
+        scaler=scaler,
+        progress=Progress(),
+    )
+
+
+def _log_settings(fixed: RunSettings, run: Run, logger: logging.Logger) -> None:
     logger.info(
         "effective batch %d = %d per process x %d processes x %d accumulated",
-        plan.batch_size * plan.world_size * plan.accumulate_steps,
-        plan.batch_size,
-        plan.world_size,
-        plan.accumulate_steps,
+        fixed.batch_size * fixed.world_size * fixed.accumulate_steps,
+        fixed.batch_size,
+        fixed.world_size,
+        fixed.accumulate_steps,
     )
-    logger.info("%d epochs x %d steps = %d steps", plan.epochs, steps, plan.epochs * steps)
+    logger.info(
+        "%d epochs x %d steps = %d steps", fixed.epochs, fixed.steps_per_epoch, fixed.total_steps
+    )
     count = sum(one.numel() for group in run.optimizer.param_groups for one in group["params"])
     logger.info(
         "%s: %.2f M trained parameters, learning rate now %.3g",
@@ -221,82 +293,35 @@ def _log_plan(plan: RunSettings, run: Run, logger: logging.Logger) -> None:
     )
 
 
-def _make_run(
-    args: Namespace, config: Any, world: World, plan: RunSettings, model: nn.Module
-) -> Run:
-    steps = plan.steps_per_epoch
-    optim.set_batchnorm_momentum(model, config.OPTIMIZATION)
-    optimizer = optim.build_optimizer(model, config.OPTIMIZATION)
-    scaler = torch.amp.GradScaler(
-        world.device.type,
-        init_scale=config.OPTIMIZATION.get("LOSS_SCALE_FP16", 2.0**16),
-        enabled=_amp_dtype(args, config) is torch.float16,
-    )
-    return Run(
-        model=distributed.wrap(model, world, args.sync_bn),
-        optimizer=optimizer,
-        scheduler=optim.build_scheduler(optimizer, config.OPTIMIZATION, plan.epochs * steps, steps),
-        scaler=scaler,
-        progress=Progress(),
-    )
-
-
-def _amp_dtype(args: Namespace, config: Any) -> torch.dtype | None:
-    wanted = args.use_amp or config.OPTIMIZATION.get("USE_AMP", False)
-    return AMP_DTYPES[args.amp_dtype] if wanted else None
-
-
-def _make_options(args: Namespace, config: Any) -> LoopOptions:
-    return LoopOptions(
-        grad_norm_clip=config.OPTIMIZATION.GRAD_NORM_CLIP,
-        clip_by_branch=config.OPTIMIZATION.get("CLIP_BY_BRANCH", False),
-        amp_dtype=_amp_dtype(args, config),
-        max_steps=args.max_steps,
-        log_steps=args.logger_iter_interval,
-        save_epochs=args.ckpt_save_interval,
-        save_seconds=args.ckpt_save_time_interval,
-        save_steps=args.ckpt_save_step_interval,
-        eval_epochs=args.eval_interval,
-    )
-
-
-def _make_evaluation(
-    args: Namespace,
+def _build_evaluation(
+    options: TrainOptions,
     config: Any,
     world: World,
     model: nn.Module,
     load: Callable[..., Any],
     logger: logging.Logger,
-    folder: Path,
 ) -> Evaluate | None:
-    """Evaluation of the test split: boxes and maps, or how well a pre-training reconstructs."""
+    """Evaluation of the test split: boxes and maps, or the reconstruction of a pre-training."""
     splits = config.DATA_CONFIG.get("INFO_PATH", {})
-    if args.eval_interval == 0 or not splits.get("test"):
+    if options.eval_interval == 0 or not splits.get("test"):
         return None
     dataset, loader, _ = load(training=False, seed=0)
-    if prediction_loop.reconstructs(model):
-        return _evaluation_of_reconstruction(loader, world, logger)
-    if not hasattr(dataset, "evaluation") or not prediction_loop.predicts(model):
-        return None
-    prediction_loop.check_data(dataset, model)  # fail now, not after the first epoch
-    results = folder / "eval" / "eval_with_train" / config.DATA_CONFIG.DATA_SPLIT["test"]
+    results = options.folder / "eval/eval_with_train" / config.DATA_CONFIG.DATA_SPLIT["test"]
 
-    def evaluate_and_tell(model: nn.Module) -> dict[str, float]:
-        text, metrics = prediction_loop.evaluate(model, loader, world, results)
-        logger.info("predictions for the test split\n%s", text)
-        return metrics
-
-    return evaluate_and_tell
-
-
-def _evaluation_of_reconstruction(
-    loader: DataLoader, world: World, logger: logging.Logger
-) -> Evaluate:
-    """With the masks that tools/evaluate_pretrain.py draws."""
-
-    def evaluate_and_tell(model: nn.Module) -> dict[str, float]:
+    def reconstruct(model: nn.Module) -> dict[str, float]:
+        # With the masks that tools/evaluate_pretrain.py draws.
         metrics = reconstruction.evaluate(model, loader, world.device)
         logger.info("reconstruction of the test split\n%s", format_table({"network": metrics}))
         return metrics
 
-    return evaluate_and_tell
+    def predict(model: nn.Module) -> dict[str, float]:
+        text, metrics = prediction_loop.evaluate(model, loader, world, results)
+        logger.info("predictions for the test split\n%s", text)
+        return metrics
+
+    if RENDERINGS in prediction_loop.outputs(model):
+        return reconstruct
+    if not hasattr(dataset, "evaluation"):
+        return None
+    prediction_loop.check_data(dataset, model)  # fail now, not after the first epoch
+    return predict

@@ -13,6 +13,7 @@ import time
 import traceback
 from pathlib import Path
 
+import nsmae_plugin
 from tests.helpers import toys
 
 # isort: split
@@ -90,6 +91,7 @@ def kill_and_resume(count, seed=0):
 
 
 if __name__ == "__main__":
+    nsmae_plugin.register()
     os.environ["TOY_EVALUATE"] = "1"
     with tempfile.TemporaryDirectory() as workspace:
         os.chdir(workspace)

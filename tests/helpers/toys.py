@@ -17,20 +17,19 @@ import sys
 import time
 from pathlib import Path
 
-import nsmae_plugin
+import nsmae_plugin  # noqa: F401  (before torch: sets the OpenMP policy)
 
 # isort: split
 import numpy as np
-import pytest
 import torch
 import yaml
 from easydict import EasyDict
 from torch import nn
 
-import nsmae_plugin.runs.train
 import tools.train
 from nsmae_plugin import host, runs
 from nsmae_plugin.errors import DataError
+from nsmae_plugin.runtime.command_line import errors_in_one_line
 from nsmae_plugin.training.update import read_records, update_weights
 
 FEATURES = 4
@@ -172,14 +171,13 @@ def train_step(run, batches, device="cpu", clip=35, **options):
     return read_records([record])[0]
 
 
-def train(*arguments, register_toys=True):
+@errors_in_one_line
+def train(*arguments):
     """Run tools/train.py; returns its exit status."""
-    with pytest.MonkeyPatch.context() as patch:
-        if os.environ.get("TOY_EVALUATE"):
-            patch.setattr(runs.train, "_make_evaluation", lambda *_: evaluate)
-        if register_toys:
-            patch.setattr(nsmae_plugin, "register", register)
-        return tools.train.main([str(one) for one in arguments])
+    register()
+    options = tools.train.parse_options([str(one) for one in arguments])
+    runs.train.train(options, evaluate if os.environ.get("TOY_EVALUATE") else None)
+    return 0
 
 
 if __name__ == "__main__":

@@ -164,7 +164,7 @@ def test_training_evaluates_a_detector(workspace, capsys, monkeypatch):
     monkeypatch.setattr(nsmae_plugin, "register", register)
     arguments = ("--cfg_file", "cfgs/group/oracle.yaml", "--workers", "0", "--seed", "1")
     arguments += ("--epochs", "2", "--extra_tag", "trained")
-    assert toys.train(*arguments, register_toys=False) == 0
+    assert toys.train(*arguments) == 0
     folder = run_folder(workspace, "trained")
     text = (folder / "metrics.jsonl").read_text(encoding="utf-8")
     tests = [one for one in map(json.loads, text.splitlines()) if one["split"] == "test"]
@@ -175,7 +175,7 @@ def test_training_evaluates_a_detector(workspace, capsys, monkeypatch):
     assert (folder / "eval/epoch_2/val/default/result.txt").is_file()
     # What could not be evaluated stops before anything is trained.
     wrong = ("--set", "DATA_CONFIG.DATA_SPLIT.test", "train")
-    assert toys.train(*arguments[:-1], "wrong", *wrong, register_toys=False) == 1
+    assert toys.train(*arguments[:-1], "wrong", *wrong) == 1
     assert not list((run_folder(workspace, "wrong") / "ckpt").iterdir())
 
 

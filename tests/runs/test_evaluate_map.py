@@ -162,13 +162,13 @@ def test_training_evaluates_a_map(start, capsys, monkeypatch):
     workspace = start()
     monkeypatch.setattr(nsmae_plugin, "register", register)
     arguments = ("--cfg_file", "cfgs/group/oracle.yaml", "--workers", "0", "--seed", "1")
-    assert train(*arguments, "--epochs", "1", register_toys=False) == 0
+    assert train(*arguments, "--epochs", "1") == 0
     assert "map IoU (%)" in capsys.readouterr().out
     text = (run_folder(workspace) / "metrics.jsonl").read_text(encoding="utf-8")
     (record,) = [one for one in map(json.loads, text.splitlines()) if one["split"] == "test"]
     assert record["mIoU"] == 1.0
     # What could not be evaluated stops before anything is trained.
     wrong = ("--extra_tag", "wrong", "--set", "DATA_CONFIG.DATA_SPLIT.test", "train")
-    assert train(*arguments, *wrong, register_toys=False) == 1
+    assert train(*arguments, *wrong) == 1
     assert "hold 0 of the 6 samples of the split mini_train" in capsys.readouterr().err
     assert not list((run_folder(workspace, "wrong") / "ckpt").iterdir())

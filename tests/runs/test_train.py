@@ -226,7 +226,7 @@ def test_pretraining_on_the_synthetic_dataset_resumes_exactly_and_is_evaluated(
         recipe = TINY / "nsmae_pretrain.yaml"
         options = ("--cfg_file", recipe, "--extra_tag", tag, "--workers", "0", "--seed", "1")
         data = ("--epochs", "1", *more, "--set", "DATA_CONFIG.DATA_PATH", str(synthetic_root))
-        return toys.train(*options, *data, register_toys=False)
+        return toys.train(*options, *data)
 
     def content(tag):
         return checkpoint.read(

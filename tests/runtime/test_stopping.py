@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from nsmae_plugin.runs.train import how_to_go_on
+from nsmae_plugin.runs.train import command_to_resume
 from nsmae_plugin.runtime import stopping
 from nsmae_plugin.runtime.command_line import errors_in_one_line
 from tests.helpers import toys
@@ -24,7 +24,7 @@ def log_of(workspace, tag):  # noqa: F811
 @pytest.mark.parametrize(
     ("signum", "name", "status"), [(signal.SIGTERM, "SIGTERM", 143), (signal.SIGINT, "Ctrl-C", 130)]
 )
-def test_a_training_saves_at_the_step_says_how_to_go_on_and_loses_nothing(
+def test_a_training_saves_at_the_step_says_command_to_resume_and_loses_nothing(
     workspace,  # noqa: F811
     monkeypatch,
     capsys,
@@ -131,9 +131,9 @@ def test_the_command_that_goes_on_starts_from_the_runs_own_checkpoints():
     words = ["tools/train.py", "--cfg_file", "a b.yaml", "--pretrained_model", "w.pth", "--ckpt=c"]
     words += ["--set", "OPTIMIZATION.LR", "1"]
     rest = "tools/train.py --cfg_file 'a b.yaml' --set OPTIMIZATION.LR 1"
-    assert how_to_go_on("none", words) == f"python {rest}"
-    assert how_to_go_on("slurm", words) == f"srun python {rest}"
-    assert how_to_go_on("pytorch", words).startswith("torchrun --nproc_per_node ")
+    assert command_to_resume("none", words) == f"python {rest}"
+    assert command_to_resume("slurm", words) == f"srun python {rest}"
+    assert command_to_resume("pytorch", words).startswith("torchrun --nproc_per_node ")
 
 
 @pytest.mark.parametrize("workers", ["0", "1"])

@@ -1,0 +1,105 @@
+"""Options that several commands share, and their command-line flags."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from nsmae_plugin.data.loader import default_workers
+from nsmae_plugin.errors import ConfigError
+from nsmae_plugin.runtime import distributed
+from nsmae_plugin.runtime.distributed import World
+from nsmae_plugin.training.run_log import run_folder
+
+SPLITS = ("train", "test")
+DEVICES = ("auto", "cpu", "cuda")
+
+
+def make_parser(description: str | None) -> argparse.ArgumentParser:
+    """A parser without defaults: flags that are absent leave those of a dataclass of options."""
+    return argparse.ArgumentParser(
+        description=description,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        argument_default=argparse.SUPPRESS,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunOptions:
+    """A run of training, or its evaluation: configuration, folder and processes.
+
+    Attributes:
+        cfg_file: YAML configuration.
+        batch_size: samples of all processes together; None: the configuration's, per process.
+        workers: loader processes per process.
+        extra_tag: name of the run.
+        output_dir: root of the output folders.
+        ckpt: checkpoint file or folder; None: the newest of the run.
+        pretrained_model: checkpoint or exported weights.
+        launcher, tcp_port, local_rank, device: see :func:`nsmae_plugin.runtime.distributed.start`.
+        overrides: ``KEY VALUE`` pairs for the configuration.
+    """
+
+    cfg_file: Path
+    batch_size: int | None = None
+    workers: int = field(default_factory=default_workers)
+    extra_tag: str = "default"
+    output_dir: Path = Path("output")
+    ckpt: Path | None = None
+    pretrained_model: Path | None = None
+    launcher: str = "none"
+    tcp_port: int = 18888
+    local_rank: int | None = None
+    device: str = "auto"
+    overrides: Sequence[str] = ()
+
+    @property
+    def folder(self) -> Path:
+        """Where the run writes."""
+        return run_folder(self.output_dir, self.cfg_file, self.extra_tag)
+
+    def start_processes(self) -> World:
+        """Join the processes that the launcher started."""
+        return distributed.start(self.launcher, self.device, self.tcp_port, self.local_rank)
+
+    def batch_per_process(self, config: Any, world: World) -> int:
+        """Samples of a batch in each process.
+
+        Raises:
+            ConfigError: the batch size is not a multiple of the number of processes.
+        """
+        if self.batch_size is None:
+            return config.OPTIMIZATION.BATCH_SIZE_PER_GPU
+        if self.batch_size % world.size:
+            raise ConfigError(
+                f"--batch_size {self.batch_size} is no multiple of {world.size} processes"
+            )
+        return self.batch_size // world.size
+
+
+def add_run_arguments(parser: argparse.ArgumentParser, ckpt: str, pretrained_model: str) -> None:
+    """The flags of :class:`RunOptions` but ``--batch_size``; two have help texts of their own."""
+    add = parser.add_argument
+    add("--cfg_file", type=Path, required=True, help="YAML configuration")
+    add("--workers", type=int, help="loader processes per process")
+    add("--extra_tag", help="name of the run")
+    add("--output_dir", type=Path, help="root of the output directories")
+    add("--ckpt", type=Path, help=ckpt)
+    add("--pretrained_model", type=Path, help=pretrained_model)
+    add("--launcher", choices=distributed.LAUNCHERS)
+    add("--tcp_port", type=int, help="of rank 0, under slurm")
+    add("--local_rank", type=int, help="accepted for old launchers; torchrun sets LOCAL_RANK")
+    add("--device", choices=DEVICES)
+    add_overrides(parser)
+
+
+def add_overrides(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--set",
+        dest="overrides",
+        nargs=argparse.REMAINDER,
+        help="KEY VALUE ...: overrides of the configuration, last on the command line",
+    )
