@@ -20,6 +20,9 @@ from nsmae_plugin.config.values import Words
 
 _STEPS = "nsmae_plugin.config.data_steps"
 _DATA = "nsmae_plugin.data.data_config"
+_MODULES = "nsmae_plugin.config.modules"
+_HEADS = "nsmae_plugin.config.dense_heads"
+_OWN = "nsmae_plugin.models.module_config"
 
 #: slot -> NAME -> ``module:Class``
 PATHS: dict[str, dict[str, str]] = {
@@ -27,6 +30,26 @@ PATHS: dict[str, dict[str, str]] = {
         "MultiModalNuScenesDataset": f"{_DATA}:MultiModalData",
         "NuScenesDataset": f"{_DATA}:OpenPCDetNuScenes",
     },
+    "vfe": {"MeanVFE": f"{_MODULES}:Module"},
+    "backbone_3d": {"VoxelResBackBone8x": f"{_MODULES}:VoxelResBackBone8x"},
+    "map_to_bev": {"HeightCompression": f"{_MODULES}:HeightCompression"},
+    "image_backbone": {"SwinTransformer": f"{_MODULES}:SwinTransformer"},
+    "neck": {"GeneralizedLSSFPN": f"{_MODULES}:GeneralizedLSSFPN"},
+    "vtransform": {
+        "FactorizedLSSTransform": f"{_OWN}:FactorizedLSSTransform",
+        "FactorizedDepthLSSTransform": f"{_OWN}:FactorizedDepthLSSTransform",
+        "DepthLSSTransform": f"{_MODULES}:LiftSplat",
+    },
+    "fuser": {"ConvFuser": f"{_MODULES}:ConvFuser"},
+    "backbone_2d": {
+        "BaseBEVBackbone": f"{_MODULES}:BaseBEVBackbone",
+        "GeneralizedResNetLSSFPN": f"{_OWN}:GeneralizedResNetLSSFPN",
+    },
+    "dense_head": {
+        "CenterHead": f"{_HEADS}:CenterHead",
+        "TransFusionHead": f"{_HEADS}:TransFusionHead",
+    },
+    "map_head": {"BEVSegmentationHead": f"{_OWN}:BEVSegmentationHead"},
     "augmentor": {
         "gt_sampling": f"{_STEPS}:GroundTruthSampling",
         "random_world_flip": f"{_STEPS}:WorldFlip",

@@ -9,7 +9,7 @@ from nsmae_plugin.config.bev_grids import bev_stride
 from nsmae_plugin.config.known_modules import LIDAR_STRIDE
 from nsmae_plugin.errors import ConfigError
 from nsmae_plugin.geometry.bev_grid import BEVGrid
-from nsmae_plugin.models.lift_splat import GEOMETRY, LiftSplatTransform
+from nsmae_plugin.models.lift_splat import GEOMETRY
 
 CAMERA_SECTIONS = ("IMAGE_BACKBONE", "NECK", "VTRANSFORM")
 LIDAR_SECTIONS = ("VFE", "BACKBONE_3D", "MAP_TO_BEV")
@@ -48,7 +48,7 @@ def require_inputs(batch_dict: Mapping[str, Any], detector: Any) -> None:
 
 def prepare_geometry(batch_dict: dict[str, Any], detector: Any) -> None:
     """Put what calibration and points alone decide into the batch, before any module runs."""
-    if isinstance(detector.vtransform, LiftSplatTransform):
+    if hasattr(detector.vtransform, "prepare"):
         batch_dict[GEOMETRY] = detector.vtransform.prepare(batch_dict)
 
 

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nsmae_plugin.errors import ConfigError
+from nsmae_plugin.models import module_config
 from nsmae_plugin.ops.conv_block import conv_block
-
-LEVEL_KEYS = ("LAYER_NUMS", "LAYER_STRIDES", "NUM_FILTERS")
 
 
 class GeneralizedResNetLSSFPN(nn.Module):
@@ -36,16 +33,19 @@ class GeneralizedResNetLSSFPN(nn.Module):
         ConfigError: fewer than two levels, or lists of different lengths.
     """
 
+    Config: ClassVar = module_config.GeneralizedResNetLSSFPN
+
     def __init__(self, model_cfg: Any, input_channels: int) -> None:
         super().__init__()
         self.model_cfg = model_cfg
-        depths, strides, channels = _levels(model_cfg)
+        config = self.Config.of(model_cfg, "MODEL.BACKBONE_2D")
+        channels = config.NUM_FILTERS
         inputs = [input_channels, *channels[:-1]]
-        self.backbone = nn.ModuleList(map(_level, inputs, channels, strides, depths))
-        self.num_bev_features = model_cfg.OUT_CHANNEL
-        self.neck = LSSFPN(
-            channels[0] + channels[-1], self.num_bev_features, model_cfg.UPSAMPLE_STRIDE
+        self.backbone = nn.ModuleList(
+            map(_level, inputs, channels, config.LAYER_STRIDES, config.LAYER_NUMS)
         )
+        self.num_bev_features = config.OUT_CHANNEL
+        self.neck = LSSFPN(channels[0] + channels[-1], config.OUT_CHANNEL, config.UPSAMPLE_STRIDE)
 
     def forward(self, batch_dict: dict[str, Any]) -> dict[str, Any]:
         """Keys in the class's docstring."""
@@ -106,16 +106,3 @@ def _level(in_channels: int, channels: int, stride: int, blocks: int) -> nn.Sequ
 def _upsample(channels: int, stride: int) -> nn.Sequential:
     enlarge = nn.Upsample(scale_factor=stride, mode="bilinear", align_corners=True)
     return nn.Sequential(enlarge, *conv_block(channels, channels, 3))
-
-
-def _levels(model_cfg: Any) -> tuple[Sequence[int], ...]:
-    """The three lists of the configuration, checked to have one entry per level."""
-    lists = tuple(list(model_cfg[key]) for key in LEVEL_KEYS)
-    lengths = {len(one) for one in lists}
-    if len(lengths) > 1 or lengths.pop() < 2:
-        named = zip(LEVEL_KEYS, lists, strict=True)
-        raise ConfigError(
-            "MODEL.BACKBONE_2D needs one entry for each of at least two levels in every list, not "
-            + ", ".join(f"{key} {one}" for key, one in named)
-        )
-    return lists

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import nn
@@ -13,11 +13,11 @@ from nsmae_plugin.errors import ConfigError, DataError
 from nsmae_plugin.geometry.bev_grid import BEVGrid
 from nsmae_plugin.geometry.intervals import count_steps
 from nsmae_plugin.geometry.projection import frustum_pixels, frustum_rays
+from nsmae_plugin.models import module_config
 from nsmae_plugin.ops.bev_pool import bev_pool, to_rows
 from nsmae_plugin.ops.conv_block import conv_block
-from nsmae_plugin.ops.kernels import check_kernels
+from nsmae_plugin.ops.kernels import require_triton
 from nsmae_plugin.ops.pooling_plan import (
-    ROUNDINGS,
     PoolingPlan,
     build_plan,
     frustum_cells,
@@ -59,9 +59,17 @@ class LiftSplatTransform(nn.Module, ABC):
     Writes: ``depth_logits`` (B * N, D, fH, fW), ``depth_context`` (B * N, OUT_CHANNEL, fH, fW),
     ``spatial_features_img`` (B, OUT_CHANNEL, Y, X).
 
+    Attributes:
+        renders_frustum: ``depth_logits`` and ``depth_context`` are there for a render head.
+        reads_lidar_depth: depth points of the LiDAR are an input.
+
     Raises:
         ConfigError: sizes, bounds or options that do not fit together.
     """
+
+    Config: ClassVar = module_config.FactorizedLSSTransform
+    renders_frustum: ClassVar = True
+    reads_lidar_depth: ClassVar = False
 
     depths: torch.Tensor  # (D,) metres
     pixels: torch.Tensor  # (fH * fW, 2) u, v in the augmented image
@@ -71,17 +79,17 @@ class LiftSplatTransform(nn.Module, ABC):
     def __init__(self, model_cfg: Any) -> None:
         super().__init__()
         self.model_cfg = model_cfg
-        self.image_size = tuple(model_cfg.IMAGE_SIZE)
-        self.feature_size = tuple(model_cfg.FEATURE_SIZE)
-        self.rounding = model_cfg.get("ROUNDING", "truncate")
-        self.kernels = check_kernels(model_cfg.get("KERNELS", "torch"), "MODEL.VTRANSFORM.KERNELS")
+        config: Any = self.Config.of(model_cfg, "MODEL.VTRANSFORM")
+        self.image_size: tuple[int, int] = tuple(config.IMAGE_SIZE)
+        self.feature_size: tuple[int, int] = tuple(config.FEATURE_SIZE)
+        self.rounding, self.kernels = config.ROUNDING, config.KERNELS
+        require_triton(self.kernels, "MODEL.VTRANSFORM.KERNELS")
         self.grid = BEVGrid.from_bounds(
-            {f"MODEL.VTRANSFORM.{key}": model_cfg[key] for key in ("XBOUND", "YBOUND", "ZBOUND")}
+            {key: getattr(config, key) for key in ("XBOUND", "YBOUND", "ZBOUND")}
         )
-        self.num_bins = count_steps(model_cfg.DBOUND, "MODEL.VTRANSFORM.DBOUND")
-        self.out_channels = model_cfg.OUT_CHANNEL
-        _check_options(self, model_cfg)
-        start, _, step = model_cfg.DBOUND
+        self.num_bins = count_steps(config.DBOUND, "DBOUND")
+        self.out_channels = config.OUT_CHANNEL
+        start, _, step = config.DBOUND
         depths = start + step * torch.arange(self.num_bins, dtype=torch.float64)
         self.register_buffer("depths", depths.float(), persistent=False)
         pixels = frustum_pixels(self.image_size, self.feature_size)
@@ -156,13 +164,6 @@ class LiftSplatTransform(nn.Module, ABC):
                 f"MODEL.VTRANSFORM.FEATURE_SIZE is {list(self.feature_size)}: set it, and "
                 "MODEL.VTRANSFORM.IMAGE_SIZE, to fit DATA_CONFIG.CAMERA_CONFIG.IMAGE.FINAL_DIM"
             )
-        images = batch_dict.get("camera_imgs")
-        if images is not None and tuple(images.shape[-2:]) != self.image_size:
-            raise ConfigError(
-                f"the images have {tuple(images.shape[-2:])} pixels, but "
-                f"MODEL.VTRANSFORM.IMAGE_SIZE is {list(self.image_size)}: make it equal to "
-                "DATA_CONFIG.CAMERA_CONFIG.IMAGE.FINAL_DIM"
-            )
         batch, cameras = batch_dict["camera_intrinsics"].shape[:2]
         if len(features) != batch * cameras:
             raise DataError(
@@ -180,18 +181,6 @@ def build_downsample(channels: int, factor: int) -> nn.Module:
         *conv_block(channels, channels, 3, stride=factor),
         *conv_block(channels, channels, 3),
     )
-
-
-def _check_options(module: LiftSplatTransform, config: Any) -> None:
-    where = "MODEL.VTRANSFORM"
-    if module.rounding not in ROUNDINGS:
-        raise ConfigError(f"{where}.ROUNDING {module.rounding!r} is not one of {ROUNDINGS}")
-    if config.DOWNSAMPLE not in (1, 2):
-        raise ConfigError(f"{where}.DOWNSAMPLE must be 1 or 2, not {config.DOWNSAMPLE!r}")
-    if config.DOWNSAMPLE == 2 and module.grid.size[2] != 1:
-        raise ConfigError(
-            f"{where}.ZBOUND gives {module.grid.size[2]} layers; DOWNSAMPLE 2 convolves one"
-        )
 
 
 def _drop_stock_grid(state_dict: dict[str, Any], prefix: str, *_: Any) -> None:

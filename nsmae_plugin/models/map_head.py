@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor, nn
 
 from nsmae_plugin.errors import ConfigError
 from nsmae_plugin.geometry.bev_grid import BEVGrid
+from nsmae_plugin.models import module_config
 from nsmae_plugin.models.map_losses import map_loss
 from nsmae_plugin.ops.compositing import at_least_float32
 from nsmae_plugin.ops.conv_block import conv_block
@@ -44,8 +45,10 @@ class BEVSegmentationHead(nn.Module):
         feature_range: POINT_CLOUD_RANGE, of which x and y count; metres.
 
     Raises:
-        ConfigError: the map leaves the range of the features, or the loss is none.
+        ConfigError: the map leaves the range of the features, or its section is not valid.
     """
+
+    Config: ClassVar = module_config.BEVSegmentationHead
 
     def __init__(
         self,
@@ -60,8 +63,10 @@ class BEVSegmentationHead(nn.Module):
         self.classes = list(classes)
         self.grid = grid
         self.resample = GridResampler(grid, feature_range)
-        self.loss_of_classes = map_loss(model_cfg.LOSS_CONFIG)
-        channels = model_cfg.get("HIDDEN_CHANNEL", input_channels)
+        config = self.Config.of(model_cfg, "MODEL.MAP_HEAD")
+        self.loss_of_classes = map_loss(config.LOSS_CONFIG)
+        self.weight = config.LOSS_CONFIG.LOSS_WEIGHTS.map_weight
+        channels = config.HIDDEN_CHANNEL or input_channels
         last = nn.Conv2d(channels, len(self.classes), kernel_size=1)
         nn.init.constant_(cast(Tensor, last.bias), math.log(PRIOR / (1 - PRIOR)))
         self.classifier = nn.Sequential(
@@ -82,7 +87,7 @@ class BEVSegmentationHead(nn.Module):
         losses = self.loss_of_classes(batch_dict["map_logits"], batch_dict["gt_masks_bev"])
         terms = {"loss_map": losses.sum()}
         terms |= {f"loss_map_{name}": one for name, one in zip(self.classes, losses, strict=True)}
-        return terms["loss_map"] * self.model_cfg.LOSS_CONFIG.LOSS_WEIGHTS.map_weight, terms
+        return terms["loss_map"] * self.weight, terms
 
 
 class GridResampler(nn.Module):

@@ -6,19 +6,19 @@ mean over samples and cells, for each class; the classes' means are summed.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable
+from functools import partial
 
 import torch.nn.functional as F
 from torch import Tensor
 
-from nsmae_plugin.errors import ConfigError
+from nsmae_plugin.models.module_config import MapLoss
 from nsmae_plugin.ops.compositing import at_least_float32
 
 GAMMA, ALPHA = 2.0, -1.0  # published; a negative alpha balances nothing
 
 #: (logits, target) -> loss of each class.
-MapLoss = Callable[[Tensor, Tensor], Tensor]
+Loss = Callable[[Tensor, Tensor], Tensor]
 
 
 def cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
@@ -59,23 +59,8 @@ def _towards(logits: Tensor, target: Tensor) -> Tensor:
     return logits.where(target, -logits)
 
 
-def map_loss(config: Mapping[str, Any]) -> MapLoss:
-    """The loss of a section ``MODEL.MAP_HEAD.LOSS_CONFIG``.
-
-    Raises:
-        ConfigError: an unknown LOSS, or GAMMA or ALPHA out of range or without a use.
-    """
-    where, name = "MODEL.MAP_HEAD.LOSS_CONFIG", config["LOSS"]
-    if name == "cross_entropy":
-        unused = [f"{where}.{key}" for key in ("GAMMA", "ALPHA") if key in config]
-        if unused:
-            raise ConfigError(f"cross_entropy has no {', '.join(unused)}: remove it, or use focal")
+def map_loss(config: MapLoss) -> Loss:
+    """The loss of a section ``MODEL.MAP_HEAD.LOSS_CONFIG``."""
+    if config.LOSS == "cross_entropy":
         return cross_entropy
-    if name != "focal":
-        raise ConfigError(f"{where}.LOSS must be focal or cross_entropy, not {name!r}")
-    gamma, alpha = config.get("GAMMA", GAMMA), config.get("ALPHA", ALPHA)
-    if gamma < 0:
-        raise ConfigError(f"{where}.GAMMA must not be negative, as {gamma} is")
-    if alpha > 1:
-        raise ConfigError(f"{where}.ALPHA must not exceed 1, as {alpha} does (negative: none)")
-    return lambda logits, target: focal_loss(logits, target, gamma, alpha)
+    return partial(focal_loss, gamma=config.GAMMA, alpha=config.ALPHA)

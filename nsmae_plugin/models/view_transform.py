@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
 
-from nsmae_plugin.errors import ConfigError
 from nsmae_plugin.geometry.depth_map import lidar_depth_map
+from nsmae_plugin.models import module_config
 from nsmae_plugin.models.lift_splat import (
     LiftSplatTransform,
     ViewGeometry,
     build_downsample,
 )
 from nsmae_plugin.ops.conv_block import conv_block, with_norm
-
-HINT_STRIDE = 8  # of dtransform: 4, then 2
 
 
 class FactorizedLSSTransform(LiftSplatTransform):
@@ -53,9 +51,11 @@ class FactorizedDepthLSSTransform(LiftSplatTransform):
         ConfigError: FEATURE_SIZE is not that of the depth features; see also the base class.
     """
 
+    Config: ClassVar = module_config.FactorizedDepthLSSTransform
+    reads_lidar_depth: ClassVar = True
+
     def __init__(self, model_cfg: Any) -> None:
         super().__init__(model_cfg)
-        _check_eighth(self.image_size, self.feature_size)
         self.dtransform = _build_dtransform()
         self.depthnet = _build_depthnet(
             model_cfg.IN_CHANNEL + 64, model_cfg.IN_CHANNEL, self.num_bins + self.out_channels
@@ -131,16 +131,6 @@ class OneChannelConv2d(nn.Conv2d):
         weight = self.weight.view(1, -1, 1).expand(len(maps), -1, -1)
         rows = torch.baddbmm(self.bias.view(1, -1, 1), weight, maps.flatten(2))
         return rows.unflatten(2, maps.shape[2:])
-
-
-def _check_eighth(image_size: tuple[int, ...], feature_size: tuple[int, ...]) -> None:
-    where = "MODEL.VTRANSFORM"
-    expected = tuple(-(-size // HINT_STRIDE) for size in image_size)
-    if feature_size != expected:
-        raise ConfigError(
-            f"{where}.FEATURE_SIZE {list(feature_size)} must be {list(expected)}, an eighth "
-            f"of {where}.IMAGE_SIZE {list(image_size)}: the depth points meet the features"
-        )
 
 
 def _build_dtransform() -> nn.Sequential:

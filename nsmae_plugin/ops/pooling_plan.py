@@ -14,8 +14,6 @@ from torch.nn import functional as F
 
 from nsmae_plugin.geometry.bev_grid import BEVGrid
 
-ROUNDINGS = ("truncate", "floor")
-
 
 def frustum_cells(
     rays: torch.Tensor,

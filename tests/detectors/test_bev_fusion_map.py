@@ -181,7 +181,11 @@ def test_data_without_labels_or_with_another_grid_is_named():
         ({"BACKBONE_2D": None}, {}, r"BEVFusionMap needs MODEL\.BACKBONE_2D"),
         ({"NAME": "BEVDetector"}, {}, r"no place for MODEL\.MAP_HEAD.*set MODEL\.NAME to BEVFusio"),
         ({}, {"XBOUND": [-50.0, 50.0, 0.5]}, r"XBOUND reaches from -50 to 50 m"),
-        ({}, {"CLASSES": ["road"]}, "no layer of the map is called 'road'"),
+        (
+            {},
+            {"CLASSES": ["road"]},
+            "CLASSES must be a list that names one or more of",
+        ),
     ],
 )
 def test_configurations_that_make_no_map_network_are_named(model, data, message):

@@ -153,14 +153,14 @@ def test_parameters_are_bevfusions_behind_the_prefixes_of_its_decoder():
 
 
 @pytest.mark.parametrize(
-    "changes",
+    ("changes", "message"),
     [
-        {"LAYER_NUMS": [2, 2]},
-        {"LAYER_NUMS": [2], "LAYER_STRIDES": [2], "NUM_FILTERS": [4]},
+        ({"LAYER_NUMS": [2, 2]}, r"one entry per level, not LAYER_NUMS \[2, 2\], LAYER_STRIDES"),
+        ({"LAYER_NUMS": [2]}, r"BACKBONE_2D.LAYER_NUMS must be a list of 2 or more positive int"),
     ],
 )
-def test_lists_that_do_not_fit_together_are_named(changes):
-    with pytest.raises(ConfigError, match=r"BACKBONE_2D .* LAYER_NUMS \[2(, 2)?\], LAYER_STR"):
+def test_lists_that_do_not_fit_together_are_named(changes, message):
+    with pytest.raises(ConfigError, match=message):
         make_decoder(**changes)
 
 

@@ -7,7 +7,6 @@ from easydict import EasyDict
 
 import nsmae_plugin
 from nsmae_plugin import host
-from nsmae_plugin.errors import ConfigError
 from nsmae_plugin.models.view_transform import FactorizedLSSTransform
 from tests.models.test_view_transform import BINS, CHANNELS, CONFIG, make_batch, pooled_by_loop
 
@@ -167,12 +166,6 @@ def test_features_need_not_be_an_eighth_of_the_image():
     module = make_module(FEATURE_SIZE=[4, 6])
     batch = {**blind_batch(), "image_fpn": [torch.randn(6, 8, 4, 6)]}
     assert module(batch)["depth_logits"].shape == (6, BINS, 4, 6)
-
-
-def test_images_of_another_size_name_the_keys():
-    batch = {**blind_batch(), "camera_imgs": torch.zeros(2, 3, 3, 32, 48)}
-    with pytest.raises(ConfigError, match=r"\(32, 48\) pixels.*IMAGE_SIZE is \[16, 24\]"):
-        make_module()(batch)
 
 
 def test_the_host_builds_it_by_name():

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 
 from nsmae_plugin.errors import ConfigError
 from nsmae_plugin.models.map_losses import cross_entropy, focal_loss, map_loss
+from nsmae_plugin.models.module_config import MapLoss
 
 LOSSES = {
     "cross_entropy": cross_entropy,
@@ -107,12 +108,16 @@ def test_bfloat16_logits_are_compared_in_float32(name, device):
     torch.testing.assert_close(loss, LOSSES[name](logits.float(), target))
 
 
+def section(**loss):
+    return MapLoss.of({**loss, "LOSS_WEIGHTS": {"map_weight": 1}}, "MODEL.MAP_HEAD.LOSS_CONFIG")
+
+
 def test_the_configuration_chooses():
     logits, target = example()
     chosen = {
-        "cross_entropy": map_loss({"LOSS": "cross_entropy"}),
-        "focal": map_loss({"LOSS": "focal"}),  # GAMMA 2, no ALPHA
-        "balanced": map_loss({"LOSS": "focal", "GAMMA": 1.5, "ALPHA": 0.25}),
+        "cross_entropy": map_loss(section(LOSS="cross_entropy")),
+        "focal": map_loss(section(LOSS="focal")),  # GAMMA 2, no ALPHA
+        "balanced": map_loss(section(LOSS="focal", GAMMA=1.5, ALPHA=0.25)),
     }
     for name, loss in chosen.items():
         assert torch.equal(loss(logits, target), LOSSES[name](logits, target)), name
@@ -122,11 +127,14 @@ def test_the_configuration_chooses():
     ("config", "message"),
     [
         ({"LOSS": "dice"}, "must be focal or cross_entropy, not 'dice'"),
-        ({"LOSS": "cross_entropy", "GAMMA": 2.0}, r"has no MODEL\.MAP_HEAD\.LOSS_CONFIG\.GAMMA"),
-        ({"LOSS": "focal", "GAMMA": -1}, "GAMMA must not be negative, as -1 is"),
-        ({"LOSS": "focal", "ALPHA": 1.5}, "ALPHA must not exceed 1, as 1.5 does"),
+        (
+            {"LOSS": "cross_entropy", "GAMMA": 2.0},
+            "LOSS_CONFIG: cross_entropy has no GAMMA: rem",
+        ),
+        ({"LOSS": "focal", "GAMMA": -1}, "GAMMA must be a number of at least 0, not -1"),
+        ({"LOSS": "focal", "ALPHA": 1.5}, "ALPHA must be a number of at most 1, not 1.5"),
     ],
 )
 def test_a_loss_that_means_nothing_is_named(config, message):
     with pytest.raises(ConfigError, match=message):
-        map_loss(config)
+        section(**config)

@@ -12,25 +12,20 @@ from importlib.util import find_spec
 
 from nsmae_plugin.errors import ConfigError
 
-KERNELS = ("torch", "triton")
-
 
 def triton_installed() -> bool:
     """Whether the package is there; a device that can run its kernels may still be missing."""
     return find_spec("triton") is not None
 
 
-def check_kernels(kernels: str, key: str) -> str:
-    """The value of the configuration key ``key``, if it can be used.
+def require_triton(kernels: str, key: str) -> None:
+    """Check that the kernels that a key of the configuration asks for are installed.
 
     Raises:
-        ConfigError: neither 'torch' nor 'triton', or 'triton' where Triton is not installed.
+        ConfigError: 'triton' where Triton is not installed.
     """
-    if kernels not in KERNELS:
-        raise ConfigError(f"{key} {kernels!r} is not one of {KERNELS}")
     if kernels == "triton" and not triton_installed():
         raise ConfigError(
             f"{key} is 'triton', but Triton is not installed: install a CUDA build of PyTorch, "
             f"which brings it, or set {key} to 'torch'"
         )
-    return kernels

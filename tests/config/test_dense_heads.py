@@ -1,4 +1,4 @@
-"""The tables of keys of the detection heads: what they admit and what they refuse."""
+"""The sections of the detection heads: what they admit and what they refuse."""
 
 import pytest
 
@@ -40,10 +40,10 @@ def test_its_heads_for_other_data_are_admitted(openpcdet_root, path):
         ("bevfusion_det", "LOSS_CONFIG.LOSS_CLS.alfa", "0.25", "did you mean alpha"),
         ("bevfusion_det", "TARGET_ASSIGNER_CONFIG.NUM_MAX_OBJS", "5", "unknown key"),
         ("bevfusion_det", "POST_PROCESSING.POST_CENTER_RANGE", "[1, 2]", "a list of 6"),
-        ("bevfusion_det", "SEPARATE_HEAD_CFG.HEAD_DICT.rot.num_conv", "two", "an integer"),
+        ("bevfusion_det", "SEPARATE_HEAD_CFG.HEAD_DICT.rot.num_conv", "two", "a positive integer"),
         ("bevfusion_det", "TARGET_ASSIGNER_CONFIG.HUNGARIAN_ASSIGNER.giou", "1", "unknown key"),
         ("centerpoint_lidar", "POST_PROCESSING.NMS_CONFIG.NMS_TRESH", "0.2", "did you mean"),
-        ("centerpoint_lidar", "CLASS_NAMES_EACH_HEAD", "[car]", "a list of a list of a string"),
+        ("centerpoint_lidar", "CLASS_NAMES_EACH_HEAD", "[car]", "a list of lists of strings"),
         ("centerpoint_lidar", "LOSS_CONFIG.LOSS_WEIGHTS.bbox_weight", "1.0", "unknown key"),
     ],
 )
