@@ -6,7 +6,6 @@ import torch.nn.functional as F
 from easydict import EasyDict
 from torch import nn
 
-from nsmae_plugin.errors import ConfigError
 from nsmae_plugin.host.builtin.modules.swin import PatchEmbed, PatchMerging, SwinTransformer
 
 CONFIG = {
@@ -131,16 +130,3 @@ def test_bf16_autocast_runs_and_stays_close():
     for one, other in zip(rough, exact, strict=True):
         # bfloat16 has 8 bits: 0.4 % a step, over a dozen layers of values around 1
         torch.testing.assert_close(one.float(), other, atol=0.1, rtol=0)
-
-
-@pytest.mark.parametrize(
-    ("changes", "words"),
-    [
-        ({"FROZEN_STAGES": 1}, "does not know IMAGE_BACKBONE.FROZEN_STAGES"),
-        ({"NUM_HEADS": [1, 2, 4]}, "2 stages"),
-        ({"OUT_INDICES": [1, 2]}, "2 stages"),
-    ],
-)
-def test_a_configuration_that_cannot_work_is_named(changes, words):
-    with pytest.raises(ConfigError, match=words):
-        make_swin(**changes)

@@ -5,7 +5,6 @@ import math
 import pytest
 import torch
 
-from nsmae_plugin.errors import ConfigError
 from nsmae_plugin.host.builtin.modules.window_attention import (
     DropPath,
     ShiftedWindowAttention,
@@ -162,8 +161,3 @@ def test_a_dropped_path_is_zero_for_whole_samples_and_keeps_the_mean():
     assert torch.equal(branch.amin(1), branch.amax(1))
     assert branch.mean() == pytest.approx(1, abs=0.04)  # 4 standard deviations: 0.037
     assert torch.equal(drop.eval()(torch.ones(4, 3)), torch.ones(4, 3))
-
-
-def test_heads_that_do_not_divide_the_channels_are_refused():
-    with pytest.raises(ConfigError, match="8 channels cannot be shared by NUM_HEADS 3"):
-        WindowAttention(8, 3, 4, 0.0, 0.0)

@@ -26,9 +26,7 @@ from nsmae_plugin import host
 from nsmae_plugin.config.load import load_config
 from nsmae_plugin.data.masking import hidden_subset, image_patch_mask
 from nsmae_plugin.errors import ConfigError
-from nsmae_plugin.models.lift_splat import LiftSplatTransform
 from nsmae_plugin.models.targets import build_targets
-from nsmae_plugin.models.view_transform import FactorizedDepthLSSTransform
 from nsmae_plugin.ops.pooling_plan import build_plan
 from nsmae_plugin.optimization.optim import build_optimizer, build_scheduler
 from nsmae_plugin.runtime.command_line import errors_in_one_line
@@ -59,7 +57,7 @@ def build_model(config: Any, variant: str = "factorised") -> Any:
     if variant == "openpcdet" and not pretraining and name == "FactorizedDepthLSSTransform":
         config.MODEL.VTRANSFORM.NAME = "DepthLSSTransform"
     model = host.build_network(config.MODEL, len(config.CLASS_NAMES), made_up_dataset(config))
-    lifts = isinstance(getattr(model, "vtransform", None), LiftSplatTransform)
+    lifts = getattr(getattr(model, "vtransform", None), "renders_frustum", False)
     if variant == "materialised" and not lifts:
         raise ConfigError(
             f"MODEL.VTRANSFORM.NAME is {name}, no frustum to lift: set it to {' or '.join(LIFTING)}"
@@ -125,9 +123,9 @@ def stage_seconds(model: Any, batch: dict[str, Any], repeats: int) -> dict[str, 
         stages["masks"] = lambda: _draw_masks(batch)
         stages["targets"] = lambda: build_targets(batch, model.camera_grid, model.columns)
     vtransform = getattr(model, "vtransform", None)
-    if isinstance(vtransform, FactorizedDepthLSSTransform):
+    if getattr(vtransform, "reads_lidar_depth", False):
         stages["depth maps"] = lambda: vtransform.depth_hints(batch)
-    if isinstance(vtransform, LiftSplatTransform):
+    if getattr(vtransform, "renders_frustum", False):
         cells = len(batch["lidar_aug_matrix"]) * vtransform.grid.num_cells
         stages["geometry"] = lambda: build_plan(vtransform.cells(batch), cells)
     return {name: _fastest(stage, repeats) for name, stage in stages.items()}

@@ -49,13 +49,19 @@ class BaseBEVBackbone(nn.Module):
     NUM_UPSAMPLE_FILTERS their way to the common resolution, and may be absent.
 
     Raises:
-        ConfigError: lists of different lengths.
+        ConfigError: another number of UPSAMPLE_STRIDES than of levels.
     """
 
     def __init__(self, model_cfg: Any, input_channels: int) -> None:
         super().__init__()
         self.model_cfg = model_cfg
-        depths, strides, filters, ups, up_filters = _levels(model_cfg)
+        keys = (*LEVEL_KEYS, *UPSAMPLE_KEYS)
+        depths, strides, filters, ups, up_filters = (list(model_cfg.get(key) or []) for key in keys)
+        if len(ups) not in (0, len(strides)):
+            raise ConfigError(
+                f"the built-in BaseBEVBackbone takes no or {len(strides)} UPSAMPLE_STRIDES, one "
+                f"per level, not {len(ups)}: use NSMAE_HOST=openpcdet"
+            )
         convolve = model_cfg.get("USE_CONV_FOR_NO_STRIDE", False)
         inputs = [input_channels, *filters[:-1]]
         self.blocks = nn.ModuleList(map(_level, inputs, filters, strides, depths))
@@ -75,14 +81,3 @@ class BaseBEVBackbone(nn.Module):
         merged = torch.cat(levels, dim=1) if levels else features
         batch_dict["spatial_features_2d"] = merged
         return batch_dict
-
-
-def _levels(model_cfg: Any) -> list[list[Any]]:
-    """The five lists of the configuration, checked to have one entry per level."""
-    lists = [list(model_cfg.get(key) or []) for key in (*LEVEL_KEYS, *UPSAMPLE_KEYS)]
-    lengths = [len(one) for one in lists]
-    if len(set(lengths[:3])) > 1 or lengths[3:] not in ([0, 0], [lengths[0]] * 2):
-        named = zip((*LEVEL_KEYS, *UPSAMPLE_KEYS), lengths, strict=True)
-        counts = ", ".join(f"{length} {key}" for key, length in named)
-        raise ConfigError(f"BACKBONE_2D needs one entry per level in every list, not {counts}")
-    return lists

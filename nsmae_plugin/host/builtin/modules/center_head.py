@@ -12,7 +12,11 @@ from nsmae_plugin.errors import ConfigError, DataError, HostError
 from nsmae_plugin.host.builtin.modules.center_boxes import decode, gather
 from nsmae_plugin.host.builtin.modules.center_targets import assign_group
 from nsmae_plugin.host.builtin.modules.head_grid import head_grid, require_map
-from nsmae_plugin.host.builtin.modules.heatmap import clipped_sigmoid, gaussian_focal_loss
+from nsmae_plugin.host.builtin.modules.heatmap import (
+    clipped_sigmoid,
+    gaussian_focal_loss,
+    require_branches,
+)
 from nsmae_plugin.host.builtin.modules.nms import check_type, suppress
 from nsmae_plugin.ops.conv_block import conv_block
 
@@ -84,8 +88,8 @@ class CenterHead(nn.Module):
         kwargs: for two-stage detectors, which this host does not have.
 
     Raises:
-        ConfigError: groups that do not hold each class once, a HEAD_ORDER that targets do not have,
-            or code weights of another number; in the forward pass, a map of another size.
+        ConfigError: groups that do not hold each class once, or a HEAD_ORDER that targets do not
+            have; in the forward pass, a map of another size.
         HostError: options that only OpenPCDet has.
     """
 
@@ -104,7 +108,9 @@ class CenterHead(nn.Module):
         self.model_cfg = model_cfg
         self.groups = _group_classes(model_cfg.CLASS_NAMES_EACH_HEAD, list(class_names))
         self.order = list(model_cfg.SEPARATE_HEAD_CFG.HEAD_ORDER)
-        self.code_weights = _code_weights(model_cfg, self.order)
+        require_branches(model_cfg.SEPARATE_HEAD_CFG, CODE)
+        weights = model_cfg.LOSS_CONFIG.LOSS_WEIGHTS["code_weights"]
+        self.code_weights = [float(weight) for weight in weights]
         self.grid = head_grid(model_cfg, point_cloud_range, voxel_size)
         norm = partial(
             nn.BatchNorm2d, eps=model_cfg.get("BN_EPS", 1e-5), momentum=model_cfg.get("BN_MOM", 0.1)
@@ -219,26 +225,6 @@ def _group_classes(groups: Sequence[Sequence[str]], class_names: list[str]) -> l
             f"each of CLASS_NAMES {class_names} once, and one of them at least in every group"
         )
     return indices
-
-
-def _code_weights(config: Any, order: list[str]) -> list[float]:
-    """The weight of each value of a box code."""
-    names, branches = list(CODE), config.SEPARATE_HEAD_CFG.HEAD_DICT
-    if order not in (names, names[:-1]) or any(
-        branches.get(name, {}).get("out_channels") != CODE[name] for name in order
-    ):
-        raise ConfigError(
-            f"MODEL.DENSE_HEAD.SEPARATE_HEAD_CFG: HEAD_ORDER must be {names} or {names[:-1]}, and "
-            f"HEAD_DICT give each of them its out_channels {CODE}"
-        )
-    length = sum(CODE[name] for name in order)
-    weights = [float(weight) for weight in config.LOSS_CONFIG.LOSS_WEIGHTS["code_weights"]]
-    if len(weights) != length:
-        raise ConfigError(
-            f"MODEL.DENSE_HEAD.LOSS_CONFIG.LOSS_WEIGHTS.code_weights has {len(weights)} values, "
-            f"but HEAD_ORDER {order} makes codes of {length}"
-        )
-    return weights
 
 
 def _refuse_foreign_options(config: Any) -> None:

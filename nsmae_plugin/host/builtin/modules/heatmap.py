@@ -4,7 +4,12 @@ A heatmap is (H, W) in cells of the BEV feature map, rows along y, columns along
 Gaussian whose peak is exactly 1 (Zhou et al., "Objects as Points", arXiv 1904.07850).
 """
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
+
+from nsmae_plugin.errors import ConfigError
 
 CLIP = 1e-4  # probabilities stay this far from 0 and 1
 PEAK_POWER, TAIL_POWER = 2, 4  # alpha and beta of CornerNet's focal loss
@@ -87,3 +92,24 @@ def gaussian_focal_loss(probability: torch.Tensor, target: torch.Tensor) -> torc
     at_peak = (1 - probability) ** PEAK_POWER * probability.log()
     beside = (1 - target) ** TAIL_POWER * probability**PEAK_POWER * torch.log1p(-probability)
     return -torch.where(peak, at_peak, beside).sum() / peak.sum().clamp(min=1)
+
+
+def require_branches(config: Any, channels: Mapping[str, int]) -> None:
+    """Check that a head predicts box codes as the targets of this host have them.
+
+    Args:
+        config: SEPARATE_HEAD_CFG.
+        channels: name -> number of channels, in the order of the codes; the last, the velocity, may
+            be absent.
+
+    Raises:
+        ConfigError: another HEAD_ORDER, or other numbers in HEAD_DICT.
+    """
+    names, order = list(channels), list(config.HEAD_ORDER)
+    if order not in (names, names[:-1]) or any(
+        config.HEAD_DICT[name]["out_channels"] != channels[name] for name in order
+    ):
+        raise ConfigError(
+            f"MODEL.DENSE_HEAD.SEPARATE_HEAD_CFG: HEAD_ORDER must be {names} or {names[:-1]}, and "
+            f"HEAD_DICT give each of them its out_channels {dict(channels)}"
+        )

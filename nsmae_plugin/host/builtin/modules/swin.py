@@ -7,18 +7,11 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from nsmae_plugin.errors import ConfigError
 from nsmae_plugin.host.builtin.modules.recompute import gelu_linear
 from nsmae_plugin.host.builtin.modules.window_attention import DropPath, ShiftedWindowAttention
 from nsmae_plugin.host.swin_checkpoint import load_image_checkpoint
 
 PATCH_SIZE = 4
-
-KEYS = frozenset(
-    ("NAME", "EMBED_DIMS", "DEPTHS", "NUM_HEADS", "WINDOW_SIZE", "MLP_RATIO", "DROP_RATE")
-    + ("ATTN_DROP_RATE", "DROP_PATH_RATE", "PATCH_NORM", "OUT_INDICES", "WITH_CP")
-    + ("CONVERT_WEIGHTS", "INIT_CFG")
-)
 
 
 class FeedForward(nn.Module):
@@ -132,14 +125,10 @@ class SwinTransformer(nn.Module):
 
     ``model_cfg`` holds the keys of OpenPCDet's ``bevfusion.yaml``. INIT_CFG.checkpoint names image
     weights that :meth:`init_weights` loads; without INIT_CFG the initialisation is random.
-
-    Raises:
-        ConfigError: a key that this module does not know, or lists that do not fit together.
     """
 
     def __init__(self, model_cfg: Any) -> None:
         super().__init__()
-        _check(model_cfg)
         self.model_cfg = model_cfg
         self.out_indices = list(model_cfg.OUT_INDICES)
         depths, normalise = list(model_cfg.DEPTHS), model_cfg.get("PATCH_NORM", True)
@@ -189,18 +178,3 @@ class SwinTransformer(nn.Module):
                 outputs.append(normalised.permute(0, 3, 1, 2).contiguous())
         batch_dict["image_features"] = outputs
         return batch_dict
-
-
-def _check(cfg: Any) -> None:
-    unknown = sorted(set(cfg) - KEYS)
-    if unknown:
-        raise ConfigError(
-            f"the built-in SwinTransformer does not know IMAGE_BACKBONE.{unknown[0]}; "
-            f"it knows {', '.join(sorted(KEYS))}"
-        )
-    stages = len(cfg.DEPTHS)
-    if len(cfg.NUM_HEADS) != stages or not all(0 <= index < stages for index in cfg.OUT_INDICES):
-        raise ConfigError(
-            f"IMAGE_BACKBONE has {stages} stages (DEPTHS), which NUM_HEADS {cfg.NUM_HEADS} and "
-            f"OUT_INDICES {cfg.OUT_INDICES} do not fit"
-        )

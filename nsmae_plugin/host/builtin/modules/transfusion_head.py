@@ -22,7 +22,11 @@ from torch import nn
 
 from nsmae_plugin.errors import ConfigError
 from nsmae_plugin.host.builtin.modules.head_grid import head_grid, require_map
-from nsmae_plugin.host.builtin.modules.heatmap import clipped_sigmoid, gaussian_focal_loss
+from nsmae_plugin.host.builtin.modules.heatmap import (
+    clipped_sigmoid,
+    gaussian_focal_loss,
+    require_branches,
+)
 from nsmae_plugin.host.builtin.modules.transfusion_decoder import (
     RARE,
     DecoderLayer,
@@ -48,7 +52,7 @@ class TransFusionHead(nn.Module):
     neighbouring cells and the matching need more digits than bfloat16 has.
 
     Raises:
-        ConfigError: sections that do not fit together; see :func:`check_config`.
+        ConfigError: options that only OpenPCDet has.
     """
 
     cell_centers: torch.Tensor  # (1, cells, 2) x and y in cells
@@ -65,7 +69,11 @@ class TransFusionHead(nn.Module):
         predict_boxes_when_training: bool = False,
     ) -> None:
         super().__init__()
-        check_config(model_cfg, num_class, class_names)
+        require_branches(model_cfg.SEPARATE_HEAD_CFG, BRANCHES)
+        if num_class != len(class_names):
+            raise ConfigError("MODEL.DENSE_HEAD.CLASS_AGNOSTIC must be False: queries have classes")
+        if not model_cfg.LOSS_CONFIG.LOSS_CLS.use_sigmoid:
+            raise ConfigError("MODEL.DENSE_HEAD.LOSS_CONFIG.LOSS_CLS.use_sigmoid must be True")
         self.model_cfg, self.num_class = model_cfg, num_class
         self.branches = list(model_cfg.SEPARATE_HEAD_CFG.HEAD_ORDER)
         assigner = model_cfg.TARGET_ASSIGNER_CONFIG
@@ -201,36 +209,6 @@ class TransFusionHead(nn.Module):
             }
             for index in range(len(boxes))
         ]
-
-
-def check_config(model_cfg: Any, num_class: int, class_names: Sequence[str]) -> None:
-    """Refuse sections that contradict each other.
-
-    Raises:
-        ConfigError: naming the key and the remedy.
-    """
-    head, losses = model_cfg.SEPARATE_HEAD_CFG, model_cfg.LOSS_CONFIG
-    order, known = list(head.HEAD_ORDER), list(BRANCHES)
-    if order not in (known, known[:-1]) or any(
-        head.HEAD_DICT.get(name, {}).get("out_channels") != BRANCHES[name] for name in order
-    ):
-        raise ConfigError(
-            f"MODEL.DENSE_HEAD.SEPARATE_HEAD_CFG: HEAD_ORDER must be {known} or {known[:-1]}, and "
-            f"HEAD_DICT give each of them its out_channels {BRANCHES}"
-        )
-    length, given = sum(BRANCHES[name] for name in order), len(losses.LOSS_WEIGHTS["code_weights"])
-    refused = {
-        f"LOSS_CONFIG.LOSS_WEIGHTS.code_weights has {given} values, but HEAD_ORDER {order} makes "
-        f"codes of {length}": given != length,
-        "LOSS_CONFIG.LOSS_CLS.use_sigmoid must be True": not losses.LOSS_CLS.get("use_sigmoid"),
-        "CLASS_AGNOSTIC must be False: queries have classes": num_class != len(class_names),
-        f"NMS_KERNEL_SIZE must be odd, not {model_cfg.NMS_KERNEL_SIZE}": (
-            model_cfg.NMS_KERNEL_SIZE % 2 == 0
-        ),
-    }
-    for reason, applies in refused.items():
-        if applies:
-            raise ConfigError(f"MODEL.DENSE_HEAD.{reason}")
 
 
 def sigmoid_focal_loss(

@@ -10,7 +10,6 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from nsmae_plugin.errors import ConfigError
 from nsmae_plugin.host.builtin.modules.recompute import attend_windows
 from nsmae_plugin.host.builtin.modules.window_plan import WindowPlan, plan_windows
 
@@ -73,8 +72,6 @@ class WindowAttention(nn.Module):
         self, channels: int, heads: int, side: int, attention_drop: float, output_drop: float
     ) -> None:
         super().__init__()
-        if channels % heads:
-            raise ConfigError(f"{channels} channels cannot be shared by NUM_HEADS {heads}")
         self.heads = heads
         self.attention_drop = attention_drop
         self.relative_position_bias_table = nn.Parameter(torch.zeros((2 * side - 1) ** 2, heads))
