@@ -1,4 +1,4 @@
-"""Measure frustum path, training steps, prediction, loading, growth, gradients, CPU-CUDA parity.
+"""Measure the frustum path, training steps, prediction, loading, growth, gradients and parity.
 
 Formulations are measured in turn, each in a process of its own: only the ratios within one run
 mean anything on a machine that others use too.
@@ -9,6 +9,10 @@ import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
+
+# For tools.benchmarks, which no installation has; processes that it starts are given this path.
+PROJECT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(PROJECT))
 
 import nsmae_plugin  # noqa: F401  (before torch: sets the OpenMP policy)
 
@@ -56,7 +60,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         (pull, "nsmae_pretrain"),
         (equal, "nsmae_pretrain"),
     ):
-        command.add_argument("--cfg_file", type=Path, default=Path(f"cfgs/{name}.yaml"))
+        command.add_argument("--cfg_file", type=Path, default=PROJECT / f"cfgs/{name}.yaml")
         command.add_argument("--set", nargs="*", default=[], dest="overrides", metavar="KEY VALUE")
     for command in (whole, predict):
         command.add_argument(
