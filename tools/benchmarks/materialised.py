@@ -93,7 +93,7 @@ class MaterialisedTransform(LiftSplatTransform):
 
     @torch.no_grad()
     def plan(self, batch_dict: Mapping[str, Any]) -> Any:
-        num_cells = len(batch_dict["lidar_aug_matrix"]) * self.grid.num_cells
+        num_cells = len(batch_dict["lidar_aug_matrix"]) * self.grid.num_voxels
         images = batch_dict["camera_intrinsics"].shape[:2].numel()
         shape = (images, self.num_bins, *self.feature_size)
         return materialised_plan(self.cells(batch_dict), shape, num_cells)

@@ -121,12 +121,12 @@ def stage_seconds(model: Any, batch: dict[str, Any], repeats: int) -> dict[str, 
     stages: dict[str, Callable[[], Any]] = {}
     if "hidden_voxel_coords" in batch or "image_patch_mask" in batch:
         stages["masks"] = lambda: _draw_masks(batch)
-        stages["targets"] = lambda: build_targets(batch, model.camera_grid, model.columns)
+        stages["targets"] = lambda: build_targets(batch, model.camera_grid, model.bev_grid)
     vtransform = getattr(model, "vtransform", None)
     if getattr(vtransform, "reads_lidar_depth", False):
         stages["depth maps"] = lambda: vtransform.depth_hints(batch)
     if getattr(vtransform, "renders_frustum", False):
-        cells = len(batch["lidar_aug_matrix"]) * vtransform.grid.num_cells
+        cells = len(batch["lidar_aug_matrix"]) * vtransform.grid.num_voxels
         stages["geometry"] = lambda: build_plan(vtransform.cells(batch), cells)
     return {name: _fastest(stage, repeats) for name, stage in stages.items()}
 
