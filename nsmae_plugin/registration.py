@@ -5,6 +5,7 @@ from nsmae_plugin import host
 
 def register_all() -> None:
     """Register the plugin's datasets, processors, modules and detectors; idempotent."""
+    from nsmae_plugin.data.frame_folder import FrameFolderDataset
     from nsmae_plugin.data.masking import PROCESSORS
     from nsmae_plugin.data.nuscenes_dataset import MultiModalNuScenesDataset
     from nsmae_plugin.data.scoring import register_scorer
@@ -19,6 +20,7 @@ def register_all() -> None:
     )
 
     host.register("dataset", "MultiModalNuScenesDataset", MultiModalNuScenesDataset)
+    host.register("dataset", "FrameFolderDataset", FrameFolderDataset)
     for name, function in PROCESSORS.items():
         host.register("processor", name, function)
     host.register("vtransform", "FactorizedLSSTransform", FactorizedLSSTransform)

@@ -10,10 +10,9 @@ from typing import Any
 import nsmae_plugin  # noqa: F401  (before torch: sets the OpenMP policy)
 
 # isort: split
-from nsmae_plugin import host
 from nsmae_plugin.config.load import load_config
-from nsmae_plugin.data.frame_folder import FrameFolderDataset
-from nsmae_plugin.formats.nuscenes.scenes import frames_of_scene, scenes_of_samples
+from nsmae_plugin.data.timeline import Timeline
+from nsmae_plugin.formats.nuscenes.scenes import scenes_of_samples
 from nsmae_plugin.runs.infer import Inference
 from nsmae_plugin.runs.prediction_files import refuse_other_networks
 from nsmae_plugin.runs.prepare import add_trial_arguments, prepare
@@ -64,9 +63,8 @@ def run(args: argparse.Namespace) -> list[Path]:
     """Predict, write everything, and return the paths of the files."""
     config = load_config(args.cfg_file, args.overrides)
     if args.folder is not None:
-        host.register("dataset", FrameFolderDataset.__name__, FrameFolderDataset)
         config.DATA_CONFIG |= {
-            "DATASET": FrameFolderDataset.__name__,
+            "DATASET": "FrameFolderDataset",
             "DATA_PATH": str(args.folder),
         }
     device = distributed.start("none", args.device).device
@@ -97,10 +95,12 @@ def choose(args: argparse.Namespace, config: Any, inference: Inference) -> list[
     """Positions of the samples that were asked for, and the folder that each is written to."""
     dataset = inference.trial.dataset
     if args.scene is not None:
-        scenes = scenes_of_samples(Path(dataset.root_path), config.DATA_CONFIG.VERSION)
-        frames = frames_of_scene(dataset.infos, args.scene, scenes)
+        frames = _timeline(dataset, config).frames(args.scene)
         place = args.output_dir / file_name(args.scene, "a scene")
-        return [(index, place / f"{number:03d}") for number, index in enumerate(frames)]
+        return [
+            (inference.trial.index_of(info["token"]), place / f"{number:03d}")
+            for number, info in enumerate(frames)
+        ]
     if args.folder is not None:
         indices = list(range(len(dataset)))
     elif args.sample is not None:
@@ -111,6 +111,14 @@ def choose(args: argparse.Namespace, config: Any, inference: Inference) -> list[
         file_name(inference.info(index)["token"], "the token of a sample") for index in indices
     ]
     return [(index, args.output_dir / one) for index, one in zip(indices, tokens, strict=True)]
+
+
+def _timeline(dataset: Any, config: Any) -> Timeline:
+    if hasattr(dataset, "timeline"):
+        return dataset.timeline
+    # OpenPCDet's own dataset does not know scenes, its tables do.
+    scenes = scenes_of_samples(Path(dataset.root_path), config.DATA_CONFIG.VERSION)
+    return Timeline(dataset.infos, scenes)
 
 
 @errors_in_one_line

@@ -27,7 +27,7 @@ _OWN = "nsmae_plugin.models.module_config"
 #: slot -> NAME -> ``module:Class``
 PATHS: dict[str, dict[str, str]] = {
     "dataset": {
-        "MultiModalNuScenesDataset": f"{_DATA}:MultiModalData",
+        "MultiModalNuScenesDataset": f"{_DATA}:NuScenesData",
         "NuScenesDataset": f"{_DATA}:OpenPCDetNuScenes",
     },
     "vfe": {"MeanVFE": f"{_MODULES}:Module"},

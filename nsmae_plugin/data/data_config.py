@@ -118,12 +118,16 @@ class PointFeatures(Section):
 
 
 class MultiModalData(Section):
-    """Frames with cameras, sweeps and poses; labels if any."""
+    """Frames with cameras, sweeps and poses; labels if any.
+
+    ``VERSION`` and ``INFO_PATH`` come along with nuScenes' configurations as bases; a dataset that
+    needs them requires them.
+    """
 
     DATASET: str
     DATA_PATH: str
-    VERSION: str
-    MAX_SWEEPS: PositiveInt
+    VERSION: str = ""
+    MAX_SWEEPS: PositiveInt = 1
     PRED_VELOCITY: bool = False
     SET_NAN_VELOCITY_TO_ZEROS: bool = False
     FILTER_MIN_POINTS_IN_GT: NonNegativeInt | bool = False
@@ -131,7 +135,7 @@ class MultiModalData(Section):
     USE_LIDAR: bool = True
     LIDAR_FILES: LidarFiles | None = None
     DATA_SPLIT: Splits
-    INFO_PATH: InfoFiles
+    INFO_PATH: InfoFiles | None = None
     POINT_CLOUD_RANGE: PointCloudRange
     BALANCED_RESAMPLING: bool = False
     LABEL_FRACTION: Fraction = 1.0
@@ -144,7 +148,15 @@ class MultiModalData(Section):
     DATA_PROCESSOR: list[Annotated[Any, InSlot("processor")]]
 
 
-class OpenPCDetNuScenes(MultiModalData):
+class NuScenesData(MultiModalData):
+    """Data in nuScenes' layout."""
+
+    VERSION: str
+    MAX_SWEEPS: PositiveInt
+    INFO_PATH: InfoFiles
+
+
+class OpenPCDetNuScenes(NuScenesData):
     """OpenPCDet's NuScenesDataset, which does not read all of these keys."""
 
     @model_validator(mode="after")

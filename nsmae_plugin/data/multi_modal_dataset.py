@@ -4,7 +4,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -12,6 +12,7 @@ from nsmae_plugin import host
 from nsmae_plugin.data import label_fraction, labels
 from nsmae_plugin.data.camera_views import load_views, report_black_pixels
 from nsmae_plugin.data.collation import collate
+from nsmae_plugin.data.data_config import MultiModalData
 from nsmae_plugin.data.loader import seeded
 from nsmae_plugin.data.pipeline import check_pipeline, enabled_augmentors, find_step, processors
 from nsmae_plugin.data.preparation import PreparedDataset
@@ -135,6 +136,7 @@ class MultiModalDataset(PreparedDataset):
 
     # What another dataset overrides.
 
+    Config: ClassVar[type[MultiModalData]] = MultiModalData  # describes DATA_CONFIG
     remedy = "correct it, or the code that reads it"  # of an incomplete frame, for messages
 
     def data_folder(self, root: Path, dataset_cfg: Any) -> Path:
@@ -142,7 +144,7 @@ class MultiModalDataset(PreparedDataset):
         return root
 
     def read_frames(self) -> dict[str, list[Frame]]:
-        """The frames of the split, by the source that messages name.
+        """The frames of :attr:`split`, by the source that messages name.
 
         Here those of the info files ``INFO_PATH[mode]``. What is read is checked afterwards.
         """
@@ -181,6 +183,11 @@ class MultiModalDataset(PreparedDataset):
         return None
 
     # What is known of frames.
+
+    @property
+    def split(self) -> str:
+        """Name of the split that is read, ``DATA_SPLIT[mode]``."""
+        return self.dataset_cfg.DATA_SPLIT[self.mode]
 
     def _load_frames(self) -> list[Frame]:
         found = self.read_frames()

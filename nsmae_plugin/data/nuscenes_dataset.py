@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from nsmae_plugin.data.data_config import NuScenesData
 from nsmae_plugin.data.multi_modal_dataset import MultiModalDataset
 from nsmae_plugin.formats.frames import Frame
 from nsmae_plugin.formats.infos import CREATE
@@ -25,6 +26,7 @@ class MultiModalNuScenesDataset(MultiModalDataset):
     - ``MAP_CONFIG``: the map around every sample is drawn as ``gt_masks_bev``, a label too.
     """
 
+    Config = NuScenesData
     remedy = CREATE
 
     def __init__(self, *args: Any, **kwargs: Any):

@@ -133,6 +133,6 @@ def data_of_split(data_config: Any, split: str) -> Any:
     Training scenes can so be evaluated as held-out ones are: in order, without augmentation.
     """
     result = copy.deepcopy(data_config)
-    for key in ("DATA_SPLIT", "INFO_PATH"):
+    for key in result.keys() & {"DATA_SPLIT", "INFO_PATH"}:
         result[key]["test"] = copy.deepcopy(result[key][split])
     return result

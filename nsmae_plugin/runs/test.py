@@ -138,10 +138,8 @@ class TestSession:
 
 
 def _check(options: TestOptions, config: Any) -> None:
-    needed = ("DATA_SPLIT",) if options.split == "test" else ("DATA_SPLIT", "INFO_PATH")
-    missing = [key for key in needed if key not in config.DATA_CONFIG]
-    if missing:
-        raise ConfigError(f"DATA_CONFIG has no {', '.join(missing)}: it is not known what to read")
+    if "DATA_SPLIT" not in config.DATA_CONFIG:
+        raise ConfigError("DATA_CONFIG has no DATA_SPLIT: it is not known what to read")
     if config.DATA_CONFIG.DATASET == "NuScenesDataset" and options.split == "train":
         raise ConfigError(
             "OpenPCDet's NuScenesDataset evaluates the validation split only; use "

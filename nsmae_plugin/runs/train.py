@@ -302,8 +302,9 @@ def _build_evaluation(
     logger: logging.Logger,
 ) -> Evaluate | None:
     """Evaluation of the test split: boxes and maps, or the reconstruction of a pre-training."""
-    splits = config.DATA_CONFIG.get("INFO_PATH", {})
-    if options.eval_interval == 0 or not splits.get("test"):
+    info_files = config.DATA_CONFIG.get("INFO_PATH")
+    nothing_to_read = info_files is not None and not info_files.get("test")
+    if options.eval_interval == 0 or nothing_to_read or "DATA_SPLIT" not in config.DATA_CONFIG:
         return None
     dataset, loader, _ = load(training=False, seed=0)
     results = options.folder / "eval/eval_with_train" / config.DATA_CONFIG.DATA_SPLIT["test"]

@@ -69,12 +69,12 @@ def config(tmp_path):
         pixels = rng.integers(0, 255, (96, 160, 3), dtype=np.uint8)
         Image.fromarray(pixels).save(tmp_path / f"{name}.png")
         np.save(tmp_path / f"{name}.npy", rng.uniform([-10, 2, -2, 0], [10, 20, 1, 9], (500, 4)))
-    config = load_config(TINY / "nsmae_pretrain.yaml")
-    data = config.DATA_CONFIG
-    for key in ("VERSION", "INFO_PATH", "DATA_SPLIT", "MAX_SWEEPS"):
-        del data[key]
-    data.DATASET, data.DATA_PATH = "DashcamDataset", str(tmp_path)
-    return config
+    path = tmp_path / "dashcam.yaml"
+    path.write_text(
+        f"_BASE_CONFIG_: {TINY / 'nsmae_pretrain.yaml'}\n"
+        f"DATA_CONFIG: {{DATASET: DashcamDataset, DATA_PATH: {tmp_path}, MAX_SWEEPS: 1}}\n"
+    )
+    return load_config(path)
 
 
 def test_it_is_pretrained_for_a_step_and_scored(config, tmp_path):
@@ -114,7 +114,7 @@ def test_cameras_may_stand_alone(config):
 
 def test_neighbours_and_poses_of_a_frame(config):
     data = host.build_dataset(config.DATA_CONFIG, ["car"], training=False)
-    first, second = data.frames[1], data.frames[0]
+    first, second = data.timeline.frames("a")
     assert (first["token"], second["token"]) == ("a-1", "a-0")
     assert data.timeline.neighbour("a-1", 1) is second
     assert data.timeline.neighbour("a-0", -1) is first
@@ -124,9 +124,13 @@ def test_neighbours_and_poses_of_a_frame(config):
     np.testing.assert_allclose(there, [0, 6, 0, 1])
     with pytest.raises(DataError, match="frame x has no pose"):
         data.pose({"token": "x"})
+    with pytest.raises(DataError, match=r"the scene 'c'; it holds a, b \(another --split"):
+        data.timeline.frames("c")
 
 
 def test_what_it_lacks_is_said_in_one_line(config, tmp_path):
+    with pytest.raises(ConfigError, match=r"unknown key DATA_CONFIG.MAX_SWEEP\b.*MAX_SWEEPS"):
+        load_config(tmp_path / "dashcam.yaml", ["DATA_CONFIG.MAX_SWEEP", "2"])
     data = host.build_dataset(config.DATA_CONFIG, ["car"], training=False)
     with pytest.raises(ConfigError, match=r"^DashcamDataset has no benchmark that could score"):
         data.scoring.check(data.infos, ["car"])

@@ -5,13 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from nsmae_plugin.data.timeline import Timeline
 from nsmae_plugin.errors import DataError
 from nsmae_plugin.formats.infos import read_infos
-from nsmae_plugin.formats.nuscenes.scenes import (
-    frames_of_scene,
-    locations_of_samples,
-    scenes_of_samples,
-)
+from nsmae_plugin.formats.nuscenes.scenes import locations_of_samples, scenes_of_samples
 
 VERSION = "v1.0-mini"
 
@@ -25,23 +22,16 @@ def test_samples_of_a_scene_follow_each_other_as_the_tables_link_them(synthetic_
     }
     samples = {sample["token"]: sample for sample in tables["sample"]}
     scenes = scenes_of_samples(root, VERSION)
-    backwards = infos[::-1]
+    timeline = Timeline(infos[::-1], scenes)
     train = {scenes[info["token"]] for info in infos}
     assert len(train) == 2
     for scene in (one for one in tables["scene"] if one["name"] in train):
-        found = [backwards[at]["token"] for at in frames_of_scene(backwards, scene["name"], scenes)]
+        found = [info["token"] for info in timeline.frames(scene["name"])]
         token, linked = scene["first_sample_token"], []
         while token:
             linked.append(token)
             token = samples[token]["next"]
         assert found == linked
-
-
-def test_a_scene_of_another_split_is_an_error_that_lists_those_of_this_one():
-    infos = [{"token": "a", "timestamp": 1}, {"token": "b", "timestamp": 0}]
-    scenes = {"a": "scene-1", "b": "scene-2", "c": "scene-3"}
-    with pytest.raises(DataError, match=r"'scene-3'.*scene-1, scene-2.*--split"):
-        frames_of_scene(infos, "scene-3", scenes)
 
 
 def test_missing_or_damaged_tables_are_errors(tmp_path):

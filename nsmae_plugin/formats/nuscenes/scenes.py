@@ -1,8 +1,6 @@
-"""Which keyframes make up a scene, and where it was recorded; info files do not say."""
+"""Scenes of nuScenes' samples and where they were recorded, which info files do not hold."""
 
-from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from nsmae_plugin.errors import DataError, brief
 from nsmae_plugin.formats.nuscenes.table_files import Record, read_table
@@ -65,24 +63,3 @@ def _linked(record: Record, field: str, targets: dict[str, Record], folder: Path
             f"record {brief(repr(record['token']))} names nothing"
         )
     return targets[record[field]]
-
-
-def frames_of_scene(
-    infos: Sequence[Mapping[str, Any]], scene: str, scenes: Mapping[str, str]
-) -> list[int]:
-    """Positions in ``infos`` of the keyframes of ``scene``, in the order of time.
-
-    Args:
-        scenes: as :func:`scenes_of_samples` gives them.
-
-    Raises:
-        DataError: no frame belongs to that scene; lists the scenes that are there.
-    """
-    members = [at for at, info in enumerate(infos) if scenes.get(info["token"]) == scene]
-    if not members:
-        present = sorted({scenes[one["token"]] for one in infos if one["token"] in scenes})
-        raise DataError(
-            f"no sample of the split belongs to the scene {scene!r}; it holds "
-            f"{', '.join(present) or 'no scene of these tables'} (another --split?)"
-        )
-    return sorted(members, key=lambda at: infos[at]["timestamp"])
