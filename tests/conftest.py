@@ -40,10 +40,10 @@ def kernel_device(device, monkeypatch) -> torch.device:
     if torch.cuda.is_available():
         pytest.skip("with a CUDA device the kernels are compiled, and not for the CPU")
     pytest.importorskip("triton", minversion="3.7", reason="older interpreters do less")
-    from nsmae_plugin.ops.kernels import bev_pool, frustum_render
+    from nsmae_plugin.ops.kernels import pooling, rendering
     from tests.helpers.checked_kernels import check_accesses
 
-    check_accesses(monkeypatch, (bev_pool, frustum_render))
+    check_accesses(monkeypatch, (pooling, rendering))
     return device
 
 
@@ -51,9 +51,9 @@ def kernel_device(device, monkeypatch) -> torch.device:
 def synthetic_root(tmp_path_factory) -> Path:
     """Data root of a tiny synthetic ``v1.0-mini`` with info files: 2 train scenes, 1 val scene."""
     root = tmp_path_factory.mktemp("nuscenes")
-    world = ["--scenes", "3", "--keyframes", "3", "--image_size", "96", "160", "--seed", "0"]
+    options = ["--scenes", "3", "--keyframes", "3", "--image_size", "96", "160", "--seed", "0"]
     infos = ["--version", "v1.0-mini", "--max_sweeps", "3", "--with_cam"]
-    assert make_synthetic_nuscenes.main(["--out", str(root), *world, "--quiet"]) == 0
+    assert make_synthetic_nuscenes.main(["--out", str(root), *options, "--quiet"]) == 0
     assert create_infos.main(["--data_path", str(root), *infos]) == 0
     return root
 

@@ -9,7 +9,7 @@ class BEVDetector(BEVNetwork):
     """Boxes from :class:`~nsmae_plugin.detectors.bev_network.BEVNetwork`.
 
     DENSE_HEAD is a CenterHead or a TransFusionHead. What the forward pass returns:
-    :class:`~nsmae_plugin.host.detection.DenseHeadDetector`.
+    :class:`~nsmae_plugin.host.dense_head.DenseHeadDetector`.
     """
 
     heads: ClassVar = {"DENSE_HEAD": True}

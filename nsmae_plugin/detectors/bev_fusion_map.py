@@ -29,7 +29,7 @@ class BEVFusionMap(BEVNetwork):
 
     - ``masks_bev`` (C, Y, X) float32: the probability of each class in each cell of MAP_CONFIG,
       rows along y and columns along x, both ascending, in the LiDAR frame of the input,
-    - with DENSE_HEAD, what :class:`~nsmae_plugin.host.detection.DenseHeadDetector` predicts.
+    - with DENSE_HEAD, what :class:`~nsmae_plugin.host.dense_head.DenseHeadDetector` predicts.
 
     Raises:
         ConfigError: there is no MAP_CONFIG, or it does not fit; in the forward pass, labels of

@@ -10,7 +10,7 @@ from nsmae_plugin import host
 from nsmae_plugin.detectors.bev_config import check_sections
 from nsmae_plugin.detectors.branches import prepare_geometry, require_inputs
 from nsmae_plugin.detectors.outputs import BOXES, MAP
-from nsmae_plugin.host.detection import DenseHeadDetector
+from nsmae_plugin.host.dense_head import DenseHeadDetector
 
 ModelInfo = dict[str, Any]
 

@@ -38,13 +38,13 @@ def bev_pool(
         depth: (P, D) depth probabilities, float32 or float64.
         context: (P, C), of the same type.
         plan: of this geometry, on the same device.
-        kernels: 'torch', or 'triton' for those of :mod:`nsmae_plugin.ops.kernels.bev_pool`.
+        kernels: 'torch', or 'triton' for those of :mod:`nsmae_plugin.ops.kernels.pooling`.
 
     Returns:
         (cells, C), zero in cells without a pair. Differentiable once in ``depth`` and ``context``.
     """
     if kernels == "triton":
-        from nsmae_plugin.ops.kernels.bev_pool import FusedBevPool
+        from nsmae_plugin.ops.kernels.pooling import FusedBevPool
 
         return FusedBevPool.apply(depth, context, plan)
     return _BevPool.apply(depth, context, plan)

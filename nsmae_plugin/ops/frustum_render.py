@@ -58,7 +58,7 @@ def render_frustum(
         edges: (D+1,) their boundaries.
         density_bias: see :func:`nsmae_plugin.ops.compositing.density_bias`.
         kernels: 'torch', or 'triton' for those of
-            :mod:`nsmae_plugin.ops.kernels.frustum_render`.
+            :mod:`nsmae_plugin.ops.kernels.rendering`.
 
     Returns:
         ``rgb`` (BN, 3, H, W) in [0, 1], ``depth`` (BN, H, W) in metres, ``opacity`` (BN, H, W).
@@ -75,7 +75,7 @@ def render_frustum(
 
 def _function(kernels: str) -> type[torch.autograd.Function]:
     if kernels == "triton":
-        from nsmae_plugin.ops.kernels.frustum_render import FusedRenderFrustum
+        from nsmae_plugin.ops.kernels.rendering import FusedRenderFrustum
 
         return FusedRenderFrustum
     return _RenderFrustum

@@ -19,8 +19,7 @@ from triton.compiler import ASTSource
 
 from nsmae_plugin.ops.bev_pool import bev_pool
 from nsmae_plugin.ops.frustum_render import render_frustum
-from nsmae_plugin.ops.kernels import bev_pool as pooling
-from nsmae_plugin.ops.kernels import frustum_render as rendering
+from nsmae_plugin.ops.kernels import pooling, rendering
 from nsmae_plugin.ops.pooling_plan import build_plan
 
 CAPABILITIES = (80, 90)  # A100, H100

@@ -9,7 +9,7 @@ from nsmae_plugin.host.builtin.modules import recompute
 from nsmae_plugin.host.builtin.modules.recompute import attend_windows, gelu_linear
 from nsmae_plugin.host.builtin.modules.swin import FeedForward
 from nsmae_plugin.host.builtin.modules.window_attention import WindowAttention
-from nsmae_plugin.host.builtin.modules.window_plan import plan_windows
+from nsmae_plugin.host.builtin.modules.window_partition import partition_windows
 
 CPU = torch.device("cpu")
 
@@ -68,15 +68,15 @@ def test_a_feed_forward_with_dropout_still_drops():
     assert torch.equal(layer(features, features), expected)
 
 
-def reference(module, tokens, plan):
+def reference(module, tokens, partition):
     """The same module by torch's attention, which this one is also for other devices."""
     qkv = module.qkv(tokens)
     padded = F.pad(qkv, (0, 0, 0, 1))  # a token behind the last one for the padding
     padded = torch.cat((padded[:, :-1], module.qkv.bias.expand(len(qkv), 1, -1)), dim=1)
-    index = plan.forth.clone()
-    index[plan.padding] = tokens.shape[1]
-    attended = module._attend(padded[:, index], plan.mask)
-    return module.proj(attended[:, plan.back])
+    index = partition.forth.clone()
+    index[partition.padding] = tokens.shape[1]
+    attended = module._attend(padded[:, index], partition.mask)
+    return module.proj(attended[:, partition.back])
 
 
 @pytest.mark.parametrize("shift", [0, 2])
@@ -87,10 +87,10 @@ def test_attention_gives_the_values_and_gradients_of_torchs_own(shift, chunk, mo
     torch.manual_seed(0)
     module = WindowAttention(8, 2, 4, 0.0, 0.0).double()
     nn.init.normal_(module.relative_position_bias_table)
-    plan = plan_windows(6, 9, 4, shift, CPU)
+    partition = partition_windows(6, 9, 4, shift, CPU)
     tokens = torch.randn(3, 54, 8, dtype=torch.float64, requires_grad=True)
     leaves = (tokens, *module.parameters())
-    expected, result = reference(module, tokens, plan), module(tokens, plan)
+    expected, result = reference(module, tokens, partition), module(tokens, partition)
     torch.testing.assert_close(result, expected, rtol=0, atol=1e-12)
     for mine, other in zip(gradients(result, *leaves), gradients(expected, *leaves), strict=True):
         torch.testing.assert_close(mine, other, rtol=0, atol=1e-12)
@@ -98,10 +98,10 @@ def test_attention_gives_the_values_and_gradients_of_torchs_own(shift, chunk, mo
 
 def test_attention_keeps_only_queries_keys_and_values():
     module = WindowAttention(8, 2, 4, 0.0, 0.0)
-    plan = plan_windows(8, 8, 4, 2, CPU)
+    partition = partition_windows(8, 8, 4, 2, CPU)
     qkv = torch.randn(2, 64, 24, requires_grad=True)
     bias = module._bias(None)[0]
-    kept, _ = kept_bytes(lambda: attend_windows(qkv, module.qkv.bias, bias, plan, heads=2))
+    kept, _ = kept_bytes(lambda: attend_windows(qkv, module.qkv.bias, bias, partition, heads=2))
     assert kept == 4 * (qkv.numel() + module.qkv.bias.numel() + bias.numel())
 
 
@@ -109,11 +109,11 @@ def test_half_precision_attends_in_float32_and_returns_its_own_type():
     """The differences are bfloat16's last digit of inputs and result, three decimal digits."""
     torch.manual_seed(0)
     module = WindowAttention(8, 2, 4, 0.0, 0.0)
-    plan = plan_windows(8, 8, 4, 2, CPU)
+    partition = partition_windows(8, 8, 4, 2, CPU)
     tokens = torch.randn(2, 64, 8, requires_grad=True)
-    expected = module(tokens, plan)
+    expected = module(tokens, partition)
     with torch.autocast("cpu", torch.bfloat16):
-        result = module(tokens, plan)
+        result = module(tokens, partition)
     assert result.dtype == torch.bfloat16
     torch.testing.assert_close(result.float(), expected, rtol=0.02, atol=0.02)
     assert gradients(result, tokens)[0].dtype == torch.float32
@@ -121,8 +121,8 @@ def test_half_precision_attends_in_float32_and_returns_its_own_type():
 
 def test_attention_with_dropout_still_drops():
     module = WindowAttention(8, 2, 4, attention_drop=0.5, output_drop=0.0).train()
-    plan = plan_windows(8, 8, 4, 0, CPU)
+    partition = partition_windows(8, 8, 4, 0, CPU)
     tokens = torch.randn(1, 64, 8)
-    assert not torch.equal(module(tokens, plan), module(tokens, plan))
+    assert not torch.equal(module(tokens, partition), module(tokens, partition))
     module.eval()
-    torch.testing.assert_close(module(tokens, plan), reference(module, tokens, plan))
+    torch.testing.assert_close(module(tokens, partition), reference(module, tokens, partition))

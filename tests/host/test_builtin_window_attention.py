@@ -11,7 +11,7 @@ from nsmae_plugin.host.builtin.modules.window_attention import (
     WindowAttention,
     relative_position_index,
 )
-from nsmae_plugin.host.builtin.modules.window_plan import BLOCKED, plan_windows
+from nsmae_plugin.host.builtin.modules.window_partition import BLOCKED, partition_windows
 
 CPU = torch.device("cpu")
 
@@ -95,23 +95,24 @@ def test_gradients_are_those_of_finite_differences(shift):
 @pytest.mark.parametrize("shift", [0, 1, 2])
 @pytest.mark.parametrize(("height", "width", "side"), [(4, 6, 2), (5, 7, 3), (2, 2, 3)])
 def test_every_token_has_one_place_and_the_other_places_are_padding(height, width, side, shift):
-    plan = plan_windows(height, width, side, min(shift, side - 1), CPU)
+    partition = partition_windows(height, width, side, min(shift, side - 1), CPU)
     tokens = torch.arange(height * width)
-    assert torch.equal(plan.forth[plan.back], tokens)
+    assert torch.equal(partition.forth[partition.back], tokens)
     rows, columns = (math.ceil(size / side) * side for size in (height, width))
-    assert len(plan.forth) == rows * columns
+    assert len(partition.forth) == rows * columns
     assert torch.equal(
-        torch.cat((plan.back, plan.padding)).sort().values, torch.arange(len(plan.forth))
+        torch.cat((partition.back, partition.padding)).sort().values,
+        torch.arange(len(partition.forth)),
     )
 
 
 def test_windows_and_their_tokens_are_numbered_row_by_row():
-    plain = plan_windows(4, 6, 2, 0, CPU)
+    plain = partition_windows(4, 6, 2, 0, CPU)
     assert plain.mask is None
     windows = plain.forth.view(-1, 4).tolist()
     assert windows[:2] == [[0, 1, 6, 7], [2, 3, 8, 9]]
     assert windows[3] == [12, 13, 18, 19]
-    shifted = plan_windows(4, 6, 2, 1, CPU).forth.view(-1, 4).tolist()
+    shifted = partition_windows(4, 6, 2, 1, CPU).forth.view(-1, 4).tolist()
     assert shifted[0] == [7, 8, 13, 14]  # one down and one to the right
     assert shifted[-1] == [23, 18, 5, 0]  # the four corners of the image
 
@@ -121,21 +122,21 @@ def test_the_mask_blocks_exactly_the_pairs_that_the_shift_brought_together(
     height, width, side, shift
 ):
     """Two tokens are neighbours if they lie as far apart in the image as in their window."""
-    plan = plan_windows(height, width, side, shift, CPU)
-    tokens = plan.forth.view(-1, side * side)
+    partition = partition_windows(height, width, side, shift, CPU)
+    tokens = partition.forth.view(-1, side * side)
     in_image = torch.stack((tokens // width, tokens % width), dim=-1)
     place = torch.arange(side * side)
     in_window = torch.stack((place // side, place % side), dim=-1)
     apart = in_image[:, :, None] - in_image[:, None]
     neighbours = (apart == in_window[:, None] - in_window).all(dim=-1)
-    assert torch.equal(plan.mask, torch.where(neighbours, 0.0, BLOCKED))
+    assert torch.equal(partition.mask, torch.where(neighbours, 0.0, BLOCKED))
 
 
 def test_a_plan_made_during_inference_serves_training():
     with torch.inference_mode():
-        plan = plan_windows(10, 15, 5, 2, CPU)
-    assert not any(tensor.is_inference() for tensor in plan)
-    assert plan_windows(10, 15, 5, 2, CPU) is plan
+        partition = partition_windows(10, 15, 5, 2, CPU)
+    assert not any(tensor.is_inference() for tensor in partition)
+    assert partition_windows(10, 15, 5, 2, CPU) is partition
 
 
 def test_offsets_share_a_row_of_the_bias_table():

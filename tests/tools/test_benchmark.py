@@ -56,7 +56,7 @@ def test_the_fused_kernels_are_measured_where_they_run(monkeypatch):
 
 def test_the_fused_kernels_must_agree_with_the_other_formulations(kernel_device, monkeypatch):
     """float64 as above, then float32 as parity compares devices; sizes for the interpreter."""
-    from nsmae_plugin.ops.kernels import frustum_render as fused_rendering
+    from nsmae_plugin.ops.kernels import rendering as fused_rendering
 
     size = frustum.Size((16, 24), 2, 4, (1.0, 7.0, 1.0), (-8.0, 8.0, 2.0))
     monkeypatch.setitem(frustum.SIZES, "tiny", size)

@@ -35,7 +35,7 @@ REGISTRIES: dict[str, dict[str, object]] = {slot: {} for slot in SLOTS}
 _MODULES = "nsmae_plugin.host.builtin.modules"
 _VIEW_TRANSFORM = "nsmae_plugin.models.view_transform:FactorizedDepthLSSTransform"
 
-_DETECTORS = "nsmae_plugin.host.builtin.detectors"
+_DETECTORS = "nsmae_plugin.host.builtin.single_stage"
 
 _OWN = {
     "detector": {

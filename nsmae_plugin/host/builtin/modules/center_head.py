@@ -71,7 +71,7 @@ class CenterHead(nn.Module):
     Reads ``spatial_features_2d`` (B, input_channels, Y, X) and, in training mode, ``gt_boxes``
     (B, M, 8 or 10): x, y, z, dx, dy, dz, yaw[, vx, vy], label from 1; padding has label 0. In
     training mode it keeps ``forward_ret_dict`` for :meth:`get_loss`; in evaluation mode it writes
-    ``final_box_dicts``, described at :class:`~nsmae_plugin.host.detection.DenseHeadDetector`.
+    ``final_box_dicts``, described at :class:`~nsmae_plugin.host.dense_head.DenseHeadDetector`.
 
     Parameters, targets, losses and boxes are those of OpenPCDet's ``CenterHead``, except that
 

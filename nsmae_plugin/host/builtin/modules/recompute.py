@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch.autograd.function import once_differentiable
 
-from nsmae_plugin.host.builtin.modules.window_plan import WindowPlan
+from nsmae_plugin.host.builtin.modules.window_partition import WindowPartition
 
 _CHUNK = 3 << 20  # numbers of queries, keys and values at a time: about what a CPU's caches hold
 _HIDDEN_CHUNK = 4 << 20  # numbers of a hidden layer at a time: smaller is overhead
@@ -69,7 +69,7 @@ def attend_windows(
     qkv: torch.Tensor,
     padding: torch.Tensor,
     bias: torch.Tensor,
-    plan: WindowPlan,
+    partition: WindowPartition,
     heads: int,
 ) -> torch.Tensor:
     """Attention inside windows, a few images at a time; keeps ``qkv`` alone. For CPUs.
@@ -80,42 +80,42 @@ def attend_windows(
         qkv: (B, L, 3 * C) queries, keys and values of the tokens.
         padding: (3 * C,) those of what pads the map.
         bias: (heads, T, T), added to the logits.
-        plan: of the map; its ``mask`` is added as well.
+        partition: of the map; its ``mask`` is added as well.
 
     Returns:
         (B, L, C), of the type of ``qkv``.
     """
     exact = torch.promote_types(qkv.dtype, torch.float32)
     with torch.autocast(qkv.device.type, enabled=False):
-        return _AttendWindows.apply(qkv, padding.to(qkv.dtype), bias.to(exact), plan, heads)
+        return _AttendWindows.apply(qkv, padding.to(qkv.dtype), bias.to(exact), partition, heads)
 
 
 class _AttendWindows(torch.autograd.Function):
     """``n`` images at a time: (n * W * heads, T, size) matrices, W windows of T tokens."""
 
     @staticmethod
-    def forward(ctx: Any, qkv: Any, padding: Any, bias: Any, plan: Any, heads: int) -> Any:
+    def forward(ctx: Any, qkv: Any, padding: Any, bias: Any, partition: Any, heads: int) -> Any:
         ctx.save_for_backward(qkv, padding, bias)
-        ctx.plan, ctx.heads = plan, heads
+        ctx.partition, ctx.heads = partition, heads
         result = qkv.new_empty(*qkv.shape[:2], qkv.shape[2] // 3)
-        added = _added(bias, plan)
-        for part in _chunks(qkv, plan):
-            query, key, value = _matrices(qkv[part], padding, bias, plan, heads)
+        added = _added(bias, partition)
+        for part in _chunks(qkv, partition):
+            query, key, value = _matrices(qkv[part], padding, bias, partition, heads)
             attended = torch.bmm(_weights(query, key, added), value)
             places = _to_places(attended, len(qkv[part]), bias)
-            torch.index_select(places.to(qkv.dtype), 1, plan.back, out=result[part])
+            torch.index_select(places.to(qkv.dtype), 1, partition.back, out=result[part])
         return result
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: torch.Tensor) -> Any:
         qkv, padding, bias = ctx.saved_tensors
-        plan, heads = ctx.plan, ctx.heads
+        partition, heads = ctx.partition, ctx.heads
         to_qkv, to_padding = torch.empty_like(qkv), torch.zeros_like(padding)
-        to_bias, added = torch.zeros_like(bias), _added(bias, plan)
-        for part in _chunks(qkv, plan):
-            query, key, value = _matrices(qkv[part], padding, bias, plan, heads)
-            gradient = _to_windows(gradients[0][part], 0.0, plan)
+        to_bias, added = torch.zeros_like(bias), _added(bias, partition)
+        for part in _chunks(qkv, partition):
+            query, key, value = _matrices(qkv[part], padding, bias, partition, heads)
+            gradient = _to_windows(gradients[0][part], 0.0, partition)
             gradient = _split(gradient, 1, bias, heads)[0]
             weights = _weights(query, key, added)
             to_value = torch.bmm(weights.transpose(1, 2), gradient)
@@ -127,36 +127,40 @@ class _AttendWindows(torch.autograd.Function):
             images = len(qkv[part])
             places = [_to_places(one, images, bias) for one in (to_query, to_key, to_value)]
             joint = torch.cat(places, dim=2).to(qkv.dtype)
-            to_padding += joint.index_select(1, plan.padding).sum(dim=(0, 1))
-            torch.index_select(joint, 1, plan.back, out=to_qkv[part])
+            to_padding += joint.index_select(1, partition.padding).sum(dim=(0, 1))
+            torch.index_select(joint, 1, partition.back, out=to_qkv[part])
         return to_qkv, to_padding, to_bias, None, None
 
 
-def _chunks(qkv: torch.Tensor, plan: WindowPlan) -> list[slice]:
-    images = max(1, _CHUNK // (len(plan.forth) * qkv.shape[2]))
+def _chunks(qkv: torch.Tensor, partition: WindowPartition) -> list[slice]:
+    images = max(1, _CHUNK // (len(partition.forth) * qkv.shape[2]))
     return [slice(start, start + images) for start in range(0, len(qkv), images)]
 
 
-def _added(bias: torch.Tensor, plan: WindowPlan) -> torch.Tensor:
+def _added(bias: torch.Tensor, partition: WindowPartition) -> torch.Tensor:
     """(1 or W, heads, T, T): what is added to the logits."""
-    if plan.mask is None:
+    if partition.mask is None:
         return bias[None]
-    return bias + plan.mask[:, None].to(bias.dtype)
+    return bias + partition.mask[:, None].to(bias.dtype)
 
 
 def _matrices(
-    qkv: torch.Tensor, padding: torch.Tensor, bias: torch.Tensor, plan: WindowPlan, heads: int
+    qkv: torch.Tensor,
+    padding: torch.Tensor,
+    bias: torch.Tensor,
+    partition: WindowPartition,
+    heads: int,
 ) -> list[torch.Tensor]:
     """Queries, divided by the root of their size, keys and values of every window and head."""
-    query, key, value = _split(_to_windows(qkv, padding, plan), 3, bias, heads)
+    query, key, value = _split(_to_windows(qkv, padding, partition), 3, bias, heads)
     return [query.mul_(query.shape[-1] ** -0.5), key, value]
 
 
 def _to_windows(
-    tokens: torch.Tensor, padding: torch.Tensor | float, plan: WindowPlan
+    tokens: torch.Tensor, padding: torch.Tensor | float, partition: WindowPartition
 ) -> torch.Tensor:
-    places = tokens.index_select(1, plan.forth)
-    places[:, plan.padding] = padding
+    places = tokens.index_select(1, partition.forth)
+    places[:, partition.padding] = padding
     return places
 
 

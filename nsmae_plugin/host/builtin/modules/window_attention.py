@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from nsmae_plugin.host.builtin.modules.recompute import attend_windows
-from nsmae_plugin.host.builtin.modules.window_plan import WindowPlan, plan_windows
+from nsmae_plugin.host.builtin.modules.window_partition import WindowPartition, partition_windows
 
 
 class _ToWindows(torch.autograd.Function):
@@ -22,32 +22,34 @@ class _ToWindows(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, tokens: torch.Tensor, padding: torch.Tensor, plan: WindowPlan) -> Any:
-        ctx.plan = plan
-        places = tokens.index_select(1, plan.forth)
-        places[:, plan.padding] = padding
+    def forward(
+        ctx: Any, tokens: torch.Tensor, padding: torch.Tensor, partition: WindowPartition
+    ) -> Any:
+        ctx.partition = partition
+        places = tokens.index_select(1, partition.forth)
+        places[:, partition.padding] = padding
         return places
 
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor) -> Any:
-        (gradient,), plan = gradients, ctx.plan
-        to_padding = gradient.index_select(1, plan.padding).sum(dim=(0, 1))
-        return gradient.index_select(1, plan.back), to_padding, None
+        (gradient,), partition = gradients, ctx.partition
+        to_padding = gradient.index_select(1, partition.padding).sum(dim=(0, 1))
+        return gradient.index_select(1, partition.back), to_padding, None
 
 
 class _FromWindows(torch.autograd.Function):
     """(B, W * T, C) places -> (B, L, C) tokens; what lies in the padding is dropped."""
 
     @staticmethod
-    def forward(ctx: Any, places: torch.Tensor, plan: WindowPlan) -> Any:
-        ctx.plan = plan
-        return places.index_select(1, plan.back)
+    def forward(ctx: Any, places: torch.Tensor, partition: WindowPartition) -> Any:
+        ctx.partition = partition
+        return places.index_select(1, partition.back)
 
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor) -> Any:
-        (gradient,), plan = gradients, ctx.plan
-        to_places = gradient.index_select(1, plan.forth)
-        to_places[:, plan.padding] = 0.0
+        (gradient,), partition = gradients, ctx.partition
+        to_places = gradient.index_select(1, partition.forth)
+        to_places[:, partition.padding] = 0.0
         return to_places, None
 
 
@@ -80,7 +82,7 @@ class WindowAttention(nn.Module):
         self.proj = nn.Linear(channels, channels)
         self.proj_drop = nn.Dropout(output_drop)
 
-    def forward(self, tokens: torch.Tensor, plan: WindowPlan) -> torch.Tensor:
+    def forward(self, tokens: torch.Tensor, partition: WindowPartition) -> torch.Tensor:
         """(B, L, C) -> (B, L, C).
 
         Padding takes part in the attention as tokens of zeros, whose query, key and value are the
@@ -90,11 +92,11 @@ class WindowAttention(nn.Module):
         dropping = self.training and self.attention_drop > 0
         if qkv.device.type == "cpu" and not dropping:
             table = self._bias(None)[0]
-            attended = attend_windows(qkv, self.qkv.bias, table, plan, self.heads)
+            attended = attend_windows(qkv, self.qkv.bias, table, partition, self.heads)
             return self.proj_drop(self.proj(attended))
-        places = _ToWindows.apply(qkv, self.qkv.bias.to(qkv.dtype), plan)
-        attended = self._attend(places, plan.mask)
-        return self.proj_drop(self.proj(_FromWindows.apply(attended, plan)))
+        places = _ToWindows.apply(qkv, self.qkv.bias.to(qkv.dtype), partition)
+        attended = self._attend(places, partition.mask)
+        return self.proj_drop(self.proj(_FromWindows.apply(attended, partition)))
 
     def _attend(self, places: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
         """(B, W * T, 3 * C) queries, keys and values -> (B, W * T, C)."""
@@ -162,5 +164,5 @@ class ShiftedWindowAttention(nn.Module):
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         """(B, H, W, C) -> (B, H, W, C)."""
         height, width = features.shape[1:3]
-        plan = plan_windows(height, width, self.side, self.shift, features.device)
-        return self.drop(self.w_msa(features.flatten(1, 2), plan).view(features.shape))
+        partition = partition_windows(height, width, self.side, self.shift, features.device)
+        return self.drop(self.w_msa(features.flatten(1, 2), partition).view(features.shape))

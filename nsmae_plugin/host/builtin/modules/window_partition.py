@@ -13,25 +13,25 @@ import torch
 BLOCKED = -100.0
 
 
-class WindowPlan(NamedTuple):
+class WindowPartition(NamedTuple):
     """Where each token of a feature map goes when it is padded, shifted and cut into windows."""
 
     forth: torch.Tensor  # (W * T,) the token in each place of the windows; 0 where padding is
     back: torch.Tensor  # (L,) the place of each token
     padding: torch.Tensor  # the places that hold padding
-    mask: torch.Tensor | None  # (W, T, T) 0 or BLOCKED, see plan_windows; None without a shift
+    mask: torch.Tensor | None  # (W, T, T) 0 or BLOCKED, see partition_windows; None without a shift
 
 
 @lru_cache(maxsize=32)
 @torch.inference_mode(False)  # a cached inference tensor could not serve a later training step
-def plan_windows(
+def partition_windows(
     height: int, width: int, side: int, shift: int, device: torch.device
-) -> WindowPlan:
+) -> WindowPartition:
     """Cut a feature map into windows after a cyclic shift by ``shift`` tokens up and left.
 
     The map is padded below and on the right to a multiple of ``side``. The shift moves the first
     rows and columns to the end, so windows at the border hold tokens from opposite sides of the
-    image; the mask blocks pairs of them. The plan is cached and shared: do not modify it.
+    image; the mask blocks pairs of them. The partition is cached and shared: do not modify it.
     """
     rows, columns = height + -height % side, width + -width % side
     y, x = torch.arange(rows, device=device), torch.arange(columns, device=device)
@@ -48,7 +48,7 @@ def plan_windows(
         ]
         regions = _windows(3 * region[0][:, None] + region[1], side)
         mask = (regions[:, :, None] != regions[:, None, :]) * BLOCKED
-    return WindowPlan(forth.clamp(min=0), back, (forth < 0).nonzero()[:, 0], mask)
+    return WindowPartition(forth.clamp(min=0), back, (forth < 0).nonzero()[:, 0], mask)
 
 
 def _windows(grid: torch.Tensor, side: int) -> torch.Tensor:

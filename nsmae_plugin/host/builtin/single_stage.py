@@ -8,7 +8,7 @@ from typing import Any
 
 from nsmae_plugin.errors import ConfigError
 from nsmae_plugin.host.builtin.detector import Detector3DTemplate
-from nsmae_plugin.host.detection import DenseHeadDetector
+from nsmae_plugin.host.dense_head import DenseHeadDetector
 
 
 class _SingleStage(DenseHeadDetector, Detector3DTemplate):
