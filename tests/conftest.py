@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from nsmae_plugin.formats.infos import read_infos, write_infos
 from tests.helpers.stock_scripts import copy_openpcdet
 from tools import create_infos, make_synthetic_nuscenes
 
@@ -56,6 +57,18 @@ def synthetic_root(tmp_path_factory) -> Path:
     assert make_synthetic_nuscenes.main(["--out", str(root), *options, "--quiet"]) == 0
     assert create_infos.main(["--data_path", str(root), *infos]) == 0
     return root
+
+
+@pytest.fixture(scope="session")
+def data(synthetic_root) -> Path:
+    """The same root with a training split of three frames, ``three_frames.pkl``, beside the other.
+
+    Three steps are the fewest that OpenPCDet's one-cycle schedule takes.
+    """
+    folder = synthetic_root / "v1.0-mini"
+    infos = read_infos(folder / "nuscenes_infos_3sweeps_train.pkl")
+    write_infos(folder / "three_frames.pkl", infos[:3])
+    return synthetic_root
 
 
 @pytest.fixture(scope="session")

@@ -2,9 +2,7 @@
 
 import logging
 from functools import cache
-from types import SimpleNamespace
 
-import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -17,6 +15,7 @@ from nsmae_plugin.detectors.branches import bev_grid
 from nsmae_plugin.geometry.bev_grid import map_grid
 from nsmae_plugin.optimization.optim import build_optimizer
 from nsmae_plugin.training.transfer import load_pretrained
+from tests.helpers.dataset_specification import specification_of
 from tests.helpers.paths import CFGS
 
 LOGGER = logging.getLogger("recipes")
@@ -70,14 +69,7 @@ def test_the_tiny_recipe_is_the_full_one_with_smaller_parts(name):
 def full_grid(name):
     """The grid of a full-size recipe; its voxels come from the configuration alone."""
     config = load_config(CFGS / f"{name}.yaml")
-    (step,) = (one for one in config.DATA_CONFIG.DATA_PROCESSOR if "VOXEL_SIZE" in one)
-    low, high = np.split(np.array(config.DATA_CONFIG.POINT_CLOUD_RANGE), 2)
-    dataset = SimpleNamespace(
-        voxel_size=step.VOXEL_SIZE,
-        point_cloud_range=[*low, *high],
-        grid_size=np.round((high - low) / step.VOXEL_SIZE),
-    )
-    return bev_grid(config.MODEL, dataset)
+    return bev_grid(config.MODEL, specification_of(config))
 
 
 @pytest.mark.parametrize("name", RECIPES)

@@ -1,8 +1,5 @@
 """Configurations that cannot work are refused with the keys to change."""
 
-from types import SimpleNamespace
-
-import numpy as np
 import pytest
 import torch
 from easydict import EasyDict
@@ -16,6 +13,7 @@ from nsmae_plugin.detectors.nsmae_config import (
 )
 from nsmae_plugin.errors import ConfigError
 from nsmae_plugin.models.targets import CameraGrid
+from tests.helpers.dataset_specification import DatasetSpecification
 
 CAMERA = {
     "MASK_TOKEN": {"NAME": "ImageMaskToken", "PATCH_SIZE": 8},
@@ -52,13 +50,8 @@ def model(*parts, **vtransform):
 
 
 def paper_dataset(extent=54.0, voxel=0.075):
-    """What the detector asks of a dataset; OpenPCDet gives NumPy arrays and lists."""
-    cells = round(2 * extent / voxel)
-    return SimpleNamespace(
-        point_cloud_range=np.array([-extent, -extent, -5, extent, extent, 3], dtype=np.float32),
-        voxel_size=[voxel, voxel, 0.2],
-        grid_size=np.array([cells, cells, 40]),
-    )
+    corners = (-extent, -extent, -5, extent, extent, 3)
+    return DatasetSpecification(corners, voxel_size=[voxel, voxel, 0.2])
 
 
 @pytest.mark.parametrize("parts", [(CAMERA, LIDAR), (CAMERA,), (LIDAR,)])

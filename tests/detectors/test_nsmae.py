@@ -1,7 +1,6 @@
 """The pre-training detector, end to end, with cameras and LiDAR together and alone."""
 
 import copy
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,7 +11,8 @@ from nsmae_plugin import host
 from nsmae_plugin.config.load import load_config
 from nsmae_plugin.errors import ConfigError
 from tests.helpers.bfloat16_check import check_bfloat16_training
-from tests.helpers.made_up_batch import EXTENT, HEIGHT, VOXEL, WIDTH, made_up_batch
+from tests.helpers.dataset_specification import DatasetSpecification
+from tests.helpers.made_up_batch import CORNERS, EXTENT, HEIGHT, VOXEL, WIDTH, made_up_batch
 from tests.helpers.paths import TINY
 
 MODES = {
@@ -40,14 +40,7 @@ def build(mode, overrides=(), **loss_config):
             YBOUND=[-EXTENT, EXTENT, 0.8],
             DBOUND=[1.0, 25.0, 1.0],
         )
-    dataset = SimpleNamespace(
-        class_names=["car"],
-        point_feature_encoder=SimpleNamespace(num_point_features=5),
-        point_cloud_range=np.array([-EXTENT, -EXTENT, -5, EXTENT, EXTENT, 3], dtype=np.float32),
-        voxel_size=[VOXEL] * 3,
-        grid_size=np.array([128, 128, 40]),
-        depth_downsample_factor=None,
-    )
+    dataset = DatasetSpecification(CORNERS, [VOXEL] * 3)
     torch.manual_seed(0)
     return host.build_network(model_cfg=config, num_class=1, dataset=dataset)
 

@@ -1,14 +1,12 @@
 """Detectors of the tiny recipes on a range of 25.6 m, and a made-up batch with boxes for them."""
 
-from types import SimpleNamespace
-
-import numpy as np
 import torch
 
 import nsmae_plugin
 from nsmae_plugin import host
 from nsmae_plugin.config.load import load_config
-from tests.helpers.made_up_batch import EXTENT, HEIGHT, VOXEL, WIDTH, made_up_batch
+from tests.helpers.dataset_specification import DatasetSpecification
+from tests.helpers.made_up_batch import CORNERS, EXTENT, HEIGHT, VOXEL, WIDTH, made_up_batch
 from tests.helpers.paths import TINY
 
 # recipe -> the mode of its batches
@@ -38,16 +36,9 @@ def make_config(recipe):
 
 
 def make_dataset(**data_config):
-    """What a detector asks of a data set."""
-    return SimpleNamespace(
-        dataset_cfg=data_config,
-        class_names=load_config(TINY / "bevfusion_det.yaml").CLASS_NAMES,
-        point_feature_encoder=SimpleNamespace(num_point_features=5),
-        point_cloud_range=np.array([-EXTENT, -EXTENT, -5, EXTENT, EXTENT, 3], dtype=np.float32),
-        voxel_size=[VOXEL] * 3,
-        grid_size=np.array([128, 128, 40]),
-        depth_downsample_factor=None,
-    )
+    """The dataset of the small range, with the classes of the recipes."""
+    classes = load_config(TINY / "bevfusion_det.yaml").CLASS_NAMES
+    return DatasetSpecification(CORNERS, [VOXEL] * 3, classes, dataset_cfg=data_config)
 
 
 def build(recipe, name=None, on=host, config=None):

@@ -7,6 +7,7 @@ import numpy as np
 from nsmae_plugin import host
 
 EXTENT, VOXEL = 12.8, 0.2  # metres; 128 x 128 x 40 voxels, 16 x 16 BEV cells
+CORNERS = (-EXTENT, -EXTENT, -5, EXTENT, EXTENT, 3)
 HEIGHT, WIDTH = 64, 96
 LIDAR_KEYS = ("voxels", "voxel_coords", "voxel_num_points", "hidden_voxel_coords")
 CAMERA_KEYS = ("camera_imgs", "image_patch_mask", "image_mean", "image_std", "lidar2image")

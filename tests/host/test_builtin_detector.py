@@ -1,7 +1,5 @@
 """The built-in detector template where the contract of all hosts says nothing."""
 
-from types import SimpleNamespace
-
 import pytest
 from easydict import EasyDict
 from torch import nn
@@ -9,15 +7,9 @@ from torch import nn
 from nsmae_plugin.errors import HostError
 from nsmae_plugin.host import builtin
 from nsmae_plugin.host.builtin.registry import REGISTRIES
+from tests.helpers.dataset_specification import DatasetSpecification
 
-DATASET = SimpleNamespace(
-    class_names=["car", "bus"],
-    point_feature_encoder=SimpleNamespace(num_point_features=5),
-    grid_size=[8, 8, 4],
-    point_cloud_range=[0, 0, 0, 8, 8, 4],
-    voxel_size=[1, 1, 1],
-    depth_downsample_factor=None,
-)
+DATASET = DatasetSpecification([0, 0, 0, 8, 8, 4], [1, 1, 1], ["car", "bus"])
 
 
 class Head(nn.Module):

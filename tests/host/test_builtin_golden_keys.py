@@ -4,7 +4,6 @@ The files in ``golden`` were recorded by ``tools/record_golden_keys.py`` from Op
 """
 
 import json
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,6 +11,7 @@ import torch
 from nsmae_plugin.config.load import load_config
 from nsmae_plugin.host import builtin
 from nsmae_plugin.models.lift_splat import STOCK_GRID_KEYS
+from tests.helpers.dataset_specification import specification_of
 from tests.helpers.paths import CFGS, GOLDEN
 
 ENCODERS = ("backbone_3d", "image_backbone", "neck", "vtransform")
@@ -44,16 +44,8 @@ def build_state(name: str, changes: dict[str, bool] | None = None) -> dict[str, 
     """Names and shapes of the network that a shipped configuration describes."""
     overrides = [text for key in changes or {} for text in (f"MODEL.{key}", str(changes[key]))]
     config = load_config(CFGS / f"{name}.yaml", overrides)
-    dataset = SimpleNamespace(
-        class_names=config.CLASS_NAMES,
-        point_feature_encoder=SimpleNamespace(num_point_features=5),
-        grid_size=[1440, 1440, 40],
-        point_cloud_range=config.DATA_CONFIG.POINT_CLOUD_RANGE,
-        voxel_size=[0.075, 0.075, 0.2],
-        depth_downsample_factor=None,
-    )
     with torch.device("meta"):
-        detector = Detector(config.MODEL, dataset)
+        detector = Detector(config.MODEL, specification_of(config))
     return {name: list(value.shape) for name, value in detector.state_dict().items()}
 
 

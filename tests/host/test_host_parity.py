@@ -5,7 +5,6 @@ fifty times the largest deviation seen (2e-6), but for the gradients of biases t
 cancels: their exact value is zero, and 1e-5 of rounding was seen.
 """
 
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,11 +15,11 @@ from torch import nn
 
 from nsmae_plugin.host import builtin
 from nsmae_plugin.models.lift_splat import STOCK_GRID_KEYS
+from tests.helpers.dataset_specification import DatasetSpecification
 from tests.helpers.parity_cases import (
     BEV,
     CASES,
     FPN,
-    GRID_SIZE,
     READS,
     SWIN,
     UP,
@@ -190,14 +189,7 @@ def test_the_templates_pass_on_the_same_information(openpcdet_root):
         FUSER={"NAME": "ConvFuser", "IN_CHANNEL": 14, "OUT_CHANNEL": 8},
         BACKBONE_2D={"NAME": "BaseBEVBackbone", **BEV, **UP},
     )
-    dataset = SimpleNamespace(
-        class_names=["car"],
-        point_feature_encoder=SimpleNamespace(num_point_features=5),
-        grid_size=GRID_SIZE,
-        point_cloud_range=[0, 0, 0, 4, 3.2, 4],
-        voxel_size=[0.1, 0.1, 0.1],
-        depth_downsample_factor=None,
-    )
+    dataset = DatasetSpecification([0, 0, 0, 4, 3.2, 4], [0.1] * 3)
     seen = {}
     for one in (builtin, openpcdet):
 

@@ -8,7 +8,6 @@ import re
 import pytest
 import torch
 
-from nsmae_plugin.formats.infos import read_infos, write_infos
 from tests.helpers.stock_scripts import start
 
 pytestmark = [pytest.mark.openpcdet, pytest.mark.usefixtures("openpcdet_host")]
@@ -16,15 +15,6 @@ pytestmark = [pytest.mark.openpcdet, pytest.mark.usefixtures("openpcdet_host")]
 STEPS = 3
 # Parameters beside child modules: of Swin's windows, and of the attention in TransFusion's decoder.
 LEFT_OUT = ("relative_position_bias_table", "in_proj_weight", "in_proj_bias")
-
-
-@pytest.fixture(scope="module")
-def data(synthetic_root):
-    """Data root with a training split of three frames beside that of six."""
-    folder = synthetic_root / "v1.0-mini"
-    infos = read_infos(folder / "nuscenes_infos_3sweeps_train.pkl")
-    write_infos(folder / "three_frames.pkl", infos[:STEPS])
-    return synthetic_root
 
 
 @pytest.fixture(scope="module")

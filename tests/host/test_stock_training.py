@@ -13,7 +13,6 @@ import torch
 import nsmae_plugin
 from nsmae_plugin import host
 from nsmae_plugin.config.load import load_config
-from nsmae_plugin.formats.infos import read_infos, write_infos
 from nsmae_plugin.training.export import export
 from tests.helpers.paths import CFGS
 from tests.helpers.stock_scripts import start
@@ -43,15 +42,6 @@ SMALL_CAMERAS = {
     "MODEL.VTRANSFORM.XBOUND": "[-19.2, 19.2, 0.3]",
     "MODEL.VTRANSFORM.YBOUND": "[-19.2, 19.2, 0.3]",
 }
-
-
-@pytest.fixture(scope="module")
-def data(synthetic_root):
-    """Data root whose training split is three frames; OneCycle divides by zero with two steps."""
-    folder = synthetic_root / "v1.0-mini"
-    infos = read_infos(folder / "nuscenes_infos_3sweeps_train.pkl")
-    write_infos(folder / "three_frames.pkl", infos[:STEPS])
-    return synthetic_root
 
 
 @pytest.fixture(scope="module")
