@@ -1,4 +1,4 @@
-"""LiDAR depth maps: what each camera pixel, or feature cell, measures of the point cloud.
+"""LiDAR depth maps: depth of the point cloud in the pixels or feature cells of cameras.
 
 A z-buffer: of all returns in one cell the nearest wins. (OpenPCDet and NS-MAE assign in the order
 of the points, so that any of them wins, and clamp points behind the camera into the image.)

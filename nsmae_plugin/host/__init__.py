@@ -23,7 +23,7 @@ CHOICES = ("auto", "openpcdet", "builtin")
 
 
 def openpcdet_available() -> bool:
-    """Whether OpenPCDet can be found: ``OPENPCDET_ROOT`` is set, or ``pcdet`` is installed."""
+    """True if ``OPENPCDET_ROOT`` is set or ``pcdet`` is installed."""
     return bool(os.environ.get("OPENPCDET_ROOT")) or importlib.util.find_spec("pcdet") is not None
 
 

@@ -1,4 +1,4 @@
-"""What both hosts do alike when they build a dataset or a network."""
+"""Building datasets and networks, as far as both hosts do it alike."""
 
 import logging
 from collections.abc import Callable, Mapping
@@ -61,7 +61,7 @@ def build_network(
 
 
 def refuse_unused_sections(model: nn.Module, model_cfg: Any) -> None:
-    """Whether a detector has a slot for every module of its configuration.
+    """Check that a detector has a slot for every module of its configuration.
 
     A template builds the slots of ``module_topology`` and leaves the other sections unread.
 

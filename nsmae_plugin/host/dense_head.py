@@ -1,4 +1,4 @@
-"""What detectors with one dense head do with a batch; the same on every host."""
+"""The forward pass of detectors with one dense head, the same on every host."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -55,7 +55,7 @@ class DenseHeadDetector:
         return {"loss": loss}, tb_dict, disp_dict
 
     def require_labels(self, batch_dict: Batch) -> None:
-        """Whether a training batch has what the head learns from."""
+        """Check that a training batch has the boxes that the head learns from."""
         if batch_dict.get("gt_boxes") is None:
             raise ConfigError(
                 f"{type(self).__name__} learns from boxes, but the data has no gt_boxes: set "

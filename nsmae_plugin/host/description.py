@@ -1,14 +1,14 @@
-"""What the active host was found to be."""
+"""A description of the active host."""
 
 from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True)
 class HostDescription:
-    """The framework behind the seam; the built-in host has nothing to add to its name.
+    """Version and state of the imported OpenPCDet; empty for the built-in host.
 
     Attributes:
-        version, location: of the imported OpenPCDet.
+        version, location: of the package ``pcdet``.
         extensions: name of each of its compiled extensions -> how it is served.
         stand_ins: third-party package (or dataset) that was replaced -> why.
     """

@@ -1,4 +1,4 @@
-"""Voxels and boxes that a network of any host would lose without a word."""
+"""Errors and warnings about voxels and boxes that a network would lose silently."""
 
 from __future__ import annotations
 

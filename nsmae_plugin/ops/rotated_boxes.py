@@ -146,7 +146,7 @@ def _corners(boxes: torch.Tensor) -> torch.Tensor:
 
 
 def _inside(points: torch.Tensor, boxes: torch.Tensor) -> torch.Tensor:
-    """Whether points (P, K, 2) lie less than MARGIN outside of their box: (P, K) bool."""
+    """(P, K) bool: points (P, K, 2) in their box, or less than MARGIN outside of it."""
     offset = points - boxes[:, None, :2]
     cos, sin = boxes[:, 6, None].cos(), boxes[:, 6, None].sin()
     along = offset[..., 0] * cos + offset[..., 1] * sin
@@ -160,7 +160,7 @@ def _cross(u: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
 
 
 def _crossings(corners_a: torch.Tensor, corners_b: torch.Tensor) -> tuple[torch.Tensor, ...]:
-    """Points where an edge of a crosses one of b: (P, 16, 2), and whether it does: (P, 16).
+    """Crossings of the edges of a and b: (P, 16, 2), and a bool mask of those that exist, (P, 16).
 
     Only proper crossings count; edges that touch at an end or lie on each other do not.
     """

@@ -1,4 +1,4 @@
-"""What spconv 2.3 needs to train and infer on tensors in CPU memory."""
+"""Repairs of spconv 2.3 for training and inference on the CPU."""
 
 import warnings
 from functools import wraps

@@ -1,4 +1,4 @@
-"""Objects with an annotation: what they are and where they are at a time."""
+"""Annotated objects: their looks and their motion."""
 
 from dataclasses import dataclass
 
@@ -46,7 +46,7 @@ class Motion:
     turn: float = 0.0
 
     def is_on_road(self, seconds: float) -> bool:
-        """Whether the object is between the ends of its road; beyond them it does not exist."""
+        """True between the ends of its road; beyond them the object does not exist."""
         s = self.start + self.direction * self.speed.travel(seconds)
         return 0.0 <= s <= self.road.length
 

@@ -99,7 +99,7 @@ class Shadows:
         return np.asarray(image).astype(bool)
 
     def look_up(self, shadow: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-        """Whether global positions lie in shadow; outside the raster nothing does."""
+        """True for global positions in shadow; false outside the raster."""
         column = ((x - self._origin[0]) / SHADOW_RESOLUTION).astype(np.int32)
         row = ((y - self._origin[1]) / SHADOW_RESOLUTION).astype(np.int32)
         height, width = shadow.shape

@@ -33,7 +33,7 @@ class RayGrid(Protocol):
 
 @dataclass(frozen=True)
 class Bodies:
-    """Boxes, grouped into objects: what can be hit besides the ground. Global frame.
+    """Boxes, grouped into objects, that rays can hit besides the ground; global frame.
 
     ``centre`` (n, 3) and ``half`` (n, 3) metres, ``yaw`` (n,), ``colour`` (n, 3), ``texture`` (n,)
     and ``groups`` (objects + 1,): object i owns the boxes ``groups[i]:groups[i + 1]``.

@@ -1,4 +1,4 @@
-"""The sensors of the ego vehicle: where they sit, which rays they have, when they fire.
+"""The sensors of the ego vehicle: their poses, rays and trigger times.
 
 Ego frame: x forward, y left, z up, origin on the ground under the rear axle. LiDAR frame: x right,
 y forward, z up. Camera frame: x right, y down, z along the optical axis; pixel (column i, row j)

@@ -1,4 +1,4 @@
-"""Colours of everything: the procedural textures that the camera sees and the LiDAR reflects."""
+"""Procedural textures: the colours that cameras see and the LiDAR reflects."""
 
 from dataclasses import dataclass
 

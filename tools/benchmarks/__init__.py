@@ -1,1 +1,1 @@
-"""What ``tools/benchmark.py`` measures; nothing here is used by training."""
+"""The measurements of ``tools/benchmark.py``."""

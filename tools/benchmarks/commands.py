@@ -95,7 +95,7 @@ def _variants(
 
 
 def _isolated(args: argparse.Namespace, module: str, variant: str, options: list[str]) -> Report:
-    """OpenPCDet's modules on its host; ours on the built-in one unless NSMAE_HOST says else."""
+    """OpenPCDet's modules on its host; ours on the built-in one unless NSMAE_HOST names another."""
     own = os.environ.get("NSMAE_HOST", "builtin")
     return run_isolated(
         f"tools.benchmarks.{module}",
@@ -139,7 +139,7 @@ def benchmark_inference(args: argparse.Namespace, batch: int) -> Report:
 
 
 def benchmark_loader(args: argparse.Namespace, batch: int) -> Report:
-    """Samples per second of one core, by stage, against OpenPCDet's data set on the same files.
+    """Samples per second of one core, by stage, against OpenPCDet's dataset on the same files.
 
     Its info files must be there (tools/create_infos.py --with_cam).
     """

@@ -30,7 +30,7 @@ def measure_steps(config: Any, batch: int, steps: int, device: torch.device) -> 
     """The first steps of a training on the data of a configuration, seeded; a table for each.
 
     Raises:
-        NSMAEError: from the data set or the network.
+        NSMAEError: from the dataset or the network.
     """
     nsmae_plugin.register()
     seed_everything(0, 0)

@@ -90,7 +90,7 @@ def _split(bound: tuple[float, float, float], count: int) -> tuple[float, float,
 
 
 def make_step(case: Case, device: torch.device) -> Callable[[], None]:
-    """A function that does all of it once."""
+    """A function that runs geometry, targets, forward and backward once."""
     size = case.size
     problem = frustum.make_problem(size, case.batch, device)
     rig = {
@@ -109,7 +109,7 @@ def make_step(case: Case, device: torch.device) -> Callable[[], None]:
         returns = image_returns(
             points, rig["lidar2image"], rig["img_aug_matrix"], rig["lidar_aug_matrix"], size.image
         )
-        for stride in (1, 8):  # the hints, and the target
+        for stride in (1, 8):  # depth points of the network, and the target
             z_buffer(returns, case.batch * size.cameras, size.image, stride)
         bev_target(points, case.batch, target_grid)
         results = frustum.factorised(problem, plan)
@@ -146,7 +146,7 @@ def exponents(rows: list[dict[str, Any]]) -> dict[str, float | None]:
 
 
 def _fastest(values: list[float]) -> float:
-    """What other work on the machine disturbed least; 0 of nothing."""
+    """The smallest value, which other programs disturbed least; 0 for an empty list."""
     return min(values, default=0.0)
 
 

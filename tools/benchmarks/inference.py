@@ -1,4 +1,4 @@
-"""Prediction on made-up data: latency, memory, and whether OpenPCDet's modules agree.
+"""Prediction on made-up data: latency, memory and agreement with OpenPCDet's modules.
 
 ``python -m tools.benchmarks.inference VARIANT --folder F ...`` measures one variant in this
 process and prints JSON. The first variant leaves its weights in the folder, the others load them;
@@ -134,7 +134,7 @@ def measure(
 
 
 def agreement(folder: Path, variants: Sequence[str]) -> dict[str, dict[str, float]]:
-    """How far the variants agree; empty of a single variant.
+    """Agreement of the variants; empty for a single one.
 
     Boxes are not compared: which of the nearly equal best cells of an untrained heatmap become
     boxes is decided by rounding.

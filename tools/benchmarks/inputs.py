@@ -65,7 +65,7 @@ def _outward_pose(angle: float) -> torch.Tensor:
 
 
 def made_up_dataset(config: Any) -> SimpleNamespace:
-    """What a detector asks of its dataset, from the configuration alone."""
+    """A stand-in for the dataset of a detector, from the configuration alone."""
     data = config.DATA_CONFIG
     extent = np.array(data.POINT_CLOUD_RANGE, dtype=np.float32)
     voxel_size = _voxel_size(data)

@@ -1,4 +1,4 @@
-"""Samples per second of one core: our data set, and OpenPCDet's on the same files.
+"""Samples per second of one core: our dataset, and OpenPCDet's on the same files.
 
 ``python -m tools.benchmarks.loader VARIANT ...`` measures one variant in this process and
 prints JSON; ``tools/benchmark.py loader`` runs them in turn. What counts is the time of the
@@ -69,7 +69,7 @@ def moving(sweep: dict[str, Any], number: int) -> dict[str, Any]:
 
 
 def load_batch(dataset: Any, batch: int, number: int) -> dict[str, Any]:
-    """Batch ``number`` of the data set, seeded: the same draws for every variant."""
+    """Batch ``number`` of the dataset, seeded: the same draws for every variant."""
     samples = []
     for position in range(number * batch, (number + 1) * batch):
         with seeded(position):

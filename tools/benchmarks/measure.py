@@ -135,7 +135,7 @@ def run_isolated(
 def isolated_parser(
     description: str | None, *, configured: bool, on_device: bool = True
 ) -> argparse.ArgumentParser:
-    """What the modules that :func:`run_isolated` starts have in common.
+    """The command line of the modules that :func:`run_isolated` starts.
 
     Args:
         configured: they measure what ``--cfg_file`` and ``--set`` describe.
@@ -167,7 +167,7 @@ def interleave(
 
 
 def summarize(values: Sequence[float]) -> dict[str, float] | None:
-    """Median, smallest and largest; None of nothing."""
+    """Median, smallest and largest; None for an empty list."""
     if not values:
         return None
     return {"median": statistics.median(values), "min": min(values), "max": max(values)}
@@ -183,7 +183,7 @@ def compare(results: dict[str, dict[str, list[float]]], slow: str, fast: str) ->
 
 
 def ratio(report: dict[str, Any], key: str, slow: str, fast: str) -> float | None:
-    """Of the medians of two variants; None of what was not measured."""
+    """Ratio of the medians of two variants; None if one was not measured."""
     pair = report[slow][key], report[fast][key]
     return pair[0]["median"] / pair[1]["median"] if all(pair) else None
 

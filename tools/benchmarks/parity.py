@@ -1,4 +1,4 @@
-"""Whether a device computes what the CPU computes: every operation, and a training step."""
+"""A device compared with the CPU: every operation, and a training step."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the benchmark prints."""
+"""Printed tables of the benchmark."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from tools.benchmarks.measure import KEYS, ratio
 
 
 def print_comparison(report: dict[str, Any], variants: Sequence[str]) -> None:
-    """Median (smallest - largest) of each variant, and what the others take of the first's."""
+    """Median (smallest - largest) of each variant, and the ratios of the others to the first."""
     print(f"{'':14}{'milliseconds':>30}{'MiB above what was there':>30}{'compared':>24}")
     first = variants[0]
     for variant in variants:

@@ -1,4 +1,4 @@
-"""Where the time of a data set goes: functions of both hosts, timed by stage."""
+"""Time spent in the stages of a dataset, on either host."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ class Stopwatch:
 
 @contextmanager
 def watch(dataset: Any, stopwatch: Stopwatch) -> Iterator[None]:
-    """Time the stages of a data set of either host within the block.
+    """Time the stages of a dataset of either host within the block.
 
     Images are read while they are decoded, so their files count there.
     """

@@ -31,7 +31,7 @@ build_dataset = partial(build.build_dataset, lookup)
 
 
 def check_data_steps(*args: Any) -> None:
-    """Nothing: the steps of this host check themselves when a dataset builds them."""
+    """Do nothing: this host checks the steps when a dataset builds them."""
 
 
 def build_network(model_cfg: Any, num_class: int, dataset: Any) -> nn.Module:

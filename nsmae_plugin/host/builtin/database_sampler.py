@@ -23,7 +23,7 @@ from nsmae_plugin.runtime.reading import open_regular
 
 MOST_BYTES = 1 << 28  # of one object
 _TIME_TOLERANCE = 1e-6  # seconds
-# Switches that belong to other data sets, or to databases that no tool writes any more.
+# Switches that belong to other datasets, or to databases that no tool writes any more.
 _UNSUPPORTED = ("USE_ROAD_PLANE", "DATABASE_WITH_FAKELIDAR", "IMG_AUG_TYPE", "USE_SHARED_MEMORY")
 
 

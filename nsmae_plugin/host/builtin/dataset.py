@@ -1,4 +1,4 @@
-"""Base class of data sets, with OpenPCDet's contract."""
+"""Base class of datasets, with OpenPCDet's contract."""
 
 from pathlib import Path
 from typing import Any

@@ -1,4 +1,4 @@
-"""How many labelled boxes were found, counted as OpenPCDet does while it evaluates."""
+"""Recall of labelled boxes, counted as in OpenPCDet."""
 
 from collections.abc import Sequence
 from typing import Any

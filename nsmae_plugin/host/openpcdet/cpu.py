@@ -1,4 +1,4 @@
-"""What OpenPCDet needs to run where torch has no CUDA device.
+"""Running OpenPCDet where torch has no CUDA device.
 
 Its code calls CUDA by name. With a device nothing here is applied; without one each of these calls
 could only fail, so no working program changes its behaviour.

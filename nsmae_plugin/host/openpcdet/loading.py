@@ -1,4 +1,4 @@
-"""Importing OpenPCDet with everything that it lacks here put in place."""
+"""Importing OpenPCDet, with substitutes for what is missing here."""
 
 import importlib
 import logging
@@ -51,7 +51,7 @@ def load() -> HostDescription:
 
 
 def _describe(stand_ins: dict[str, str]) -> HostDescription:
-    """The ``pcdet`` that has been imported."""
+    """Describe the ``pcdet`` that has been imported."""
     package = sys.modules["pcdet"]
     return HostDescription(
         version=str(package.__dict__["__version__"]),
@@ -72,7 +72,7 @@ def _served(extension: str) -> str:
 
 
 def _repair() -> None:
-    """Put in place what OpenPCDet needs today and what its scripts need of the plugin."""
+    """Adapt OpenPCDet to current libraries, and its scripts to the plugin."""
     common, communication = (
         sys.modules[f"pcdet.utils.{name}"] for name in ("common_utils", "commu_utils")
     )

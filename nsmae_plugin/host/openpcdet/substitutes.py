@@ -74,7 +74,7 @@ def install_finder() -> None:
 
 
 def is_substituted(extension: str) -> bool:
-    """Whether the imported module ``extension`` came from here and not from a build."""
+    """True if the imported module ``extension`` is the substitute, not a build."""
     spec = sys.modules[extension].__spec__
     return spec is not None and isinstance(spec.loader, _Loader)
 

@@ -119,7 +119,7 @@ def _to_box_frame(points: torch.Tensor, boxes: torch.Tensor) -> torch.Tensor:
 
 
 def _inside(local: torch.Tensor, boxes: torch.Tensor, margin: float) -> torch.Tensor:
-    """Whether points in the box frame (N, P, 3) are in their box: (N, P) bool."""
+    """(N, P) bool: points in the box frame (N, P, 3) that are in their box."""
     half = boxes[:, None, 3:6] / 2
     sides = (local[..., :2].abs() < half[..., :2] + margin).all(dim=-1)
     return sides & (local[..., 2].abs() <= half[..., 2])

@@ -14,7 +14,7 @@ from nsmae_plugin.errors import ConfigError
 
 
 def triton_installed() -> bool:
-    """Whether the package is there; a device that can run its kernels may still be missing."""
+    """True if Triton is installed; a device that runs its kernels may still be missing."""
     return find_spec("triton") is not None
 
 

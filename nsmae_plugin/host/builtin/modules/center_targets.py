@@ -1,4 +1,4 @@
-"""What the maps of a CenterHead should be, from labelled boxes."""
+"""Training targets of a CenterHead."""
 
 from collections.abc import Sequence
 from typing import Any

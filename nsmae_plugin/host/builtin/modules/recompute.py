@@ -1,4 +1,4 @@
-"""Parts of a transformer block that keep little for the backward pass and compute the rest again.
+"""Parts of a transformer block that recompute most of their values in the backward pass.
 
 What autograd keeps of a Swin block is mostly cheap to have again: the attention weights of every
 window and three more copies of queries and keys, and the hidden layer behind its GELU. Without them

@@ -36,7 +36,7 @@ def decode_boxes(predictions: Predictions, grid: BEVGrid) -> torch.Tensor:
 
 @dataclass(frozen=True)
 class Targets:
-    """What the queries and the heatmap of a batch should be.
+    """Training targets of the queries and the heatmap of a batch.
 
     labels: (B, P) int64 from 0; the number of classes means background.
     boxes, box_weights: (B, P, 8 or 10) encoded; weight 0 where there is nothing to learn.
