@@ -14,6 +14,8 @@ def register_all() -> None:
     from nsmae_plugin.detectors.nsmae import NSMAE
     from nsmae_plugin.evaluation.reconstruction import ReconstructionScorer
     from nsmae_plugin.models.bev_decoder import GeneralizedResNetLSSFPN
+    from nsmae_plugin.models.bev_head import BEVRenderHead
+    from nsmae_plugin.models.perspective_head import PerspectiveRenderHead
     from nsmae_plugin.models.view_transform import (
         FactorizedDepthLSSTransform,
         FactorizedLSSTransform,
@@ -26,6 +28,8 @@ def register_all() -> None:
     host.register("vtransform", "FactorizedLSSTransform", FactorizedLSSTransform)
     host.register("vtransform", "FactorizedDepthLSSTransform", FactorizedDepthLSSTransform)
     host.register("backbone_2d", "GeneralizedResNetLSSFPN", GeneralizedResNetLSSFPN)
+    host.register("render_head", "PerspectiveRenderHead", PerspectiveRenderHead)
+    host.register("render_head", "BEVRenderHead", BEVRenderHead)
     host.register("detector", "NSMAE", NSMAE)
     host.register("detector", "BEVDetector", BEVDetector)
     host.register("detector", "BEVFusionMap", BEVFusionMap)

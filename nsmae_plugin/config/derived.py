@@ -38,6 +38,8 @@ def complete(model_cfg: Any, dataset: Any) -> Any:
             and is missing; or the BEV grids do not fit together.
     """
     model_cfg = copy.deepcopy(model_cfg)
+    if name_of(model_cfg, "MASK_TOKEN") == "ImageMaskToken":
+        _complete_mask_token(model_cfg, dataset)
     levels = _image_levels(model_cfg)
     if name_of(model_cfg, "NECK") == "GeneralizedLSSFPN":
         _complete_neck(model_cfg, levels)
@@ -66,6 +68,16 @@ def described_data(data_cfg: Any) -> Any | None:
         voxel_size=voxels,
         grid_size=[round((high - low) / edge) for low, high, edge in sides],
     )
+
+
+def _complete_mask_token(model_cfg: Any, dataset: Any) -> None:
+    data = getattr(dataset, "dataset_cfg", None) or {}
+    steps = {one.get("NAME"): one for one in data.get("DATA_PROCESSOR") or []}
+    size = steps.get("mask_image_patches", {}).get("PATCH_SIZE")
+    reason = f"DATA_CONFIG.DATA_PROCESSOR.mask_image_patches.PATCH_SIZE is {size}"
+    if size is None:
+        reason = "pixels, as in mask_image_patches, which DATA_CONFIG.DATA_PROCESSOR lacks"
+    settle(model_cfg, "MASK_TOKEN.PATCH_SIZE", size, reason)
 
 
 def _image_levels(model_cfg: Any) -> dict[int, int]:

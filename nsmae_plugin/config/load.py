@@ -15,12 +15,11 @@ from typing import Any
 
 from easydict import EasyDict
 
-from nsmae_plugin.config import schema
 from nsmae_plugin.config.configuration import Configuration
 from nsmae_plugin.config.derived import complete, described_data
-from nsmae_plugin.config.schema_kinds import ANYTHING, ListOf, Required, describe, need
+from nsmae_plugin.config.old_sections import update_sections
 from nsmae_plugin.config.section import Section, shown, suggest
-from nsmae_plugin.config.sections import below, find
+from nsmae_plugin.config.sections import below
 from nsmae_plugin.config.yaml_file import read_yaml
 from nsmae_plugin.errors import ConfigError, brief
 
@@ -43,6 +42,7 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> EasyDict:
     apply_overrides(config, overrides)
     try:
         validate(config)
+        update_sections(config)
         result = EasyDict(config)
         data = described_data(result.DATA_CONFIG)
         if data is not None:  # else the host completes MODEL, once it has the dataset
@@ -121,31 +121,16 @@ def apply_overrides(config: dict[str, Any], overrides: Sequence[str]) -> None:
     for key, text in zip(overrides[::2], overrides[1::2], strict=True):
         *parents, last = key.split(".")
         section: Any = config
-        known: Mapping[str, Any] | type[Section] | None = Configuration
+        known: type[Section] | None = Configuration
         for depth, name in enumerate(parents):
             content = section.get(name) if isinstance(section, dict) else None
-            known = _known_below(known, name, content)
+            known = None if known is None else below(known, name, content)
             if known is not None and isinstance(section, dict) and content is None:
                 section[name] = {}
             section = _child(section, name, ".".join(parents[: depth + 1]))
         if not isinstance(section, dict):
             raise ConfigError(f"--set {brief(key)}: {'.'.join(parents)} is not a section")
         section[last] = plain(_literal(text))
-
-
-def _known_below(
-    known: Mapping[str, Any] | type[Section] | None, name: str, content: Any
-) -> Mapping[str, Any] | type[Section] | None:
-    """The schema of the section ``name``; None where there is none."""
-    if isinstance(known, type):
-        found = below(known, name, content)
-        if found is None and name in schema.MODULES and isinstance(content, dict):
-            return schema.MODULES[name].get(str(content.get("NAME")))
-        return found
-    kind = (known or {}).get(name)
-    kind = kind.kind if isinstance(kind, Required) else kind
-    kinds = kind if isinstance(kind, tuple) else (kind,)
-    return next((one for one in kinds if isinstance(one, dict)), None)
 
 
 def _child(section: Any, name: str, key: str) -> Any:
@@ -194,13 +179,6 @@ def validate(config: Mapping[str, Any]) -> None:
     """
     _check_key_names(config, "")
     Configuration.of(config)
-    model = config["MODEL"]
-    for slot, table in schema.MODULES.items():
-        if model.get(slot) is not None and not find(slot.lower(), model[slot]["NAME"]):
-            _check_module(model[slot], table, f"MODEL.{slot}")
-    if model["NAME"] == "NSMAE":
-        kinds = {"LOSS_CONFIG": need(schema.PRETRAIN_LOSS)}
-        _check_section({"LOSS_CONFIG": model.get("LOSS_CONFIG")}, kinds, "MODEL")
 
 
 def _check_key_names(content: Any, where: str) -> None:
@@ -213,48 +191,3 @@ def _check_key_names(content: Any, where: str) -> None:
         _check_key_names(value, f"{where}.{key}" if where else key)
     for value in content if isinstance(content, list) else ():
         _check_key_names(value, where)
-
-
-def _check_module(section: Any, table: Mapping[str, Any], where: str) -> None:
-    if not isinstance(section, dict) or not isinstance(section.get("NAME"), str):
-        raise ConfigError(f"{where} must be a section with a NAME")
-    if section["NAME"] in table:
-        _check_section(section, {"NAME": str, **table[section["NAME"]]}, where)
-
-
-def _check_section(section: Any, kinds: Mapping[str, Any], where: str) -> None:
-    if not isinstance(section, Mapping):
-        raise ConfigError(f"{where} must be a section, not {section!r}")
-    prefix = f"{where}." if where else ""
-    for key, value in section.items():
-        if key not in kinds:
-            raise ConfigError(f"unknown key {prefix}{key}{suggest(str(key), kinds)}")
-        kind = kinds[key]
-        _check_value(value, kind.kind if isinstance(kind, Required) else kind, prefix + key)
-    for key, kind in kinds.items():
-        if isinstance(kind, Required) and key not in section:
-            raise ConfigError(f"missing key {prefix}{key}: expected {describe(kind.kind)}")
-
-
-def _check_value(value: Any, kind: Any, where: str) -> None:
-    if isinstance(kind, dict):
-        _check_section(value, kind, where)
-    elif not _fits(value, kind, where):
-        raise ConfigError(f"{where} must be {describe(kind)}, not {value!r}")
-
-
-def _fits(value: Any, kind: Any, where: str) -> bool:
-    if kind is ANYTHING:
-        return True
-    if isinstance(kind, tuple):
-        return any(_fits(value, one, where) for one in kind)
-    if isinstance(kind, dict):
-        if isinstance(value, Mapping):  # else another alternative may fit
-            _check_section(value, kind, where)
-        return isinstance(value, Mapping)
-    if isinstance(kind, ListOf):
-        fits = isinstance(value, list) and kind.length in (None, len(value))
-        return fits and all(_fits(one, kind.kind, where) for one in value)
-    if kind in (int, float) and isinstance(value, bool):
-        return False
-    return isinstance(value, kind)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
+from nsmae_plugin.config.old_sections import OldBEVHead, OldPerspectiveHead
 from nsmae_plugin.config.section import Section
 from nsmae_plugin.config.sections import InSlot
 
@@ -26,7 +27,8 @@ class Model(Section):
     POINT_HEAD: Annotated[Any, InSlot("point_head")] | None = None
     ROI_HEAD: Annotated[Any, InSlot("roi_head")] | None = None
     MAP_HEAD: Annotated[Any, InSlot("map_head")] | None = None
-    PERSPECTIVE_HEAD: Annotated[Any, InSlot("perspective_head")] | None = None
-    BEV_HEAD: Annotated[Any, InSlot("bev_head")] | None = None
+    RENDER_HEADS: list[Annotated[Any, InSlot("render_head")]] | None = None
+    PERSPECTIVE_HEAD: OldPerspectiveHead | None = None
+    BEV_HEAD: OldBEVHead | None = None
     LOSS_CONFIG: Any = None
     POST_PROCESSING: Any = None

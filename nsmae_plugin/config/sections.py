@@ -26,6 +26,7 @@ _OWN = "nsmae_plugin.models.module_config"
 
 #: slot -> NAME -> ``module:Class``
 PATHS: dict[str, dict[str, str]] = {
+    "detector": {"NSMAE": "nsmae_plugin.detectors.nsmae_config:Config"},
     "dataset": {
         "MultiModalNuScenesDataset": f"{_DATA}:NuScenesData",
         "NuScenesDataset": f"{_DATA}:OpenPCDetNuScenes",
@@ -50,6 +51,11 @@ PATHS: dict[str, dict[str, str]] = {
         "TransFusionHead": f"{_HEADS}:TransFusionHead",
     },
     "map_head": {"BEVSegmentationHead": f"{_OWN}:BEVSegmentationHead"},
+    "mask_token": {"ImageMaskToken": f"{_OWN}:ImageMaskToken"},
+    "render_head": {
+        "PerspectiveRenderHead": f"{_MODULES}:Module",
+        "BEVRenderHead": f"{_OWN}:BEVRenderHead",
+    },
     "augmentor": {
         "gt_sampling": f"{_STEPS}:GroundTruthSampling",
         "random_world_flip": f"{_STEPS}:WorldFlip",

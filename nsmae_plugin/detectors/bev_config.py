@@ -12,7 +12,7 @@ from nsmae_plugin.detectors.branches import (
 )
 from nsmae_plugin.errors import ConfigError
 
-PRETRAINING_SECTIONS = ("MASK_TOKEN", "PERSPECTIVE_HEAD", "BEV_HEAD")
+PRETRAINING_SECTIONS = ("MASK_TOKEN", "RENDER_HEADS")
 HEADS = ("DENSE_HEAD", "MAP_HEAD")
 
 

@@ -97,6 +97,11 @@ class LiftSplatTransform(nn.Module, ABC):
         self._cached: tuple[tuple[torch.Tensor, ...], PoolingPlan] | None = None
         self._register_load_state_dict_pre_hook(_drop_stock_grid)
 
+    def depth_edges(self) -> torch.Tensor:
+        """(D + 1,) boundaries in metres of the depth bins, whose centres are ``depths``."""
+        start, _, step = self.model_cfg.DBOUND
+        return (start + step * (torch.arange(self.num_bins + 1, dtype=torch.float64) - 0.5)).float()
+
     @abstractmethod
     def factors(self, features: torch.Tensor, geometry: ViewGeometry) -> torch.Tensor:
         """(B * N, D + OUT_CHANNEL, fH, fW): depth logits, then context, of the image features."""

@@ -1,4 +1,4 @@
-"""Sections of the plugin's own modules, all but those of pre-training."""
+"""Sections of the plugin's own modules."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pydantic import model_validator
 
 from nsmae_plugin.config.modules import LiftSplat, Module, check_lengths
 from nsmae_plugin.config.section import Section
-from nsmae_plugin.config.values import ABSENT, NonNegative, PositiveInt, Words
+from nsmae_plugin.config.values import ABSENT, NonNegative, PositiveFloat, PositiveInt, Words
 
 DEPTH_STRIDE = 8  # pixels per feature of the LiDAR depth in FactorizedDepthLSSTransform
 PerLevel = Annotated[list[PositiveInt], Len(2), Words("a list of 2 or more positive integers")]
@@ -80,3 +80,15 @@ class BEVSegmentationHead(Module):
 
     HIDDEN_CHANNEL: PositiveInt = ABSENT
     LOSS_CONFIG: MapLoss
+
+
+class ImageMaskToken(Module):
+    """PATCH_SIZE: pixels, as in ``mask_image_patches``."""
+
+    PATCH_SIZE: PositiveInt = ABSENT
+
+
+class BEVRenderHead(Module):
+    """BIN_HEIGHT: metres."""
+
+    BIN_HEIGHT: PositiveFloat = 0.2

@@ -12,8 +12,10 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 
+from nsmae_plugin.geometry.bev_grid import BEVGrid
 from nsmae_plugin.models.scores import Total
 
 
@@ -24,17 +26,13 @@ class Encoders:
     Attributes:
         view_transform: writes ``depth_logits`` and ``depth_context``; None without cameras.
         bev_channels: channels of each BEV feature map, by its key in the batch.
-        bev_stride: voxels per BEV cell along x and y.
-        voxel_size: x, y, z in metres.
-        grid_size: number of voxels along x, y, z.
-        point_cloud_range: least x, y, z and greatest x, y, z, metres.
+        grid: the BEV grid of these maps.
+        point_cloud_range: lower and upper x, y, z, metres.
     """
 
     view_transform: Any
     bev_channels: Mapping[str, int]
-    bev_stride: int
-    voxel_size: tuple[float, ...]
-    grid_size: tuple[int, ...]
+    grid: BEVGrid
     point_cloud_range: tuple[float, ...]
 
 
@@ -138,3 +136,12 @@ class RenderHead(nn.Module):
     def overview(cls, sample: Mapping[str, Any]) -> list[Panel]:
         """The panels for the overview of all heads, a row per sheet; as :meth:`panels`."""
         return cls.panels(sample)
+
+
+def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
+    """Mean of ``values`` where ``mask``; 0 where nothing is, with a gradient of zero.
+
+    It stays in the graph, since under distributed training every parameter needs a gradient from
+    every process, also from one whose cameras see no point.
+    """
+    return torch.where(mask, values, 0.0).sum() / mask.sum().clamp(min=1)

@@ -84,6 +84,11 @@ def depth_record(rendered: Tensor, target: Tensor, valid: Tensor, hidden: Tensor
     return {"error": np.array(errors), **record}
 
 
+def mean_record(values: Tensor) -> tuple[float, float]:
+    """Mean and number of values, for :class:`MeanTotal`."""
+    return float(values.double().mean()), float(values.numel())
+
+
 class Total(ABC):
     """Sums over samples: its attributes are numbers and arrays that add over processes.
 

@@ -1,13 +1,13 @@
 """Targets of the reconstruction, from the clean images and the unmasked point cloud.
 
-Targets never share memory with what the network is given: they are computed from the uncorrupted
-tensors, and nothing is masked in place.
+A batch has ``points`` (P, 4 or more), the unmasked cloud (absent: no depth target is valid), and
+for the cameras ``camera_imgs``, ``image_mean``, ``image_std``, ``lidar2image``, ``img_aug_matrix``
+and ``lidar_aug_matrix``. Targets never share memory with it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -16,91 +16,9 @@ from torch import Tensor
 
 from nsmae_plugin.errors import ConfigError
 from nsmae_plugin.geometry.bev_grid import BEVGrid
-from nsmae_plugin.geometry.depth_map import ImageReturns, image_returns, z_buffer
+from nsmae_plugin.geometry.depth_map import lidar_depth_map
 
 EDGE = 0.25  # pixels of the input by which turning an image may round
-
-
-@dataclass(frozen=True)
-class CameraGrid:
-    """The feature grid of the cameras, and what depths can be rendered.
-
-    Attributes:
-        stride: pixels per cell along both axes.
-        near, far: metres along the camera's z axis, boundaries of the depth bins.
-    """
-
-    stride: int
-    near: float
-    far: float
-
-
-@torch.no_grad()
-def build_targets(
-    batch_dict: Mapping[str, Any], camera: CameraGrid | None, grid: BEVGrid
-) -> dict[str, Tensor]:
-    """All targets of a batch.
-
-    Args:
-        batch_dict: with ``points`` (P, 4 or more), the unmasked cloud (absent: no depth target is
-            valid), and for the cameras ``camera_imgs`` as they came, ``image_mean``, ``image_std``,
-            ``lidar2image``, ``img_aug_matrix``, ``lidar_aug_matrix``. Nothing is written into it.
-        camera: None without cameras.
-
-    Returns:
-        With cameras: ``target_rgb`` (B, N, 3, h, w) in [0, 1]; ``target_rgb_mask`` (B, N, h, w)
-        bool, true where the image fills the cell, see :func:`filled_cells`; ``target_depth``
-        (B, N, h, w), metres along the camera's z axis; ``target_depth_mask`` bool, true where there
-        is a target.
-        Always: ``target_bev_depth`` (B, Y, X), metres below the top of the range;
-        ``target_bev_mask`` bool. Depths are 0 where the mask is false.
-
-    Raises:
-        ConfigError: the normalisation of the images is not known.
-    """
-    targets = {}
-    if camera is not None:
-        targets["target_rgb"] = colour_target(batch_dict, camera.stride)
-        filled = filled_cells(batch_dict, camera.stride)
-        targets["target_rgb_mask"] = filled
-        depth, valid = _depth_target(_returns(batch_dict), batch_dict, camera)
-        targets["target_depth"] = torch.where(filled, depth, 0.0)
-        targets["target_depth_mask"] = valid & filled
-    depth, valid = bev_target(_points(batch_dict), batch_dict["batch_size"], grid)
-    targets["target_bev_depth"], targets["target_bev_mask"] = depth, valid
-    return targets
-
-
-@torch.no_grad()
-def hidden_cells(
-    batch_dict: Mapping[str, Any],
-    camera: CameraGrid | None,
-    grid: BEVGrid,
-    depth_input: bool = True,
-) -> dict[str, Tensor]:
-    """Which target cells the network has seen no LiDAR of; for evaluation and pictures.
-
-    Args:
-        batch_dict: as for :func:`build_targets`, with its results and, when present,
-            ``depth_hint_mask`` (P,) bool, true: hidden, and ``voxel_coords`` (V, 4) b, z, y, x of
-            the visible voxels.
-        depth_input: the view transform reads LiDAR depth; without, every cell of the cameras is
-            hidden.
-
-    Returns:
-        ``target_depth_hidden`` (B, N, h, w): valid cells in which no visible hint falls, and
-        ``target_bev_hidden`` (B, Y, X): valid cells with no visible voxel.
-    """
-    result = {}
-    if camera is not None:
-        valid = batch_dict["target_depth_mask"]
-        if depth_input:
-            result["target_depth_hidden"] = valid & ~_hinted(batch_dict, camera).view_as(valid)
-        else:
-            result["target_depth_hidden"] = valid
-    valid = batch_dict["target_bev_mask"]
-    result["target_bev_hidden"] = valid & ~_occupied(batch_dict, grid)
-    return result
 
 
 def colour_target(batch_dict: Mapping[str, Any], stride: int) -> Tensor:
@@ -150,7 +68,32 @@ def filled_cells(batch_dict: Mapping[str, Any], stride: int) -> Tensor:
     return inside.unflatten(-1, (-1, 2)).unflatten(-3, (-1, 2)).all(-1).all(-2)
 
 
-def bev_target(points: Tensor, batch_size: int, grid: BEVGrid) -> tuple[Tensor, Tensor]:
+def nearest_returns(
+    batch_dict: Mapping[str, Any], stride: int, visible: bool = False
+) -> tuple[Tensor, Tensor]:
+    """The nearest LiDAR return in every cell of ``stride`` × ``stride`` pixels.
+
+    Args:
+        visible: only of the points that ``depth_hint_mask`` (P,) does not hide from the network.
+
+    Returns:
+        depth (B, N, h, w) in metres along the camera's z axis, and a bool mask of the cells in
+        which a point falls.
+    """
+    hidden = batch_dict.get("depth_hint_mask") if visible else None
+    height, width = batch_dict["camera_imgs"].shape[-2:]
+    return lidar_depth_map(
+        unmasked_points(batch_dict),
+        batch_dict["lidar2image"],
+        batch_dict["img_aug_matrix"],
+        batch_dict["lidar_aug_matrix"],
+        (height, width),
+        stride,
+        keep=None if hidden is None else ~hidden,
+    )
+
+
+def depth_from_above(points: Tensor, batch_size: int, grid: BEVGrid) -> tuple[Tensor, Tensor]:
     """Depth below the top of the range of the topmost occupied voxel in every BEV cell.
 
     Works on the points alone; no dense grid of voxels is built.
@@ -165,65 +108,28 @@ def bev_target(points: Tensor, batch_size: int, grid: BEVGrid) -> tuple[Tensor, 
     index, inside = grid.voxels(points[:, 1:4])
     x, y, z = index.unbind(1)
     cell = grid.flat_cells(points[:, 0].long(), x, y)
-    height, width = grid.shape
+    rows, columns = grid.shape
     empty = grid.size[2]
     level = torch.where(inside, empty - 1 - z, empty)  # 0 is the top; points outside change nothing
-    highest = level.new_full((batch_size * height * width,), empty)
+    highest = level.new_full((batch_size * rows * columns,), empty)
     highest.scatter_reduce_(0, cell, level, "amin")
-    highest = highest.view(batch_size, height, width)
+    highest = highest.view(batch_size, rows, columns)
     valid = highest < empty
     depth = (highest + 0.5) * grid.step[2]
     return torch.where(valid, depth, 0.0), valid
 
 
-def _depth_target(
-    returns: ImageReturns, batch_dict: Mapping[str, Any], camera: CameraGrid
-) -> tuple[Tensor, Tensor]:
-    """Nearest return per feature cell, valid where the bins can render it."""
-    depth, valid = z_buffer(*_image_grid(returns, batch_dict, camera))
-    valid &= (depth >= camera.near) & (depth <= camera.far)
-    views = batch_dict["camera_imgs"].shape[:2]
-    return torch.where(valid, depth, 0.0).unflatten(0, views), valid.unflatten(0, views)
+def occupied_cells(batch_dict: Mapping[str, Any], grid: BEVGrid) -> Tensor:
+    """(B, Y, X) bool: BEV cells with one of the visible ``voxel_coords`` (V, 4) b, z, y, x."""
+    coords = batch_dict.get("voxel_coords", batch_dict["lidar_aug_matrix"].new_zeros(0, 4))
+    sample, _, y, x = coords.long().unbind(1)
+    shape = (batch_dict["batch_size"], *grid.shape)
+    occupied = torch.zeros(shape, dtype=torch.bool, device=coords.device)
+    occupied.view(-1)[grid.flat_cells(sample, x, y)] = True
+    return occupied
 
 
-def _returns(batch_dict: Mapping[str, Any]) -> ImageReturns:
-    height, width = batch_dict["camera_imgs"].shape[-2:]
-    return image_returns(
-        _points(batch_dict),
-        batch_dict["lidar2image"],
-        batch_dict["img_aug_matrix"],
-        batch_dict["lidar_aug_matrix"],
-        (height, width),
-    )
-
-
-def _image_grid(
-    returns: ImageReturns, batch_dict: Mapping[str, Any], camera: CameraGrid
-) -> tuple[ImageReturns, int, tuple[int, int], int]:
-    """Arguments of ``z_buffer``."""
-    batch, cameras, _, height, width = batch_dict["camera_imgs"].shape
-    return returns, batch * cameras, (height, width), camera.stride
-
-
-def _hinted(batch_dict: Mapping[str, Any], camera: CameraGrid) -> Tensor:
-    """(B * N, h, w) bool: cells in which a LiDAR point falls that the view transform may see."""
-    returns = _returns(batch_dict)
-    hidden = batch_dict.get("depth_hint_mask")
-    if hidden is not None:
-        shown = ~hidden[returns.point]
-        returns = ImageReturns(*(one[shown] for one in returns))
-    return z_buffer(*_image_grid(returns, batch_dict, camera))[1]
-
-
-def _points(batch_dict: Mapping[str, Any]) -> Tensor:
+def unmasked_points(batch_dict: Mapping[str, Any]) -> Tensor:
+    """The whole point cloud of a batch; (0, 4) without one."""
     points = batch_dict.get("points")
     return batch_dict["lidar_aug_matrix"].new_zeros(0, 4) if points is None else points
-
-
-def _occupied(batch_dict: Mapping[str, Any], grid: BEVGrid) -> Tensor:
-    """(B, Y, X) bool: BEV cells with a visible voxel."""
-    occupied = torch.zeros_like(batch_dict["target_bev_mask"])
-    if "voxel_coords" in batch_dict:
-        sample, _, y, x = batch_dict["voxel_coords"].long().unbind(1)
-        occupied.view(-1)[grid.flat_cells(sample, x, y)] = True
-    return occupied

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from nsmae_plugin.config.load import plain, read
+from nsmae_plugin.config.old_sections import update_sections
 from nsmae_plugin.data.data_config import OWN_KEYS
 from nsmae_plugin.errors import CheckpointError, brief
 
@@ -100,15 +101,18 @@ def _leaves(section: Any, prefix: str) -> Iterator[tuple[str, Any]]:
 
 
 def of_run(content: Mapping[str, Any], source: Path) -> Mapping[str, Any] | None:
-    """The configuration that a checkpoint was trained with, None where it is not known.
+    """The configuration that a checkpoint was trained with, in today's sections; None if unknown.
 
     Checkpoints of earlier versions hold none: there it is what ``tools/train.py`` wrote above the
     folder of its checkpoints, if that is there.
     """
-    if isinstance(content.get("config"), Mapping):
-        return content["config"]
-    path = source.resolve().parent.parent / f"{content.get('config_tag')}.yaml"
-    return read(path) if os.path.isfile(path) else None  # also False for impossible names
+    config = content.get("config")
+    if not isinstance(config, Mapping):
+        path = source.resolve().parent.parent / f"{content.get('config_tag')}.yaml"
+        if not os.path.isfile(path):  # also for impossible names
+            return None
+        config = read(path)
+    return _in_todays_sections(config)
 
 
 def check_use(
@@ -146,7 +150,7 @@ def check_resume(
     if not isinstance(before, Mapping):
         logger.info("%s holds no configuration: today's cannot be compared with it", source)
         return
-    found = changes(before, config)
+    found = changes(_in_todays_sections(before), config)
     _refuse(
         [one for one in found if one.of_meaning or one.key.startswith(_OPTIMISER)],
         source,
@@ -157,6 +161,12 @@ def check_resume(
     found += [Change("precision", old, precision)] if old != precision else []
     for one in found:
         logger.warning("changed since %s: %s", source.name, one)
+
+
+def _in_todays_sections(config: Mapping[str, Any]) -> dict[str, Any]:
+    content: dict[str, Any] = plain(config)
+    update_sections(content)
+    return content
 
 
 def _refuse(found: list[Change], source: Path, remedy: str) -> None:

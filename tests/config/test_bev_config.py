@@ -7,7 +7,7 @@ from nsmae_plugin.errors import ConfigError
 from tests.helpers.detector_case import SENSORS, make_config
 
 BOXES = {"DENSE_HEAD": True}
-PRETRAINING = {"NAME": "BEVRenderHead", "NUM_BINS": 41}
+PRETRAINING = [{"NAME": "BEVRenderHead"}]
 
 
 @pytest.mark.parametrize("recipe", SENSORS)
@@ -27,7 +27,7 @@ def test_the_recipes_are_accepted(recipe):
         ("centerpoint_lidar", {"FUSER": {"NAME": "ConvFuser"}}, "remove it, or add both"),
         ("camera_det", {"BACKBONE_2D": None}, "needs MODEL.BACKBONE_2D"),
         ("camera_det", {"DENSE_HEAD": None}, "needs MODEL.DENSE_HEAD"),
-        ("camera_det", {"BEV_HEAD": PRETRAINING}, "MODEL.BEV_HEAD belong to pre-training"),
+        ("camera_det", {"RENDER_HEADS": PRETRAINING}, "MODEL.RENDER_HEADS belong to pre-training"),
     ],
 )
 def test_sections_that_make_no_detector_are_named(recipe, changes, message):

@@ -61,10 +61,10 @@ def test_a_misspelt_key_of_a_hook_is_refused():
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("PATCH_SIZE: 8", "", r"missing key MODEL\.MASK_TOKEN\.PATCH_SIZE"),
+        ("    OUT_CHANNELS: 64\n", "", r"missing key MODEL\.NECK\.OUT_CHANNELS"),
         ("DBOUND: [1.0, 61.0, 1.0]", "DBOUND: [1.0]", r"DBOUND must be a list of 3"),
-        ("NUM_BINS: 41", "NUM_BINS: many", r"NUM_BINS must be an integer, not 'many'"),
-        ("NUM_BINS: 41", "NUM_BINS: true", r"NUM_BINS must be an integer, not True"),
+        ("HEIGHT: 0.2", "HEIGHT: low", r"RENDER_HEADS\.BEVRenderHead\.BIN_HEIGHT must be a posi"),
+        ("HEIGHT: 0.2", "HEIGHT: true", r"BIN_HEIGHT must be a positive number, not True"),
         (
             "LR: 0.001",
             "LR: 1e-3",

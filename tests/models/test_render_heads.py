@@ -2,19 +2,14 @@
 
 import pytest
 import torch
-from easydict import EasyDict
 
 from nsmae_plugin.errors import ConfigError
-from nsmae_plugin.models.render_heads import BEVRenderHead, PerspectiveRenderHead
+from nsmae_plugin.models.render_head import masked_mean
 from nsmae_plugin.ops.compositing import bin_centres, composite
 from nsmae_plugin.ops.frustum_render import render_frustum
+from tests.helpers.heads import bev_head, perspective_head
 
-EDGES = 0.5 + torch.arange(13.0)  # bins of 1 m at 1, 2, … 12 m
-
-
-def perspective_head(channels=8, kernels="torch"):
-    torch.manual_seed(0)
-    return PerspectiveRenderHead(EasyDict(IN_CHANNELS=channels), EDGES, kernels)
+EDGES = 0.5 + torch.arange(13.0)  # of the bins of 1 m at 1, 2, … 12 m
 
 
 def frustum_batch(samples=2, cameras=3, channels=8, seed=1):
@@ -26,11 +21,6 @@ def frustum_batch(samples=2, cameras=3, channels=8, seed=1):
         "depth_logits": torch.randn(images, 12, height, width, generator=generator),
         "depth_context": torch.randn(images, channels, height, width, generator=generator),
     }
-
-
-def bev_head(channels, bins=5, voxel_height=0.5):
-    torch.manual_seed(0)
-    return BEVRenderHead(EasyDict(NUM_BINS=bins), channels, voxel_height)
 
 
 def bev_batch(channels, samples=2, seed=1):
@@ -101,8 +91,7 @@ def test_density_and_colours_come_from_rows_of_their_own(row):
 def test_checkpoints_hold_weights_and_no_geometry():
     # Grids kept as parameters overwrite those of the model that loads them.
     assert list(perspective_head().state_dict()) == ["projection.weight"]
-    head = bev_head({"spatial_features": 4})
-    assert list(head.state_dict()) == ["to_density.weight", "to_density.bias"]
+    assert list(bev_head().state_dict()) == ["to_density.weight", "to_density.bias"]
 
 
 def test_untrained_heads_leave_no_ray_empty_and_give_gradients_everywhere():
@@ -191,3 +180,74 @@ def test_features_of_the_wrong_size_are_named():
     batch["spatial_features_img"] = batch["spatial_features_img"][..., :-1]
     with pytest.raises(ConfigError, match="one grid"):
         head(batch)
+
+
+@pytest.mark.parametrize(
+    ("height", "bins"),
+    [(0.2, 11), (0.25, 9), (2.0, 2)],  # of a range of 2 m, and one bin below it
+)
+def test_the_bins_follow_from_their_height_and_the_range(height, bins):
+    head = bev_head(height=height)
+    assert len(head.edges) == bins + 1
+    assert head.to_density.out_channels == bins
+    assert head.edges[-1].item() == pytest.approx(2.0 + height)
+
+
+def test_depth_bins_sit_where_the_lift_places_them():
+    head = perspective_head(depth_bins=(1.0, 60.0, 0.5))
+    torch.testing.assert_close(bin_centres(head.edges), torch.arange(1.0, 60.0, 0.5))
+
+
+def rendered_sample():
+    """One camera of one cell, and one BEV cell, all with a target."""
+    mask = torch.tensor([True])
+    return {
+        "rendered_rgb": torch.full((3, 1, 1), 0.5, requires_grad=True),
+        "target_rgb": torch.tensor([0.5, 0.5, 0.8])[:, None, None],
+        "target_rgb_mask": mask[:, None],
+        "rendered_depth": torch.tensor([10.0], requires_grad=True),
+        "target_depth": torch.tensor([12.0]),
+        "target_depth_mask": mask,
+        "rendered_bev_depth": torch.tensor([3.0], requires_grad=True),
+        "target_bev_depth": torch.tensor([2.5]),
+        "target_bev_mask": mask,
+    }
+
+
+def test_losses_by_hand():
+    cameras, above = (head.losses(rendered_sample()) for head in (perspective_head(), bev_head()))
+    assert {name: term.item() for name, term in cameras.items()} == pytest.approx(
+        {"rgb": 0.03, "depth": 2.0}
+    )
+    assert {name: term.item() for name, term in above.items()} == pytest.approx({"bev_depth": 0.5})
+
+
+def test_colour_is_a_mean_of_squares_over_channels_and_the_cells_that_the_image_fills():
+    rendered, target = torch.zeros(3, 1, 3), torch.zeros(3, 1, 3)
+    rendered[:, 0, 0] = torch.tensor([1.0, 0.2, 0.0])
+    target[:, 0, 2] = 9.0  # black in the input: there is nothing to render
+    sample = rendered_sample() | {"rendered_rgb": rendered, "target_rgb": target}
+    sample["target_rgb_mask"] = torch.tensor([[True, True, False]])
+    assert perspective_head().losses(sample)["rgb"].item() == pytest.approx((1 + 0.04) / 6)
+
+
+def test_depth_is_a_mean_of_metres_over_valid_cells_only():
+    sample = {
+        "rendered_bev_depth": torch.tensor([10.0, 20.0, 30.0]),
+        "target_bev_depth": torch.tensor([12.0, 19.0, 0.0]),
+        "target_bev_mask": torch.tensor([True, True, False]),
+    }
+    assert bev_head().losses(sample)["bev_depth"].item() == pytest.approx((2 + 1) / 2)
+
+
+def test_without_a_valid_cell_the_loss_is_zero_and_so_is_its_gradient():
+    rendered = torch.rand(4, requires_grad=True)
+    loss = masked_mean(rendered, torch.zeros(4, dtype=torch.bool))
+    loss.backward()
+    assert loss.item() == 0
+    assert rendered.grad.tolist() == [0, 0, 0, 0]
+
+
+def test_masked_out_values_do_not_matter_even_when_infinite():
+    values = torch.tensor([1.0, 3.0, torch.inf])
+    assert masked_mean(values, torch.tensor([True, True, False])).item() == 2

@@ -7,18 +7,29 @@ import torch
 
 from nsmae_plugin.errors import ConfigError
 from nsmae_plugin.geometry.bev_grid import BEVGrid
-from nsmae_plugin.models.targets import (
-    CameraGrid,
-    bev_target,
-    build_targets,
-    filled_cells,
-    hidden_cells,
-)
+from nsmae_plugin.models.targets import depth_from_above, filled_cells
+from tests.helpers.heads import bev_head, perspective_head
 
 # Four by two voxels of 1 x 1 x 0.5 m in the plane, 4 high: x in 0…4, y in 0…2, z in -1…1.
 GRID = BEVGrid((0.0, 4.0, 1.0), (0.0, 2.0, 1.0), (-1.0, 1.0, 0.5))
-CAMERA = CameraGrid(stride=8, near=0.5, far=20.0)
 HEIGHT, WIDTH = 16, 24  # 2 x 3 cells
+ABOVE = bev_head(height=0.5)
+
+
+def camera_head(depth=True):
+    """Depth bins between 0.5 m and 19.5 m; the view transform reads LiDAR depth."""
+    return perspective_head((2, 3), (1.0, 20.0, 1.0), depth=depth)
+
+
+CAMERA = camera_head()
+
+
+def targets_of(batch):
+    return {**CAMERA.targets(batch), **ABOVE.targets(batch)}
+
+
+def hidden_cells(batch, camera=CAMERA):
+    return {**camera.hidden(batch), **ABOVE.hidden(batch)}
 
 
 def camera_batch(points, samples=1):
@@ -52,7 +63,7 @@ def test_colour_is_the_mean_of_the_pixels_of_a_cell_without_the_normalisation():
     batch["image_std"] = torch.tensor([[0.5, 0.25, 2.0]])
     mean, std = batch["image_mean"].reshape(3, 1, 1), batch["image_std"].reshape(3, 1, 1)
     batch["camera_imgs"] = ((image - mean) / std)[None, None]
-    target = build_targets(batch, CAMERA, GRID)["target_rgb"]
+    target = targets_of(batch)["target_rgb"]
     expected = torch.zeros(1, 1, 3, 2, 3)
     expected[0, 0, 0, 0, 0] = 63 / 128
     expected[0, 0, 1, 1, 2] = 1.0
@@ -72,14 +83,14 @@ def test_cells_that_the_image_does_not_fill_have_no_target():
     batch["img_aug_matrix"] = matrix[None, None]
     batch["lidar2image"] = torch.linalg.inv(matrix) @ batch["lidar2image"]  # (keeps the points)
     batch["image_bounds"] = torch.tensor([[[0.0, 0.0, 10.5, 6.0]]])
-    targets = build_targets(batch, CAMERA, GRID)
+    targets = targets_of(batch)
     expected = torch.tensor([[False, False, False], [True, True, False]])
     assert torch.equal(targets["target_rgb_mask"][0, 0], expected)
     assert targets["target_depth_mask"][0, 0].tolist() == [[False] * 3, [False, True, False]]
     batch["image_bounds"][..., 2] = 7.9  # the last pixel of cell (1, 1) has its centre at 15.5 / 2
-    assert build_targets(batch, CAMERA, GRID)["target_rgb_mask"][0, 0, 1].tolist() == [1, 1, 0]
+    assert targets_of(batch)["target_rgb_mask"][0, 0, 1].tolist() == [1, 1, 0]
     batch["image_bounds"][..., 2] = 7.7
-    targets = build_targets(batch, CAMERA, GRID)
+    targets = targets_of(batch)
     assert targets["target_rgb_mask"][0, 0, 1].tolist() == [1, 0, 0]
     assert not targets["target_depth_mask"].any()
     assert not targets["target_depth"].any()
@@ -108,20 +119,20 @@ def test_a_turned_part_of_an_image_fills_the_cells_that_lie_inside():
 
 
 def test_without_bounds_every_cell_is_filled():
-    assert build_targets(camera_batch([]), CAMERA, GRID)["target_rgb_mask"].all()
+    assert targets_of(camera_batch([]))["target_rgb_mask"].all()
 
 
 def test_unknown_normalisation_is_named():
     batch = camera_batch([])
     del batch["image_std"]
     with pytest.raises(ConfigError, match="image_normalize"):
-        build_targets(batch, CAMERA, GRID)
+        targets_of(batch)
 
 
 @pytest.mark.parametrize("order", [1, -1])
 def test_the_nearest_return_in_front_of_the_camera_wins(order):
     points = [ahead(9), ahead(4), ahead(-3), ahead(11)][::order]
-    targets = build_targets(camera_batch(points), CAMERA, GRID)
+    targets = targets_of(camera_batch(points))
     expected = torch.zeros(1, 1, 2, 3)
     expected[0, 0, 1, 1] = 4
     torch.testing.assert_close(targets["target_depth"], expected)
@@ -129,22 +140,22 @@ def test_the_nearest_return_in_front_of_the_camera_wins(order):
 
 
 def test_returns_that_no_bin_can_render_are_no_target():
-    for x in (0.4, 20.1):
-        targets = build_targets(camera_batch([ahead(x)]), CAMERA, GRID)
+    for x in (0.4, 19.6):
+        targets = targets_of(camera_batch([ahead(x)]))
         assert not targets["target_depth_mask"].any()
         assert not targets["target_depth"].any()
 
 
 def test_depth_is_the_same_under_a_world_augmentation():
     points = [ahead(4), [0, 6, 4, 2], [0, 5, -5, -3]]
-    expected = build_targets(camera_batch(points), CAMERA, GRID)
+    expected = targets_of(camera_batch(points))
     batch = camera_batch(points)
     cos, sin = math.cos(0.4), math.sin(0.4)
     matrix = torch.tensor([[cos, -sin, 0, 1], [sin, cos, 0, 2], [0, 0, 1, 3], [0, 0, 0, 1.0]])
     matrix[:3, :3] *= 1.1
     batch["lidar_aug_matrix"] = matrix[None]
     batch["points"][:, 1:] = batch["points"][:, 1:] @ matrix[:3, :3].T + matrix[:3, 3]
-    targets = build_targets(batch, CAMERA, GRID)
+    targets = targets_of(batch)
     assert expected["target_depth_mask"].sum() >= 2
     assert torch.equal(targets["target_depth_mask"], expected["target_depth_mask"])
     # float32 rounding of points some metres away
@@ -155,10 +166,10 @@ def test_masking_the_input_leaves_targets_and_points_alone():
     # In the released code the target is the tensor that the input mask is written into.
     points = [ahead(4), [0, 6, 4, 2], [0, 5, -5, -3], [0, 0.5, 0.5, 0.6], [0, 3.5, 1.5, -0.9]]
     batch = camera_batch(points)
-    before, copy = build_targets(batch, CAMERA, GRID), batch["points"].clone()
+    before, copy = targets_of(batch), batch["points"].clone()
     batch["depth_hint_mask"] = torch.ones(len(points), dtype=torch.bool)
     batch["voxel_coords"] = torch.tensor([[0.0, 1, 0, 0]])
-    after = build_targets(batch, CAMERA, GRID)
+    after = targets_of(batch)
     assert all(torch.equal(before[key], after[key]) for key in before)
     assert torch.equal(batch["points"], copy)
     after["target_depth"].fill_(-1)
@@ -171,8 +182,8 @@ def test_hidden_cells_have_a_target_and_no_visible_input():
     batch = camera_batch(points)
     batch["depth_hint_mask"] = torch.tensor([True, False, True, True, True])
     batch["voxel_coords"] = torch.tensor([[0.0, 0.0, 1.0, 3.0]])  # as the hosts deliver: floats
-    batch.update(build_targets(batch, CAMERA, GRID))
-    hidden = hidden_cells(batch, CAMERA, GRID)
+    batch.update(targets_of(batch))
+    hidden = hidden_cells(batch)
     assert batch["target_depth_mask"][0, 0].nonzero().tolist() == [[0, 0], [1, 1]]
     assert hidden["target_depth_hidden"][0, 0].nonzero().tolist() == [[0, 0]]
     assert batch["target_bev_mask"][0].nonzero().tolist() == [[0, 0], [1, 3]]
@@ -181,16 +192,16 @@ def test_hidden_cells_have_a_target_and_no_visible_input():
 
 def test_without_masks_every_hint_is_visible_and_without_voxels_none_is():
     batch = camera_batch([ahead(4), [0, 0.5, 0.5, 0.6]])
-    batch.update(build_targets(batch, CAMERA, GRID))
-    hidden = hidden_cells(batch, CAMERA, GRID)
+    batch.update(targets_of(batch))
+    hidden = hidden_cells(batch)
     assert not hidden["target_depth_hidden"].any()
     assert torch.equal(hidden["target_bev_hidden"], batch["target_bev_mask"])
 
 
 def test_without_lidar_depth_every_target_of_the_cameras_is_hidden():
     batch = camera_batch([ahead(4), [0, 0.5, 0.5, 0.6]])
-    batch.update(build_targets(batch, CAMERA, GRID))
-    hidden = hidden_cells(batch, CAMERA, GRID, depth_input=False)
+    batch.update(targets_of(batch))
+    hidden = hidden_cells(batch, camera_head(depth=False))
     assert batch["target_depth_mask"].any()
     assert torch.equal(hidden["target_depth_hidden"], batch["target_depth_mask"])
 
@@ -210,7 +221,7 @@ def test_bev_depth_is_that_of_the_topmost_voxel():
             [1, 9.0, 9.0, 9.0],
         ]
     )
-    depth, valid = bev_target(points, 2, GRID)
+    depth, valid = depth_from_above(points, 2, GRID)
     expected = torch.zeros(2, 2, 4)
     expected[0, 0, 0], expected[0, 1, 3], expected[1, 0, 2] = 0.75, 0.25, 1.75
     torch.testing.assert_close(depth, expected)
@@ -224,7 +235,7 @@ def test_bev_cells_of_several_voxels_take_the_topmost_of_all(device):
     spread = torch.tensor([2.0, 16.0, 32.0, 2.0])
     points = torch.rand(400, 4, generator=generator) * spread - torch.tensor([0, 8.0, 16.0, 1.0])
     points[:, 0] = points[:, 0].floor()
-    depth, valid = bev_target(points.to(device), 2, grid)
+    depth, valid = depth_from_above(points.to(device), 2, grid)
 
     expected = torch.zeros(2, 8, 4)
     for sample, x, y, z in points.tolist():
@@ -241,12 +252,7 @@ def test_without_points_no_depth_is_valid(points):
     batch = camera_batch([])
     if points is None:
         del batch["points"]
-    targets = build_targets(batch, CAMERA, GRID)
+    targets = targets_of(batch)
     assert not targets["target_depth_mask"].any()
     assert not targets["target_bev_mask"].any()
     assert all(value.isfinite().all() for value in targets.values())
-
-
-def test_without_cameras_only_the_view_from_above_has_a_target():
-    batch = {"batch_size": 1, "points": torch.tensor([[0, 0.5, 0.5, 0.6]])}
-    assert set(build_targets(batch, None, GRID)) == {"target_bev_depth", "target_bev_mask"}

@@ -28,7 +28,7 @@ from nsmae_plugin.geometry.bev_grid import BEVGrid
 from nsmae_plugin.geometry.depth_map import image_returns, z_buffer
 from nsmae_plugin.geometry.projection import frustum_pixels, frustum_rays
 from nsmae_plugin.models.lift_splat import GEOMETRY_KEYS
-from nsmae_plugin.models.targets import bev_target
+from nsmae_plugin.models.targets import depth_from_above
 from nsmae_plugin.ops.pooling_plan import build_plan, frustum_cells
 from nsmae_plugin.runtime.command_line import errors_in_one_line
 from nsmae_plugin.visualization.panels import save
@@ -111,7 +111,7 @@ def make_step(case: Case, device: torch.device) -> Callable[[], None]:
         )
         for stride in (1, 8):  # depth points of the network, and the target
             z_buffer(returns, case.batch * size.cameras, size.image, stride)
-        bev_target(points, case.batch, target_grid)
+        depth_from_above(points, case.batch, target_grid)
         results = frustum.factorised(problem, plan)
         torch.autograd.grad(results, problem.leaves, problem.upstream)
 

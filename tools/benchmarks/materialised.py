@@ -15,7 +15,7 @@ import torch
 from torch.nn import functional as F
 
 from nsmae_plugin.models.lift_splat import LiftSplatTransform
-from nsmae_plugin.models.render_heads import PerspectiveRenderHead
+from nsmae_plugin.models.perspective_head import PerspectiveRenderHead
 from nsmae_plugin.models.view_transform import (
     FactorizedDepthLSSTransform,
     FactorizedLSSTransform,

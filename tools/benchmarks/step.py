@@ -26,7 +26,6 @@ from nsmae_plugin import host
 from nsmae_plugin.config.load import load_config
 from nsmae_plugin.data.masking import hidden_subset, image_patch_mask
 from nsmae_plugin.errors import ConfigError
-from nsmae_plugin.models.targets import build_targets
 from nsmae_plugin.ops.pooling_plan import build_plan
 from nsmae_plugin.optimization.optim import build_optimizer, build_scheduler
 from nsmae_plugin.runtime.command_line import errors_in_one_line
@@ -121,7 +120,7 @@ def stage_seconds(model: Any, batch: dict[str, Any], repeats: int) -> dict[str, 
     stages: dict[str, Callable[[], Any]] = {}
     if "hidden_voxel_coords" in batch or "image_patch_mask" in batch:
         stages["masks"] = lambda: _draw_masks(batch)
-        stages["targets"] = lambda: build_targets(batch, model.camera_grid, model.bev_grid)
+        stages["targets"] = lambda: [head.targets(batch) for head in model.render_heads]
     vtransform = getattr(model, "vtransform", None)
     if getattr(vtransform, "reads_lidar_depth", False):
         stages["depth maps"] = lambda: vtransform.depth_hints(batch)

@@ -17,6 +17,7 @@ from typing import Any
 
 from nsmae_plugin.config import load as own
 from nsmae_plugin.config.configuration import Configuration
+from nsmae_plugin.config.old_sections import update_sections
 from nsmae_plugin.errors import ConfigError
 from nsmae_plugin.host.openpcdet import registry
 from nsmae_plugin.host.openpcdet.patching import replace
@@ -53,6 +54,7 @@ class Reader:
         try:
             if is_ours(content):
                 own.validate(content)
+                update_sections(content)
         except ConfigError as error:
             raise ConfigError(f"{cfg_file}: {error}") from None
         self.merge(config, content)
@@ -67,6 +69,7 @@ class Reader:
         if is_ours(config):
             own.apply_overrides(config, cfg_list)
             own.validate({key: config[key] for key in Configuration.model_fields if key in config})
+            update_sections(config)
         else:
             original(cfg_list, config)
         self._complete(config)

@@ -1,0 +1,75 @@
+"""Checks that the sections and the heads of the pre-training detector fit together."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from nsmae_plugin.detectors.branches import CAMERA_SECTIONS, LIDAR_SECTIONS, has_branch
+from nsmae_plugin.detectors.nsmae_config import STOP
+from nsmae_plugin.errors import ConfigError
+from nsmae_plugin.models.render_head import RenderHead
+
+MASKED_CAMERA = ("MASK_TOKEN", *CAMERA_SECTIONS)
+
+
+def check_branches(model_cfg: Any) -> None:
+    """Check that MODEL has a camera branch, a LiDAR branch or both, and something to render.
+
+    Raises:
+        ConfigError: half a branch, no branch or no head.
+    """
+    camera = has_branch(model_cfg, "camera", MASKED_CAMERA)
+    lidar = has_branch(model_cfg, "LiDAR", LIDAR_SECTIONS)
+    if not camera and not lidar:
+        raise ConfigError(
+            f"NSMAE needs a camera branch (MODEL.{', '.join(MASKED_CAMERA)}), a LiDAR branch "
+            f"(MODEL.{', '.join(LIDAR_SECTIONS)}) or both"
+        )
+    if not model_cfg.get("RENDER_HEADS"):
+        raise ConfigError("NSMAE needs MODEL.RENDER_HEADS, the views that it learns to render")
+
+
+def check_heads(heads: Sequence[RenderHead], model_cfg: Any, features: Iterable[str]) -> None:
+    """Check that the heads fit together, and that every parameter learns from one of them.
+
+    Args:
+        features: keys of the branches' BEV features.
+
+    Raises:
+        ConfigError: two heads of one slot or term, features that no head reads, a term without
+            weight, a stop without its term, or a stop of all terms.
+    """
+    names, loss_config = [head.NAME for head in model_cfg.RENDER_HEADS], model_cfg.LOSS_CONFIG
+    terms = [term for head in heads for term in head.terms]
+    for what, values in {"slot": [head.slot for head in heads], "loss term": terms}.items():
+        value, count = Counter(values).most_common(1)[0]
+        if count > 1:
+            raise ConfigError(f"two of MODEL.RENDER_HEADS {names} have the {what} {value!r}")
+    for key in features:
+        if not any(key in head.reads for head in heads):
+            raise ConfigError(
+                f"none of MODEL.RENDER_HEADS {names} reads {key}, so that what computes it would "
+                "learn nothing: add {NAME: BEVRenderHead}"
+            )
+    for term in terms:
+        if f"{term}_weight" not in loss_config.LOSS_WEIGHTS:
+            raise ConfigError(f"missing key MODEL.LOSS_CONFIG.LOSS_WEIGHTS.{term}_weight: a number")
+    _check_stops(loss_config, terms, names)
+
+
+def _check_stops(loss_config: Any, terms: Sequence[str], names: Sequence[str]) -> None:
+    """Check that stops belong to terms, and that one term trains to the end."""
+    keys = {f"{term.upper()}{STOP}" for term in terms}
+    stops = {key for key, end in loss_config.items() if key.endswith(STOP) and end is not None}
+    for key in sorted(stops - keys):
+        raise ConfigError(
+            f"MODEL.LOSS_CONFIG.{key} ends a term that none of MODEL.RENDER_HEADS {names} has; set "
+            "it to null"
+        )
+    if stops == keys:
+        raise ConfigError(
+            f"nothing is left to learn after MODEL.LOSS_CONFIG.{', '.join(sorted(stops))}: set one "
+            "of them to null"
+        )

@@ -1,0 +1,62 @@
+"""Loss terms that stop at an epoch, and what learns nothing once they have."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor, nn
+
+from nsmae_plugin.models.render_head import RenderHead
+
+LIDAR_FEATURES = {"encoded_spconv_tensor", "spatial_features"}
+CAMERA_FEATURES = {"image_fpn", "depth_logits", "depth_context", "spatial_features_img"}
+
+
+def reads(heads: Sequence[RenderHead]) -> set[str]:
+    """The features that a set of heads reads."""
+    return {key for head in heads for key in head.reads}
+
+
+def can_stop(head: RenderHead, loss_config: Any) -> bool:
+    """True if every term of a head has a stop, so that the head stops with the last."""
+    return all(_stop_epoch(term, loss_config) is not None for term in head.terms)
+
+
+def has_stopped(head: RenderHead, loss_config: Any, step: int, steps_per_epoch: int) -> bool:
+    """True if all terms of a head have stopped after ``step`` optimizer steps."""
+    return all(factor(term, loss_config, step, steps_per_epoch) == 0 for term in head.terms)
+
+
+def factor(
+    term: str, loss_config: Any, step: int | Tensor, steps_per_epoch: int | None
+) -> float | Tensor:
+    """Factor on the weight of a term: 1, and 0 from epoch ``<TERM>_STOP_EPOCH`` on.
+
+    Args:
+        loss_config: MODEL.LOSS_CONFIG; without the key, or where it is null, the term never stops.
+        step: optimizer steps done; a tensor gives a tensor, without waiting for its device.
+        steps_per_epoch: None where nothing stops.
+    """
+    epoch = _stop_epoch(term, loss_config)
+    if epoch is None or steps_per_epoch is None:
+        return 1.0
+    running = step < epoch * steps_per_epoch
+    return running.float() if isinstance(running, Tensor) else float(running)
+
+
+def idle_modules(detector: Any, running: Sequence[RenderHead]) -> list[nn.Module]:
+    """Modules of a detector whose features only stopped heads read, and these heads."""
+    idle = [head for head in detector.render_heads if head not in running]
+    if not reads(running) & LIDAR_FEATURES:
+        idle += [detector.vfe, detector.backbone_3d, detector.map_to_bev_module]
+    if not reads(running) & CAMERA_FEATURES:
+        slots = ("mask_token", "image_backbone", "neck", "vtransform")
+        idle += [getattr(detector, slot) for slot in slots]
+    elif "spatial_features_img" not in reads(running):
+        idle.append(detector.vtransform.downsample)
+    return [module for module in idle if module is not None]
+
+
+def _stop_epoch(term: str, loss_config: Any) -> float | None:
+    return loss_config.get(f"{term.upper()}_STOP_EPOCH")

@@ -1,0 +1,120 @@
+"""The view from above: depth rendered from the BEV features."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from nsmae_plugin.errors import ConfigError
+from nsmae_plugin.models import module_config
+from nsmae_plugin.models.render_head import Encoders, RenderHead, masked_mean
+from nsmae_plugin.models.scores import DepthTotal, MeanTotal, Total, depth_record, mean_record
+from nsmae_plugin.models.targets import depth_from_above, occupied_cells, unmasked_points
+from nsmae_plugin.ops.compositing import at_least_float32, composite, density_bias
+
+
+class BEVRenderHead(RenderHead):
+    """Depth from above: a 3×3 convolution to densities per BEV cell, composited top-down.
+
+    The bins of a cell have BIN_HEIGHT metres each, from the top of the range to its bottom, and
+    one more lies below the range.
+
+    Reads: the BEV features of the branches, each (B, C, Y, X).
+
+    Writes: ``rendered_bev_depth`` (B, Y, X), metres below the top of the range;
+    ``rendered_bev_opacity`` (B, Y, X).
+
+    Targets: ``target_bev_depth`` (B, Y, X), the topmost bin with a LiDAR point in each cell, where
+    there is one (``target_bev_mask``).
+
+    Losses: ``bev_depth``, the mean absolute error in metres over the cells with a target.
+
+    Raises:
+        ConfigError: (when called) features of another number of channels or unequal grids.
+    """
+
+    Config: ClassVar = module_config.BEVRenderHead
+    slot = "bev_head"
+    terms = ("bev_depth",)
+    edges: Tensor  # boundaries of the bins, metres below the top of the range
+
+    def __init__(self, model_cfg: Any, encoders: Encoders) -> None:
+        super().__init__(model_cfg, encoders)
+        height = float(model_cfg.get("BIN_HEIGHT", 0.2))
+        self.channels = dict(encoders.bev_channels)
+        self.reads = tuple(self.channels)
+        low, high = encoders.point_cloud_range[2::3]
+        self.grid = replace(encoders.grid, z_bound=(low, high, height))
+        bins = self.grid.size[2] + 1
+        self.density_bias = density_bias(bins * height)
+        self.to_density = nn.Conv2d(sum(self.channels.values()), bins, kernel_size=3, padding=1)
+        edges = height * torch.arange(bins + 1, dtype=torch.float64)
+        self.register_buffer("edges", edges.float(), persistent=False)
+
+    def forward(self, batch_dict: dict[str, Any]) -> dict[str, Any]:
+        """Render the view from above."""
+        features = [batch_dict[key] for key in self.channels]
+        self._check(features)
+        raw = at_least_float32(self._convolve(features))
+        density = F.softplus(raw + self.density_bias).movedim(1, -1)
+        rendered = composite(density, self.edges)
+        batch_dict["rendered_bev_depth"] = rendered.depth
+        batch_dict["rendered_bev_opacity"] = rendered.opacity
+        return batch_dict
+
+    def targets(self, batch_dict: Mapping[str, Any]) -> dict[str, Tensor]:
+        """Depth of the topmost point in every cell, to the centre of its bin."""
+        points = unmasked_points(batch_dict)
+        depth, valid = depth_from_above(points, batch_dict["batch_size"], self.grid)
+        return {"target_bev_depth": depth, "target_bev_mask": valid}
+
+    def hidden(self, batch_dict: Mapping[str, Any]) -> dict[str, Tensor]:
+        """Cells with a target and without a visible voxel."""
+        seen = occupied_cells(batch_dict, self.grid)
+        return {"target_bev_hidden": batch_dict["target_bev_mask"] & ~seen}
+
+    def losses(self, batch_dict: Mapping[str, Any]) -> dict[str, Tensor]:
+        """``bev_depth``."""
+        error = (batch_dict["rendered_bev_depth"] - batch_dict["target_bev_depth"]).abs()
+        return {"bev_depth": masked_mean(error, batch_dict["target_bev_mask"])}
+
+    @classmethod
+    def cells(cls, sample: Mapping[str, Any]) -> dict[str, Tensor]:
+        return {"bev_depth": sample["target_bev_mask"]}
+
+    @classmethod
+    def record(cls, sample: Mapping[str, Any]) -> dict[str, Any]:
+        view = ("rendered_bev_depth", "target_bev_depth", "target_bev_mask", "target_bev_hidden")
+        return {
+            "bev_depth": depth_record(*(sample[key] for key in view)),
+            "bev_opacity": mean_record(sample["rendered_bev_opacity"]),
+        }
+
+    @classmethod
+    def totals(cls) -> dict[str, Total]:
+        return {"bev_depth": DepthTotal("bev_depth"), "bev_opacity": MeanTotal("bev_opacity")}
+
+    def _convolve(self, features: Sequence[Tensor]) -> Tensor:
+        """``to_density`` of the maps side by side, which saves a copy of all of them."""
+        layer = self.to_density
+        parts = layer.weight.split(list(self.channels.values()), dim=1)
+        raw = F.conv2d(features[0], parts[0], layer.bias, padding=layer.padding)
+        for map_, part in zip(features[1:], parts[1:], strict=True):
+            raw = raw + F.conv2d(map_, part, padding=layer.padding)
+        return raw
+
+    def _check(self, features: Sequence[Tensor]) -> None:
+        grids = {tuple(map_.shape[-2:]) for map_ in features}
+        found = [map_.shape[1] for map_ in features]
+        if len(grids) > 1 or found != list(self.channels.values()):
+            shapes = {k: tuple(m.shape) for k, m in zip(self.channels, features, strict=True)}
+            raise ConfigError(
+                f"the BEV head expects {self.channels} channels on one grid, but the features are "
+                f"{shapes}: check MODEL.MAP_TO_BEV.NUM_BEV_FEATURES, MODEL.VTRANSFORM.OUT_CHANNEL, "
+                "XBOUND, YBOUND and DOWNSAMPLE against POINT_CLOUD_RANGE and VOXEL_SIZE"
+            )

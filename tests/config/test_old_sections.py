@@ -1,0 +1,83 @@
+"""Sections of earlier versions become those of today, or one line says what to change."""
+
+import pytest
+
+from nsmae_plugin.config.load import load_config
+from nsmae_plugin.errors import ConfigError
+from tests.helpers.paths import TINY
+
+OLD = """
+    PERSPECTIVE_HEAD:
+        NAME: PerspectiveRenderHead
+        IN_CHANNELS: 32
+
+    BEV_HEAD:
+        NAME: BEVRenderHead
+        NUM_BINS: 41
+"""
+HEADS = [{"NAME": "PerspectiveRenderHead"}, {"NAME": "BEVRenderHead", "BIN_HEIGHT": 0.2}]
+
+
+def write(folder, change="", base="nsmae_pretrain.yaml"):
+    path = folder / "changed.yaml"
+    path.write_text(f"_BASE_CONFIG_: {TINY / base}\nMODEL:{change or ' {}'}\n")
+    return path
+
+
+def old_file(folder, **changes):
+    """The shipped recipe as it was written before RENDER_HEADS."""
+    text = (TINY / "nsmae_pretrain.yaml").read_text()
+    start, end = text.index("    RENDER_HEADS:"), text.index("    LOSS_CONFIG:")
+    old = OLD
+    for key, value in changes.items():
+        old = old.replace(f"{key}: {'32' if key == 'IN_CHANNELS' else '41'}", f"{key}: {value}")
+    path = folder / "old.yaml"
+    text = text[:start] + old.lstrip("\n") + "\n" + text[end:]
+    path.write_text(text.replace("_BASE_CONFIG_: ", f"_BASE_CONFIG_: {TINY.parent}/"))
+    return path
+
+
+def test_sections_of_their_own_become_entries(tmp_path):
+    config = load_config(old_file(tmp_path)).MODEL
+    assert config == load_config(TINY / "nsmae_pretrain.yaml").MODEL
+    assert config.RENDER_HEADS == HEADS
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ("\n    BEV_HEAD: {NUM_BINS: 41}", HEADS),
+        ("\n    PERSPECTIVE_HEAD: null", HEADS[1:]),
+    ],
+)
+def test_they_change_the_entries_of_a_base(tmp_path, change, expected):
+    assert expected == load_config(write(tmp_path, change)).MODEL.RENDER_HEADS
+
+
+def test_so_they_do_on_the_command_line():
+    change = ["MODEL.BEV_HEAD.NUM_BINS", "41"]
+    assert load_config(TINY / "nsmae_pretrain.yaml", change).MODEL.RENDER_HEADS == HEADS
+
+
+def test_an_entry_is_reached_by_its_name_on_the_command_line():
+    change = ["MODEL.RENDER_HEADS.BEVRenderHead.BIN_HEIGHT", "0.5"]
+    assert load_config(TINY / "nsmae_pretrain.yaml", change).MODEL.RENDER_HEADS[1].BIN_HEIGHT == 0.5
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"NUM_BINS": 40},
+            r"NUM_BINS is 40, .* make 41: set MODEL\.RENDER_HEADS\.BEV",
+        ),
+        (
+            {"IN_CHANNELS": 64},
+            r"IN_CHANNELS is 64, but \S+OUT_CHANNEL 32: leave it out",
+        ),
+        ({"NUM_BINS": "many"}, r"MODEL\.BEV_HEAD\.NUM_BINS must be a positive integer"),
+    ],
+)
+def test_keys_that_contradict_the_rest_are_named(tmp_path, changes, message):
+    with pytest.raises(ConfigError, match=message):
+        load_config(old_file(tmp_path, **changes))
