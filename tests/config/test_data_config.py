@@ -1,14 +1,12 @@
 """The section DATA_CONFIG: what it admits, and what it refuses."""
 
-from pathlib import Path
-
 import pytest
 
 from nsmae_plugin.config.load import load_config
 from nsmae_plugin.errors import ConfigError
 from nsmae_plugin.formats.maps.map_classes import LAYERS_OF_CLASS
+from tests.helpers.paths import TINY
 
-CFGS = Path(__file__).resolve().parents[2] / "cfgs" / "tiny"
 DATA = "DATA_CONFIG"
 AUG = f"{DATA}.DATA_AUGMENTOR.AUG_CONFIG_LIST"
 STEP = f"{DATA}.DATA_PROCESSOR"
@@ -17,7 +15,7 @@ MAP = f"{DATA}.MAP_CONFIG"
 
 def problem(*overrides: str, name: str = "bevfusion_map") -> str:
     with pytest.raises(ConfigError) as caught:
-        load_config(CFGS / f"{name}.yaml", overrides)
+        load_config(TINY / f"{name}.yaml", overrides)
     assert str(caught.value).isprintable()  # one line
     return str(caught.value)
 
