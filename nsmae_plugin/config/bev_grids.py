@@ -13,6 +13,7 @@ from typing import Any
 
 from nsmae_plugin.config.known_modules import BACKBONES, LIDAR_STRIDE, name_of, settle
 from nsmae_plugin.errors import ConfigError
+from nsmae_plugin.geometry.intervals import is_whole
 
 # BEV backbone -> its key for the way back to finer cells
 UPSAMPLING = {"BaseBEVBackbone": "UPSAMPLE_STRIDES", "GeneralizedResNetLSSFPN": "UPSAMPLE_STRIDE"}
@@ -66,7 +67,7 @@ def bev_stride(model_cfg: Any, dataset: Any) -> int | None:
 
 def _camera_stride(config: Any, dataset: Any) -> int:
     """Voxels per cell of the camera's BEV features; ``config``: the section MODEL.VTRANSFORM."""
-    strides = set()
+    strides = []
     for axis, key in enumerate(("XBOUND", "YBOUND")):
         start, stop, step = config[key]
         bounds = [float(dataset.point_cloud_range[axis + offset]) for offset in (0, 3)]
@@ -75,14 +76,14 @@ def _camera_stride(config: Any, dataset: Any) -> int:
                 f"MODEL.VTRANSFORM.{key} covers {start:g} to {stop:g} m, but "
                 f"DATA_CONFIG.POINT_CLOUD_RANGE {bounds[0]:g} to {bounds[1]:g} m: make them equal"
             )
-        strides.add(round(step * config.get("DOWNSAMPLE", 1) / float(dataset.voxel_size[axis]), 3))
-    stride = strides.pop()
-    if strides or stride != int(stride):
+        strides.append(step * config.get("DOWNSAMPLE", 1) / float(dataset.voxel_size[axis]))
+    stride = round(strides[0])
+    if not all(is_whole(one) and round(one) == stride for one in strides):
         raise ConfigError(
             f"the camera's BEV cells (MODEL.VTRANSFORM.XBOUND and YBOUND step x DOWNSAMPLE) must "
             f"be squares of whole voxels of DATA_CONFIG VOXEL_SIZE {list(dataset.voxel_size)}"
         )
-    return int(stride)
+    return stride
 
 
 def _common_stride(strides: dict[str, int], dataset: Any) -> int:

@@ -11,6 +11,7 @@ from torch import nn
 
 from nsmae_plugin.config.known_modules import BACKBONES, name_of, used_voxels
 from nsmae_plugin.errors import DataError
+from nsmae_plugin.geometry.intervals import is_whole
 
 RANGE_KEYS = ("POST_CENTER_RANGE", "POST_CENTER_LIMIT_RANGE")
 
@@ -68,7 +69,7 @@ def _warn_of_partial_voxels(dataset: Any) -> None:
     for axis, name in enumerate("xyz"):
         low, high = (float(dataset.point_cloud_range[axis + offset]) for offset in (0, 3))
         edge, count = float(dataset.voxel_size[axis]), int(dataset.grid_size[axis])
-        if abs((high - low) / edge - count) > 0.01:
+        if not is_whole((high - low) / edge):
             _logger(dataset).warning(
                 "VOXEL_SIZE %g m does not divide POINT_CLOUD_RANGE along %s: %d voxels end at %g "
                 "m and not at %g m; change one of them",
