@@ -1,4 +1,4 @@
-"""Measure reconstruction over a whole split, beside predicting the mean or the median."""
+"""Measure the reconstruction of a split, beside predicting the mean or the median."""
 
 import argparse
 import json
@@ -13,6 +13,7 @@ from tqdm import tqdm
 from nsmae_plugin.config.load import load_config
 from nsmae_plugin.evaluation.reconstruction import evaluate
 from nsmae_plugin.evaluation.reconstruction_table import format_table
+from nsmae_plugin.models.render_head import RenderHead
 from nsmae_plugin.runs.prepare import add_trial_arguments, prepare
 from nsmae_plugin.runtime import distributed
 from nsmae_plugin.runtime.command_line import errors_in_one_line
@@ -28,8 +29,8 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def run(args: argparse.Namespace) -> dict[str, dict[str, float]]:
-    """Metrics of each network asked for, by the title of its column."""
+def run(args: argparse.Namespace) -> tuple[dict[str, dict[str, float]], list[RenderHead]]:
+    """Metrics of each network, by the title of its column; and the render heads that title rows."""
     config = load_config(args.cfg_file, args.overrides)
     device = distributed.start("none", args.device).device
     batch_size = args.batch_size or config.OPTIMIZATION.BATCH_SIZE_PER_GPU
@@ -42,7 +43,7 @@ def run(args: argparse.Namespace) -> dict[str, dict[str, float]]:
         print(f"{title}: {trial.origin}", file=sys.stderr)
         loader = tqdm(trial.loader, desc=title, disable=not sys.stderr.isatty())
         results[title] = evaluate(trial.model, loader, device)
-    return results
+    return results, trial.model.render_heads
 
 
 @errors_in_one_line
@@ -50,13 +51,13 @@ def main(arguments: list[str] | None = None) -> int:
     args = parse_arguments(arguments)
     # OpenPCDet prints while it builds a network, which would spoil the JSON.
     with redirect_stdout(sys.stderr):
-        results = run(args)
+        results, heads = run(args)
     if args.json:
         print(json.dumps(results, indent=2))
     else:
         samples = next(iter(results.values()))["samples"]
         print(f"{args.cfg_file.stem}, {args.split} split, {samples:.0f} samples")
-        print(format_table(results))
+        print(format_table(results, heads))
     return 0
 
 

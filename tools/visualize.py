@@ -1,4 +1,4 @@
-"""Draw colour and depth rendered by a pre-trained network, beside their targets."""
+"""Draw the renderings of a pre-trained network beside their targets."""
 
 import argparse
 import sys
@@ -15,8 +15,7 @@ from nsmae_plugin.config.load import load_config
 from nsmae_plugin.runs.prepare import add_trial_arguments, prepare
 from nsmae_plugin.runtime import distributed
 from nsmae_plugin.runtime.command_line import errors_in_one_line
-from nsmae_plugin.visualization.reconstruction import save_pictures
-from nsmae_plugin.visualization.sample import extract_sample
+from nsmae_plugin.visualization.reconstruction_pictures import sample_of, save_pictures
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -30,7 +29,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
 
 
 def run(args: argparse.Namespace) -> list[Path]:
-    """Render the sample and write its pictures; returns their paths."""
+    """Render a sample and write its pictures; return their paths."""
     config = load_config(args.cfg_file, args.overrides)
     device = distributed.start("none", args.device).device
     trial = prepare(config, args.split, device, args.ckpt, seed=args.seed)
@@ -38,8 +37,9 @@ def run(args: argparse.Namespace) -> list[Path]:
     batch = host.to_device(trial.batch_of(index), device)
     with torch.inference_mode():
         rendered, _ = trial.model(batch)
-    sample = extract_sample(batch, rendered, 0, config.DATA_CONFIG.POINT_CLOUD_RANGE)
-    caption = f"{args.cfg_file.stem}, {trial.origin} · {args.split} sample {index}, {sample.token}"
+    sample = sample_of(batch, rendered, 0, config.DATA_CONFIG.POINT_CLOUD_RANGE)
+    token = trial.dataset.infos[index]["token"]
+    caption = f"{args.cfg_file.stem}, {trial.origin} · {args.split} sample {index}, {token}"
     return save_pictures(sample, caption, args.output_dir)
 
 

@@ -1,4 +1,4 @@
-"""Which checkpoints to evaluate, and loading one without letting any difference pass."""
+"""Find the checkpoints of a run, and load one strictly for evaluation."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from nsmae_plugin.training import checkpoint, settings, weights
 
 logger = logging.getLogger(RUN_LOGGER)
 
-# Prefix of a head's weights -> what its shapes follow from, in words for a message.
+# Prefix of the weights of a head → the keys that determine their shapes, for the error message.
 HEADS = {
     "dense_head.": "CLASS_NAMES and MODEL.DENSE_HEAD",
     "map_head.": "DATA_CONFIG.MAP_CONFIG.CLASSES and MODEL.MAP_HEAD",
@@ -23,17 +23,17 @@ HEADS = {
 
 
 def epoch_checkpoints(folder: Path, start_epoch: int = 0) -> dict[int, Path]:
-    """The epoch checkpoints of a run from ``start_epoch`` on, in the order of their epochs."""
+    """Epoch checkpoints of a run, from ``start_epoch`` on, in order: epoch → path."""
     named = [path for path in folder.glob("*.pth") if checkpoint.EPOCH_NAME.fullmatch(path.name)]
     found = {position.epoch: path for path in named if (position := checkpoint.peek(path))}
     return {epoch: found[epoch] for epoch in sorted(found) if epoch >= start_epoch}
 
 
 def folder_name(path: Path) -> str:
-    """Name of the folder for the evaluation of a checkpoint: ``epoch_3``.
+    """Name of the evaluation folder of a checkpoint: ``epoch_3``.
 
-    A checkpoint from within an epoch adds its step, ``epoch_3_step_170``, and weights of unknown
-    age give OpenPCDet's ``epoch_no_number``.
+    A checkpoint from within an epoch gives ``epoch_3_step_170``, and weights without an epoch give
+    OpenPCDet's ``epoch_no_number``.
     """
     position = checkpoint.peek(path)
     if position is None or position.epoch < 0:
@@ -45,17 +45,18 @@ def folder_name(path: Path) -> str:
 def load(
     model: nn.Module, path: Path, config: Mapping[str, Any], pretrained: Path | None = None
 ) -> dict[str, Any]:
-    """Load all weights of a checkpoint; nothing may be missing, left over or of another shape.
+    """Load all weights of a checkpoint; missing, unexpected or mis-shaped weights are an error.
 
     Args:
-        config: must agree with that of the run in what changes the meaning of the weights.
-        pretrained: gives the weights that the checkpoint lacks, as in OpenPCDet.
+        config: must agree with the configuration of the run in all keys that change the meaning of
+            the weights.
+        pretrained: checkpoint with the weights that ``path`` lacks, as in OpenPCDet.
 
     Returns:
         The content of the checkpoint.
 
     Raises:
-        CheckpointError: when a file cannot be read, or belongs to other settings or to another
+        CheckpointError: a file cannot be read, or belongs to other settings or to another
             architecture.
     """
     content = weights.read(path)
@@ -66,7 +67,7 @@ def load(
         for name, value in weights.read(checkpoint.find(pretrained))["model_state"].items():
             if name in own:
                 state.setdefault(name, value)
-    # OpenPCDet stores the grid of its view transform; ours follows from the configuration.
+    # OpenPCDet stores the grid of its view transform; here it follows from the configuration.
     state = {
         name: value for name, value in state.items() if name in own or name not in weights.GRID
     }

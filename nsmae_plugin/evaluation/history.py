@@ -1,4 +1,4 @@
-"""The metrics of all evaluations of a run: TensorBoard, and ``metrics.jsonl`` with one a line."""
+"""Metrics of all evaluations of a run, in TensorBoard and in ``metrics.jsonl``, one per line."""
 
 from __future__ import annotations
 
@@ -12,33 +12,33 @@ from nsmae_plugin.training import metrics_file
 
 
 class History:
-    """Metrics by checkpoint for one split and one tag of evaluations.
+    """Metrics per checkpoint, for one split and one evaluation tag.
 
     Args:
-        folder: ``eval`` folder of the run, shared by splits and tags; None writes nothing, for the
-            ranks that do not log.
+        folder: ``eval`` folder of the run, shared by all splits and tags; None writes nothing, for
+            the ranks that do not log.
     """
 
     def __init__(self, folder: Path | None, split: str, eval_tag: str) -> None:
         self._folder, self._key = folder, {"split": split, "eval_tag": eval_tag}
 
     def add(self, epoch: int, step: int, metrics: Mapping[str, float]) -> None:
-        """Record the metrics of a checkpoint, in place of what an earlier evaluation found.
+        """Record the metrics of a checkpoint; they replace those of an earlier evaluation.
 
         A line of ``metrics.jsonl`` reads ``{"epoch", "step", "split", "eval_tag", ...metrics}``.
         """
         if self._folder is None:
             return
         name = f"tensorboard_{self._key['split']}_{self._key['eval_tag']}"
-        # Files are named by the second: without the suffix, quick evaluations would share one and
-        # the later would replace what the earlier wrote.
+        # TensorBoard names files by the second: without the suffix, quick evaluations would share
+        # a file, and the later would overwrite the earlier.
         suffix = f".step{step}"
         with SummaryWriter(logdir=str(self._folder / name), filename_suffix=suffix) as board:
             for metric, value in metrics.items():
                 board.add_scalar(f"eval/{metric}", value, step)
         key = {"epoch": epoch, "step": step, **self._key}
         path = self._folder / "metrics.jsonl"
-        # Evaluations of one run may go on side by side.
+        # Several evaluations of a run may go on at the same time.
         with files.held(path.with_name(".metrics.lock"), f"{path} is locked", patience=60):
             metrics_file.rewrite(
                 path, lambda one: not key.items() <= one.items(), [{**key, **metrics}]

@@ -1,47 +1,44 @@
-"""Reconstruction metrics as a table: networks beside the trivial predictors."""
+"""Table of reconstruction metrics: networks beside trivial predictors."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+
+from nsmae_plugin.models.render_head import RenderHead
 
 Metrics = Mapping[str, float]
 
-_ROWS = {
-    "rgb_psnr_masked": "colour PSNR, hidden patches (dB)",
-    "rgb_psnr_visible": "colour PSNR, visible patches (dB)",
-    "rgb_mse": "colour squared error, all cells",
-    "depth_mae_hidden": "camera depth error, hidden LiDAR (m)",
-    "depth_mae_visible": "camera depth error, visible LiDAR (m)",
-    "depth_mae": "camera depth error, all LiDAR (m)",
-    "bev_depth_mae_hidden": "BEV depth error, hidden voxels (m)",
-    "bev_depth_mae_visible": "BEV depth error, visible voxels (m)",
-    "bev_depth_mae": "BEV depth error, all voxels (m)",
-    "opacity": "mean opacity, camera",
-    "bev_opacity": "mean opacity, BEV",
-}
-_BASELINES = {"mean": "mean predictor", "median": "median predictor"}
+_PREDICTORS = {"mean": "mean predictor", "median": "median predictor"}
 
 
-def format_table(networks: Mapping[str, Metrics]) -> str:
-    """Text table, a row per metric that any network has.
+def format_table(
+    networks: Mapping[str, Metrics], heads: Iterable[RenderHead | type[RenderHead]]
+) -> str:
+    """Text table with one row per metric that any network has.
+
+    Metrics that also exist for a trivial predictor come first.
 
     Args:
-        networks: column title -> metrics, as ``evaluation.reconstruction.evaluate`` gives them,
-            all of the same data, so that the predictors of the first are those of all.
+        networks: column title → metrics from ``evaluation.reconstruction.evaluate``, all on the
+            same data, so that the predictors of the first network are those of all.
+        heads: the render heads of the networks, which title the rows.
     """
     columns = dict(networks)
     reference = next(iter(networks.values()))
-    for kind, title in _BASELINES.items():
+    for kind, title in _PREDICTORS.items():
         prefix = f"baseline_{kind}_"
         columns[title] = {
             name.removeprefix(prefix): value
             for name, value in reference.items()
             if name.startswith(prefix)
         }
+    titles = {name: title for head in heads for name, title in head.rows.items()}
+    names = [name for name in titles if any(name in metrics for metrics in networks.values())]
+    predicted = {name for title in _PREDICTORS.values() for name in columns[title]}
+    names.sort(key=lambda name: name not in predicted)
     rows = [
-        [title, *(_number(metrics.get(name)) for metrics in columns.values())]
-        for name, title in _ROWS.items()
-        if any(name in metrics for metrics in networks.values())
+        [titles[name], *(_number(metrics.get(name)) for metrics in columns.values())]
+        for name in names
     ]
     return _align([["", *columns], *rows])
 

@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nsmae_plugin.errors import ConfigError
-from nsmae_plugin.models import module_config
-from nsmae_plugin.models.render_head import Encoders, RenderHead, masked_mean
+from nsmae_plugin.models import head_panels, module_config
+from nsmae_plugin.models.render_head import Encoders, Panel, RenderHead, masked_mean
 from nsmae_plugin.models.scores import DepthTotal, MeanTotal, Total, depth_record, mean_record
 from nsmae_plugin.models.targets import depth_from_above, occupied_cells, unmasked_points
 from nsmae_plugin.ops.compositing import at_least_float32, composite, density_bias
@@ -41,6 +41,12 @@ class BEVRenderHead(RenderHead):
     Config: ClassVar = module_config.BEVRenderHead
     slot = "bev_head"
     terms = ("bev_depth",)
+    rows: ClassVar = {
+        "bev_depth_mae_hidden": "BEV depth error, hidden voxels (m)",
+        "bev_depth_mae_visible": "BEV depth error, visible voxels (m)",
+        "bev_depth_mae": "BEV depth error, all voxels (m)",
+        "bev_opacity": "mean opacity, BEV",
+    }
     edges: Tensor  # boundaries of the bins, metres below the top of the range
 
     def __init__(self, model_cfg: Any, encoders: Encoders) -> None:
@@ -98,6 +104,14 @@ class BEVRenderHead(RenderHead):
     @classmethod
     def totals(cls) -> dict[str, Total]:
         return {"bev_depth": DepthTotal("bev_depth"), "bev_opacity": MeanTotal("bev_opacity")}
+
+    @classmethod
+    def panels(cls, sample: Mapping[str, Any]) -> list[Panel]:
+        return head_panels.bev_panels(sample)
+
+    @classmethod
+    def overview(cls, sample: Mapping[str, Any]) -> list[Panel]:
+        return head_panels.bev_overview(sample)
 
     def _convolve(self, features: Sequence[Tensor]) -> Tensor:
         """``to_density`` of the maps side by side, which saves a copy of all of them."""

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from nsmae_plugin.errors import ConfigError
-from nsmae_plugin.models.render_head import Encoders, RenderHead, masked_mean
+from nsmae_plugin.models import head_panels
+from nsmae_plugin.models.render_head import Encoders, Panel, RenderHead, masked_mean
 from nsmae_plugin.models.scores import (
     ColourTotal,
     DepthTotal,
@@ -51,6 +52,15 @@ class PerspectiveRenderHead(RenderHead):
     slot = "perspective_head"
     terms = ("rgb", "depth")
     reads = ("depth_logits", "depth_context")
+    rows: ClassVar = {
+        "rgb_psnr_masked": "colour PSNR, hidden patches (dB)",
+        "rgb_psnr_visible": "colour PSNR, visible patches (dB)",
+        "rgb_mse": "colour squared error, all cells",
+        "depth_mae_hidden": "camera depth error, hidden LiDAR (m)",
+        "depth_mae_visible": "camera depth error, visible LiDAR (m)",
+        "depth_mae": "camera depth error, all LiDAR (m)",
+        "opacity": "mean opacity, camera",
+    }
     edges: Tensor  # (D + 1,) boundaries of the depth bins, metres
 
     def __init__(self, model_cfg: Any, encoders: Encoders) -> None:
@@ -136,6 +146,14 @@ class PerspectiveRenderHead(RenderHead):
             "depth": DepthTotal("depth"),
             "opacity": MeanTotal("opacity"),
         }
+
+    @classmethod
+    def panels(cls, sample: Mapping[str, Any]) -> list[Panel]:
+        return head_panels.camera_panels(sample)
+
+    @classmethod
+    def overview(cls, sample: Mapping[str, Any]) -> list[Panel]:
+        return head_panels.camera_overview(sample)
 
 
 def _cell_size(lift: Any) -> int:

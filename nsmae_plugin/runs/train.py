@@ -312,7 +312,8 @@ def _build_evaluation(
     def reconstruct(model: nn.Module) -> dict[str, float]:
         # With the masks that tools/evaluate_pretrain.py draws.
         metrics = reconstruction.evaluate(model, loader, world.device)
-        logger.info("reconstruction of the test split\n%s", format_table({"network": metrics}))
+        table = format_table({"network": metrics}, distributed.unwrap(model).render_heads)
+        logger.info("reconstruction of the test split\n%s", table)
         return metrics
 
     def predict(model: nn.Module) -> dict[str, float]:

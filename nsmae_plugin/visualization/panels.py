@@ -1,4 +1,4 @@
-"""Panels of figures: images, depth maps, axes in metres, legends, colour bars, files.
+"""Panels of figures: images, maps of numbers, axes in metres, legends, colour bars, files.
 
 Figures are created without pyplot, hence without a display and without global state.
 """
@@ -13,35 +13,34 @@ import numpy as np
 from matplotlib import colormaps
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
+from matplotlib.figure import Figure, FigureBase
 from matplotlib.image import AxesImage
 from matplotlib.ticker import AutoLocator
 
 from nsmae_plugin.runtime import files
-from nsmae_plugin.visualization.sample import Array, DepthView, Mask
 
-DEPTH_COLOURS = "turbo"
+NUMBER_COLOURS = "turbo"
 ERROR_COLOURS = "magma"
 BLANK = "0.93"
 DPI = 100
 Extent = tuple[float, float, float, float]
 
 
-def show_image(axes: Axes, image: Array, title: str) -> None:
+def show_image(axes: Axes, image: np.ndarray, title: str) -> None:
     """Draw colours (h, w, 3) in [0, 1], one square per cell."""
     axes.imshow(image, interpolation="nearest", aspect="equal")
     finish(axes, title)
 
 
-def show_depth(
+def show_numbers(
     axes: Axes,
-    values: Array,
+    values: np.ndarray,
     title: str,
     limits: tuple[float, float],
-    colours: str = DEPTH_COLOURS,
+    colours: str = NUMBER_COLOURS,
     extent: Extent | None = None,
 ) -> AxesImage:
-    """Draw metres (h, w) in false colours, NaN blank; with an extent, row 0 is at the bottom."""
+    """Draw numbers (h, w) in false colours, NaN blank; with an extent, row 0 is at the bottom."""
     drawn = axes.imshow(
         np.ma.masked_invalid(values),
         cmap=colormaps[colours].with_extremes(bad=BLANK),
@@ -80,21 +79,8 @@ def legend_below(figure: Figure, handles: Sequence[Artist], columns: int) -> Non
     )
 
 
-def depth_limits(views: Sequence[DepthView]) -> tuple[float, float]:
-    """Colour limits from zero to the largest rendered or target depth of ``views``, metres."""
-    largest = [float(np.nanmax(part)) for view in views for part in _finite_parts(view)]
-    return 0.0, max(largest, default=1.0)
-
-
-def error_limits(views: Sequence[DepthView]) -> tuple[float, float]:
-    """Colour limits from zero to the 98th percentile of the absolute errors, metres."""
-    errors = [view.error[view.valid] for view in views]
-    joined = np.concatenate(errors) if errors else np.empty(0)
-    return 0.0, float(np.percentile(joined, 98)) if joined.size else 1.0
-
-
 def colour_bar(
-    figure: Figure, drawn: Any, axes: Iterable[Axes], label: str, **options: Any
+    figure: FigureBase, drawn: Any, axes: Iterable[Axes], label: str, **options: Any
 ) -> None:
     """Add a colour bar beside ``axes``, labelled with quantity and unit."""
     bar = figure.colorbar(drawn, ax=list(axes), aspect=40, **options)
@@ -117,17 +103,3 @@ def save(figure: Figure, path: Path, dpi: int = 110) -> Path:
     with files.replacing(path) as file:
         figure.savefig(file, dpi=dpi, format=path.suffix[1:] or "png")
     return path
-
-
-def number(value: float, unit: str) -> str:
-    """A value with its unit for a title; a dash for NaN."""
-    return f"{value:.2f} {unit}" if not np.isnan(value) else "–"
-
-
-def percent(mask: Mask) -> str:
-    """Share of true cells, in per cent."""
-    return f"{100 * float(np.mean(mask)):.0f} %"
-
-
-def _finite_parts(view: DepthView) -> list[Array]:
-    return [part for part in (view.rendered, view.target) if np.isfinite(part).any()]

@@ -7,6 +7,8 @@ from easydict import EasyDict
 
 from nsmae_plugin.errors import DataError
 from nsmae_plugin.evaluation.reconstruction_table import format_table
+from nsmae_plugin.models.bev_head import BEVRenderHead
+from nsmae_plugin.models.perspective_head import PerspectiveRenderHead
 from nsmae_plugin.runs.prepare import Trial, data_of_split
 
 
@@ -15,18 +17,22 @@ def test_table_has_a_row_per_measured_metric_and_a_column_per_predictor():
         "rgb_psnr_masked": 18.25,
         "depth_mae_hidden": 2.5,
         "opacity": 0.95,
+        "bev_depth_mae": 1.5,
         "baseline_mean_rgb_psnr_masked": 13.0,
         "baseline_mean_depth_mae_hidden": 9.0,
         "baseline_median_depth_mae_hidden": 8.0,
         "baseline_mean_depth": 20.0,
+        "baseline_mean_bev_depth_mae": 3.0,
     }
     untrained = {"rgb_psnr_masked": 12.0, "depth_mae_hidden": 30.0, "opacity": 0.9}
-    lines = format_table({"trained": trained, "untrained": untrained}).splitlines()
+    heads = [PerspectiveRenderHead, BEVRenderHead]
+    lines = format_table({"trained": trained, "untrained": untrained}, heads).splitlines()
     cells = [[part.strip() for part in line.split("  ") if part.strip()] for line in lines]
     assert cells == [
         ["trained", "untrained", "mean predictor", "median predictor"],
         ["colour PSNR, hidden patches (dB)", "18.25", "12", "13", "–"],
         ["camera depth error, hidden LiDAR (m)", "2.5", "30", "9", "8"],
+        ["BEV depth error, all voxels (m)", "1.5", "–", "3", "–"],
         ["mean opacity, camera", "0.95", "0.9", "–", "–"],
     ]
     assert len({len(line) for line in lines[1:]}) == 1

@@ -63,6 +63,6 @@ def check_files(annotations, folder):
             assert str(file["token"]) == one["metadata"]["token"]
             error = np.abs(file["rendered_bev_depth"] - file["target_bev_depth"].astype(float))
             hidden = file["target_bev_hidden"]
-        record = one["reconstruction"]["bev_depth"]
+        record = one["reconstruction"]["heads"]["BEVRenderHead"]["bev_depth"]
         assert record["error"][0] == pytest.approx(error[hidden].sum())
         assert len(record["hidden"]) == hidden.sum() > 0

@@ -124,5 +124,5 @@ def test_an_untrained_network_is_measured_beside_a_trained_one(trial, synthetic_
     checkpoint.write(content, tmp_path / "checkpoint_epoch_1.pth")
     arguments = ["--device", "cpu", "--untrained", "--ckpt", str(tmp_path)]
     arguments += settings("nsmae_pretrain", synthetic_root)
-    results = evaluate_pretrain.run(evaluate_pretrain.parse_arguments(arguments))
+    results, _ = evaluate_pretrain.run(evaluate_pretrain.parse_arguments(arguments))
     assert results["trained"] == pytest.approx(results["untrained"])

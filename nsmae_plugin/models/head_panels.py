@@ -1,0 +1,206 @@
+"""Panels of the render heads: renderings beside their targets, with the errors in the titles."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from nsmae_plugin.models.render_head import Panel
+from nsmae_plugin.models.scores import cells_of_patches, psnr
+
+Array = NDArray[np.float32]
+Mask = NDArray[np.bool_]
+
+CAMERA_DEPTH = "depth along the optical axis (m)"
+BEV_DEPTH = "depth below the top of the range (m)"
+DEPTH_ERROR = "|rendered − target| (m)"
+
+
+@dataclass(frozen=True)
+class DepthView:
+    """A rendered depth map and its target, in metres.
+
+    Attributes:
+        rendered: (h, w).
+        target: (h, w), NaN where there is no target.
+        hidden: (h, w), true where the network saw no LiDAR point that belongs to the target.
+    """
+
+    rendered: Array
+    target: Array
+    hidden: Mask
+
+    @property
+    def valid(self) -> Mask:
+        return np.isfinite(self.target)
+
+    @property
+    def error(self) -> Array:
+        """(h, w) absolute error, NaN where there is no target."""
+        return np.abs(self.rendered - self.target)
+
+    @property
+    def seen(self) -> Array:
+        """(h, w) target in cells with visible LiDAR, NaN elsewhere."""
+        return np.where(self.hidden, np.float32(np.nan), self.target)
+
+    def mean_error(self, hidden: bool) -> float:
+        """Mean absolute error over hidden or visible target cells; NaN if there are none."""
+        cells = self.valid & (self.hidden == hidden)
+        return float(self.error[cells].mean()) if cells.any() else float("nan")
+
+    def title(self) -> str:
+        """``rendered: error … hidden, … visible``."""
+        hidden, visible = (number(self.mean_error(hidden), "m") for hidden in (True, False))
+        return f"rendered: error {hidden} hidden, {visible} visible"
+
+    def seen_title(self, what: str) -> str:
+        """The share of the cells that have a target and visible LiDAR."""
+        share = percent(np.isfinite(self.seen))
+        return f"target cells with a visible {what}: {share} of all cells"
+
+
+def depth_view(sample: Mapping[str, Any], view: str, slot: int | None = None) -> DepthView:
+    """The depth map ``rendered_<view>`` of a sample.
+
+    Args:
+        sample: see :class:`~nsmae_plugin.models.render_head.RenderHead`.
+        view: ``depth`` or ``bev_depth``.
+        slot: the camera; None for a view without cameras.
+    """
+    at = ... if slot is None else slot
+    target = view if slot is not None else view.removesuffix("_depth")
+    valid = _numpy(sample[f"target_{target}_mask"][at])
+    depth = np.where(valid, _numpy(sample[f"target_{view}"][at]), np.nan).astype(np.float32)
+    hidden = _numpy(sample[f"target_{target}_hidden"][at])
+    return DepthView(_numpy(sample[f"rendered_{view}"][at]), depth, hidden)
+
+
+def camera_panels(sample: Mapping[str, Any]) -> list[Panel]:
+    """Every camera in four rows: input, colour, depth; depth with visible LiDAR, and the error."""
+    return [panel for slot in _slots(sample) for panel in _camera_sheet(sample, slot)]
+
+
+def camera_overview(sample: Mapping[str, Any]) -> list[Panel]:
+    """Every camera in one row: masked input, and target and rendering of colour and depth."""
+    return [panel for slot in _slots(sample) for panel in _camera_row(sample, slot)]
+
+
+def bev_panels(sample: Mapping[str, Any]) -> list[Panel]:
+    """The bird's-eye view in two rows: depth; depth with visible LiDAR, and the error."""
+    depth, extent = depth_view(sample, "bev_depth"), _extent(sample)
+    target = f"target: LiDAR in {percent(depth.valid)} of the cells"
+    return [
+        Panel("bev", target, depth.target, BEV_DEPTH, extent=extent),
+        Panel("bev", depth.title(), depth.rendered, BEV_DEPTH, extent=extent),
+        Panel("bev", depth.seen_title("voxel"), depth.seen, BEV_DEPTH, extent=extent),
+        Panel("bev", "error at the target cells", depth.error, DEPTH_ERROR, True, extent),
+    ]
+
+
+def bev_overview(sample: Mapping[str, Any]) -> list[Panel]:
+    """The bird's-eye view in one row: depth with visible LiDAR, target and rendering."""
+    depth, extent = depth_view(sample, "bev_depth"), _extent(sample)
+    return [
+        Panel("bev", depth.seen_title("voxel"), depth.seen, BEV_DEPTH, extent=extent),
+        Panel("bev", "target from above", depth.target, BEV_DEPTH, extent=extent),
+        Panel("bev", depth.title(), depth.rendered, BEV_DEPTH, extent=extent),
+    ]
+
+
+def _camera_sheet(sample: Mapping[str, Any], slot: int) -> list[Panel]:
+    name, depth = sample["camera_names"][slot], depth_view(sample, "depth", slot)
+    image, target = _image(sample, "camera_imgs", slot), _channels_last(sample["target_rgb"][slot])
+    size, grid = ("{}×{}".format(*one.shape[:2]) for one in (image, target))
+    hidden = percent(_numpy(_cells(sample, slot)[0]))
+    valid = percent(depth.valid)
+    seen = depth.seen_title("LiDAR point")
+    return [
+        Panel(name, f"input image ({size} pixels)", image),
+        Panel(
+            name, f"masked input: {hidden} of the cells in hidden patches", _masked(sample, slot)
+        ),
+        Panel(name, f"target colour ({grid} cells)", target),
+        _rendered_colour(sample, slot),
+        Panel(name, f"target depth: LiDAR in {valid} of the cells", depth.target, CAMERA_DEPTH),
+        Panel(name, depth.title(), depth.rendered, CAMERA_DEPTH),
+        Panel(name, seen, depth.seen, CAMERA_DEPTH),
+        Panel(name, "error of the rendered depth", depth.error, DEPTH_ERROR, error=True),
+    ]
+
+
+def _camera_row(sample: Mapping[str, Any], slot: int) -> list[Panel]:
+    name, depth = sample["camera_names"][slot], depth_view(sample, "depth", slot)
+    return [
+        Panel(name, "masked input", _masked(sample, slot)),
+        Panel(name, "target colour", _channels_last(sample["target_rgb"][slot])),
+        _rendered_colour(sample, slot),
+        Panel(name, "target depth", depth.target, CAMERA_DEPTH),
+        Panel(name, depth.title(), depth.rendered, CAMERA_DEPTH),
+    ]
+
+
+def _rendered_colour(sample: Mapping[str, Any], slot: int) -> Panel:
+    """The rendered colour; its title gives the PSNR on hidden and on visible cells."""
+    rendered, target = sample["rendered_rgb"][slot], sample["target_rgb"][slot]
+    square = (rendered.double() - target.double()).square().mean(0)
+    errors = []
+    for cells in _cells(sample, slot):
+        value = psnr(float(square[cells].mean())) if cells.any() else float("nan")
+        errors.append(number(value, "dB"))
+    title = "rendered: PSNR {} hidden, {} visible".format(*errors)
+    return Panel(sample["camera_names"][slot], title, _channels_last(rendered))
+
+
+def _cells(sample: Mapping[str, Any], slot: int) -> tuple[Tensor, Tensor]:
+    """(h, w) bool: cells in hidden and in visible patches, as far as the image fills them."""
+    filled = sample["target_rgb_mask"][slot]
+    if "image_patch_mask" not in sample:
+        return torch.zeros_like(filled), filled
+    hidden, visible = cells_of_patches(sample["image_patch_mask"][slot], tuple(filled.shape))
+    return hidden & filled, visible & filled
+
+
+def _slots(sample: Mapping[str, Any]) -> range:
+    return range(len(sample["camera_names"]))
+
+
+def _extent(sample: Mapping[str, Any]) -> tuple[float, float, float, float]:
+    x_min, y_min, _, x_max, y_max, _ = map(float, sample["point_cloud_range"])
+    return x_min, x_max, y_min, y_max
+
+
+def _masked(sample: Mapping[str, Any], slot: int) -> Array:
+    masked = "masked_camera_imgs" in sample
+    return _image(sample, "masked_camera_imgs" if masked else "camera_imgs", slot)
+
+
+def _image(sample: Mapping[str, Any], key: str, slot: int) -> Array:
+    """(H, W, 3) in [0, 1] without the normalisation; a learnt mask token may leave the range."""
+    mean, std = (sample[one].reshape(3, 1, 1) for one in ("image_mean", "image_std"))
+    return _channels_last(sample[key][slot] * std + mean)
+
+
+def _channels_last(image: Tensor) -> Array:
+    return _numpy(image.movedim(0, -1).clamp(0, 1))
+
+
+def _numpy(tensor: Tensor) -> Any:
+    tensor = tensor.detach().cpu()
+    return (tensor if tensor.dtype == torch.bool else tensor.float()).numpy()
+
+
+def number(value: float, unit: str) -> str:
+    """A value with its unit for a title; a dash for NaN."""
+    return f"{value:.2f} {unit}" if not np.isnan(value) else "–"
+
+
+def percent(mask: Mask) -> str:
+    """Share of true cells, in per cent."""
+    return f"{100 * float(np.mean(mask)):.0f} %"
