@@ -12,7 +12,7 @@ import torch
 from nsmae_plugin.host import builtin
 from nsmae_plugin.host.builtin.modules.hungarian import iou_3d
 from tests.helpers.transfusion_case import arguments, gt_boxes, head_config, make_batch
-from tests.host.test_host_parity import randomise
+from tests.host.test_parity import randomise
 
 pytestmark = pytest.mark.openpcdet
 
