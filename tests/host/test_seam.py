@@ -29,6 +29,20 @@ def run(code: str, **environment: str) -> subprocess.CompletedProcess:
     return run_python("-c", code, without=["NSMAE_HOST", "OPENPCDET_ROOT"], **environment)
 
 
+def test_nothing_outside_the_seam_depends_on_the_name_of_the_host():
+    """What differs between the hosts is a function or a value of the seam."""
+    comparisons = [
+        f"{path.relative_to(REPOSITORY)}: {ast.unparse(node)}"
+        for folder in (PACKAGE, REPOSITORY / "tools")
+        for path in folder.rglob("*.py")
+        if PACKAGE / "host" not in path.parents
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Compare | ast.Subscript | ast.Match)
+        and "host.NAME" in ast.unparse(node)
+    ]
+    assert comparisons == []
+
+
 def test_only_the_openpcdet_host_imports_pcdet():
     offenders = [
         str(path.relative_to(REPOSITORY))
