@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from nsmae_plugin.errors import CheckpointError
 from nsmae_plugin.runtime.command_line import RUN_LOGGER
-from nsmae_plugin.training import checkpoint, settings, weights
+from nsmae_plugin.training import checkpoint, config_changes, weights
 
 logger = logging.getLogger(RUN_LOGGER)
 
@@ -60,7 +60,7 @@ def load(
             architecture.
     """
     content = weights.read(path)
-    settings.check_use(content, path, config, logger)
+    config_changes.check_use(content, path, config, logger)
     own = model.state_dict()
     state = dict(content["model_state"])
     if pretrained is not None:

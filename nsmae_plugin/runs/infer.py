@@ -1,245 +1,165 @@
-"""From a checkpoint and frames to boxes, maps, files and pictures."""
+"""Predict samples, a scene or a folder of frames, and write files, pictures and GIFs."""
 
 from __future__ import annotations
 
-import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
-from nsmae_plugin import host
-from nsmae_plugin.data.images import camera_matrices
-from nsmae_plugin.errors import ConfigError, DataError
-from nsmae_plugin.formats.image_files import check_view, load_image
-from nsmae_plugin.formats.lidar_files import read_points, remove_ego_points
-from nsmae_plugin.formats.maps.bev_map import BEVMap
-from nsmae_plugin.geometry.boxes import Boxes, lidar_to_global, make_boxes, to_global
-from nsmae_plugin.runs.prediction import Prediction, read_prediction
-from nsmae_plugin.runs.prediction_files import BOXES, MAP
-from nsmae_plugin.runs.prepare import Trial
-from nsmae_plugin.runtime import files
-from nsmae_plugin.visualization.box_lines import class_colours
-from nsmae_plugin.visualization.box_pictures import save_pictures
-from nsmae_plugin.visualization.frame import CameraImage, Frame
-from nsmae_plugin.visualization.map_cameras import draw_map_cameras, ground_plane
-from nsmae_plugin.visualization.map_pictures import draw_map
-from nsmae_plugin.visualization.panels import save_figures
+from nsmae_plugin.config.load import load_config
+from nsmae_plugin.data.timeline import Timeline
+from nsmae_plugin.errors import OutputError, brief
+from nsmae_plugin.formats.nuscenes.scenes import scenes_of_samples
+from nsmae_plugin.runs.loaded_model import load_model
+from nsmae_plugin.runs.options import ModelOptions
+from nsmae_plugin.runs.prediction import BOXES, MAP
+from nsmae_plugin.runs.predictor import Predictor
+from nsmae_plugin.runtime import distributed
+from nsmae_plugin.runtime.file_names import file_name
+from nsmae_plugin.runtime.reading import read_json
+from nsmae_plugin.visualization.film import FILM_WIDTH, film_frame, save_film
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger("infer")
+
+# Film of a scene -> the pictures of a sample that it shows side by side, and its width in pixels.
+FILMS = {
+    "film.gif": (("cameras.png", "bev.png"), FILM_WIDTH),
+    "map.gif": (("map.png",), 1200),
+}
 
 
-@dataclass(frozen=True)
-class Inference:
-    """A network, the frames that it is tried on, and what is kept of its predictions.
+@dataclass(frozen=True, kw_only=True)
+class InferOptions(ModelOptions):
+    """Options of :func:`infer`: one of ``sample``, ``scene``, ``index`` and ``folder``, and
 
     Attributes:
-        trial: network and data.
-        config: as ``load_config`` gives it.
-        threshold: boxes with a lower score are neither written nor drawn.
-        network: configuration and weights in words, for captions and files.
-        map_threshold: map cells with a lower probability are drawn as free of a class.
-        draw_labels: lay the vector map upon the ground in the images, not the predicted map.
-
-    Raises:
-        ConfigError: when the data set is not in nuScenes' layout.
+        score_threshold: of written and drawn boxes.
+        map_threshold: probability of the drawn map cells.
+        labels: draw the vector map, not the predicted one, into the images.
+        seconds_per_frame: of a GIF.
     """
 
-    trial: Trial
-    config: Any
-    device: torch.device
-    threshold: float
-    network: str
+    sample: str | None = None
+    scene: str | None = None
+    index: int = 0
+    folder: Path | None = None
+    score_threshold: float = 0.3
     map_threshold: float = 0.5
-    draw_labels: bool = False
+    labels: bool = False
+    output_dir: Path = Path("output/inference")
+    seconds_per_frame: float = 0.5
 
-    def __post_init__(self) -> None:
-        infos = getattr(self.trial.dataset, "infos", None)
-        if not infos or "token" not in infos[0]:
-            raise ConfigError(
-                f"DATA_CONFIG.DATASET {self.config.DATA_CONFIG.DATASET} has no info files in "
-                "nuScenes' layout; take MultiModalNuScenesDataset, or put the frames into a folder"
-            )
 
-    def info(self, index: int) -> Mapping[str, Any]:
-        """Entry ``index`` of the info files.
+def infer(options: InferOptions) -> list[Path]:
+    """Predict, write everything, and return the paths of the files.
 
-        Raises:
-            DataError: when there is none.
-        """
-        infos = self.trial.dataset.infos
-        if not 0 <= index < len(infos):
-            raise DataError(f"there is no sample {index}: the split has {len(infos)}, from 0 on")
-        return infos[index]
-
-    def predict(self, index: int) -> Prediction:
-        """Boxes, map or both of frame ``index``.
-
-        Raises:
-            ConfigError: the network predicts neither.
-            NonFiniteError: a number of its prediction is NaN or infinite.
-            DataError: there is no such frame, or a file of it is missing or damaged.
-        """
-        batch = self.trial.batch_of(index)
-        with torch.inference_mode():
-            predictions = self.trial.model(host.to_device(batch, self.device))[0]
-        result = predictions[0] if isinstance(predictions, list) else {}
-        return read_prediction(result, batch, self.config, self.map_threshold)
-
-    def detect(self, index: int) -> Boxes:
-        """All boxes of frame ``index``, best first, in its LiDAR frame.
-
-        Raises:
-            ConfigError: the network is no detector.
-            NonFiniteError, DataError: see :meth:`predict`.
-        """
-        boxes = self.predict(index).boxes
-        if boxes is None:
-            raise ConfigError(
-                f"MODEL.NAME {self.config.MODEL.NAME} predicts no boxes: it has no DENSE_HEAD"
-            )
-        return boxes
-
-    def truth(self, index: int) -> Boxes | None:
-        """The annotated boxes of the configured classes; None where there are no annotations."""
-        info = self.info(index)
-        if "gt_boxes" not in info:
-            return None
-        kept = np.isin(info["gt_names"], self.config.CLASS_NAMES)
-        return make_boxes(info["gt_boxes"][kept], info["gt_names"][kept])
-
-    def save(self, index: int, folder: Path) -> list[Path]:
-        """Predict, and write into ``folder``; returns ``boxes.json`` and the pictures of the boxes,
-        then ``map.npz`` and the pictures of the map: what the network predicts of the two.
-
-        Raises:
-            ConfigError, NonFiniteError, DataError: see :meth:`predict`; or the vector map is to be
-                drawn, and the sample has none.
-        """
-        prediction = self.predict(index)
-        if self.draw_labels and prediction.map is None:
-            raise ConfigError(
-                f"MODEL.NAME {self.config.MODEL.NAME} predicts no map; leave --labels away"
-            )
-        files.make_folder(folder)
-        kept = make_boxes([], [], [])
-        if prediction.boxes is not None:
-            kept = prediction.boxes.above(self.threshold)
-            _tell(self.info(index)["token"], prediction.boxes, kept, self.threshold)
-        frame = self._frame(index, kept, prediction.boxes is not None)
-        written = []
-        if prediction.boxes is not None:
-            written += self._save_boxes(index, frame, folder)
-        if prediction.map is not None:
-            written += self._save_map(index, frame, prediction.map, folder)
-        return written
-
-    def _save_boxes(self, index: int, frame: Frame, folder: Path) -> list[Path]:
-        info = self.info(index)
-        path = folder / BOXES
-        text = json.dumps(self._as_json(info, frame.predicted), indent=1, allow_nan=False)
-        files.write_text(path, text + "\n")
-        caption = f"{info['token']} · {self.network} · score ≥ {self.threshold:g}"
-        colours = class_colours(self.config.CLASS_NAMES)
-        return [path, *save_pictures(frame, colours, caption, folder)]
-
-    def _save_map(self, index: int, frame: Frame, view: BEVMap, folder: Path) -> list[Path]:
-        info = self.info(index)
-        if self.draw_labels and view.labels is None:
-            raise DataError(
-                f"no vector map of sample {info['token']} is known that --labels could draw"
-            )
-        _tell_map(info["token"], view)
-        path = view.save(folder / MAP, info["token"], self.network, lidar_to_global(info))
-        by = f"{self.network} · probability ≥ {self.map_threshold:g}"
-        caption = f"{info['token']} · {by}"
-        paths = [path, *save_figures({"map": draw_map(frame, view)}, caption, folder)]
-        if frame.images:
-            figure = draw_map_cameras(frame, view, ground_plane(info), self.draw_labels)
-            caption = f"{info['token']} · {'vector map' if self.draw_labels else by}"
-            paths += save_figures({"map_cameras": figure}, caption, folder)
-        return paths
-
-    def _as_json(self, info: Mapping[str, Any], predicted: Boxes) -> dict[str, Any]:
-        matrix = lidar_to_global(info)
-        boxes = describe(predicted)
-        if matrix is not None:
-            for box, placed in zip(boxes, to_global(predicted, matrix), strict=True):
-                box["global"] = placed
-        return {
-            "sample": info["token"],
-            "network": self.network,
-            "score_threshold": self.threshold,
-            "lidar_to_global": None if matrix is None else matrix.tolist(),
-            "boxes": boxes,
+    Raises:
+        CheckpointError: the weights cannot be read or do not fit.
+        ConfigError, DataError: from the dataset, or a sample that it does not have.
+        NonFiniteError: a prediction is NaN or infinite.
+        OutputError: a folder holds predictions of another network, or cannot be written.
+    """
+    config = load_config(options.cfg_file, options.overrides)
+    if options.folder is not None:
+        config.DATA_CONFIG |= {
+            "DATASET": "FrameFolderDataset",
+            "DATA_PATH": str(options.folder),
         }
-
-    def _frame(self, index: int, predicted: Boxes, detects: bool) -> Frame:
-        """Everything to draw: also a sensor that the network does not use, when its files exist.
-
-        Annotated boxes are left out of the pictures of a network that does not detect any.
-        """
-        info, root = self.info(index), Path(self.trial.dataset.root_path)
-        lidar = root / info.get("lidar_path", "")
-        points, read = None, getattr(self.trial.dataset, "read_points", read_points)
-        if lidar.is_file():
-            points = remove_ego_points(read(lidar, info["token"]))
-        x_min, y_min, _, x_max, y_max, _ = map(float, self.config.DATA_CONFIG.POINT_CLOUD_RANGE)
-        return Frame(
-            images=tuple(
-                _camera_image(name, root / camera["data_path"], info["token"], camera)
-                for name, camera in info.get("cams", {}).items()
-                if (root / camera["data_path"]).is_file()
-            ),
-            points=points,
-            predicted=predicted,
-            truth=self.truth(index) if detects else None,
-            extent=(x_min, x_max, y_min, y_max),
-        )
+    device = distributed.start("none", options.device).device
+    loaded = load_model(
+        config, options.split, device, options.ckpt, seed=options.seed, logger=logger
+    )
+    network = f"{options.cfg_file.stem}, {loaded.origin}"
+    predictor = Predictor(
+        loaded,
+        config,
+        device,
+        options.score_threshold,
+        network,
+        options.map_threshold,
+        options.labels,
+    )
+    chosen = _choose(options, config, predictor)
+    refuse_other_networks([folder for _, folder in chosen], network)
+    written = [predictor.save(index, folder) for index, folder in chosen]
+    films = save_films(written, options.seconds_per_frame, chosen[0][1].parent)
+    return [path for paths in written for path in paths] + films
 
 
-def _camera_image(name: str, path: Path, token: str, camera: Mapping[str, Any]) -> CameraImage:
-    image = load_image(path, token)
-    check_view(path, token, camera, image.size)
-    return CameraImage(name, image, camera_matrices(camera)["lidar2image"])
-
-
-def _tell(token: str, everything: Boxes, predicted: Boxes, threshold: float) -> None:
-    count = f"{len(predicted)} of {len(everything)}"
-    scores = () if everything.scores is None else everything.scores
-    best = f", the best {max(scores):.3f}" if len(scores) else ""
-    logger.info("%s: %s boxes score at least %g%s", token, count, threshold, best)
-
-
-def _tell_map(token: str, view: BEVMap) -> None:
-    """Per class the share of the map that it covers, and how right that is."""
-    shares, iou = view.masks.mean(axis=(1, 2)), view.iou()
-    words = []
-    for number, name in enumerate(view.classes):
-        told = f"{name} {100 * shares[number]:.1f} %"
-        if iou is not None and not np.isnan(iou[number]):
-            told += f" (IoU {100 * iou[number]:.1f} %)"
-        words.append(told)
-    logger.info("%s: of the map %s", token, ", ".join(words))
-
-
-def describe(boxes: Boxes) -> list[dict[str, Any]]:
-    """Predicted boxes as JSON objects: ``name``, ``score`` and, under ``lidar``, the box itself."""
-    assert boxes.scores is not None
-    return [
-        {
-            "name": name,
-            "score": float(score),
-            "lidar": {
-                "center": values[:3].tolist(),
-                "size": values[3:6].tolist(),
-                "yaw": float(values[6]),
-                "velocity": values[7:9].tolist() if np.isfinite(values[7:9]).all() else None,
-            },
-        }
-        for name, score, values in zip(boxes.names, boxes.scores, boxes.values, strict=True)
+def _choose(options: InferOptions, config: Any, predictor: Predictor) -> list[tuple[int, Path]]:
+    """Positions of the chosen samples, and the folder that each is written to."""
+    dataset = predictor.loaded.dataset
+    if options.scene is not None:
+        frames = _timeline(dataset, config).frames(options.scene)
+        place = options.output_dir / file_name(options.scene, "a scene")
+        return [
+            (predictor.loaded.index_of(info["token"]), place / f"{number:03d}")
+            for number, info in enumerate(frames)
+        ]
+    if options.folder is not None:
+        indices = list(range(len(dataset)))
+    elif options.sample is not None:
+        indices = [predictor.loaded.index_of(options.sample)]
+    else:
+        indices = [options.index]
+    tokens = [
+        file_name(predictor.info(index)["token"], "the token of a sample") for index in indices
     ]
+    return [(index, options.output_dir / one) for index, one in zip(indices, tokens, strict=True)]
+
+
+def _timeline(dataset: Any, config: Any) -> Timeline:
+    if hasattr(dataset, "timeline"):
+        return dataset.timeline
+    # OpenPCDet's own dataset does not know scenes, its tables do.
+    scenes = scenes_of_samples(Path(dataset.root_path), config.DATA_CONFIG.VERSION)
+    return Timeline(dataset.infos, scenes)
+
+
+def refuse_other_networks(folders: Iterable[Path], network: str) -> None:
+    """Check before anything is predicted that no folder holds predictions of another network.
+
+    Pictures and films would otherwise show one network, and files that stay another.
+
+    Args:
+        network: description of configuration and weights, as in the files.
+
+    Raises:
+        OutputError: naming the file, the other network and what to do.
+    """
+    for folder in folders:
+        for path in (folder / BOXES, folder / MAP):
+            if not path.exists():
+                continue
+            other = _network(path)
+            if other != network:
+                raise OutputError(
+                    f"{path} was predicted by {brief(other)}, and this is {brief(network)}; choose "
+                    f"another --output_dir, or remove {folder}"
+                )
+
+
+def _network(path: Path) -> str:
+    """The network that a file of predictions names."""
+    try:
+        if path.name == MAP:
+            with np.load(path, allow_pickle=False) as content:
+                return str(content["network"])
+        return str(read_json(path, "the predictions", "remove it")["network"])
+    except Exception:  # damaged files and archives raise nearly anything
+        return "something else"
+
+
+def save_films(written: list[list[Path]], seconds: float, folder: Path) -> list[Path]:
+    """Films of several samples, each of the pictures that were written; returns their paths."""
+    films = []
+    for name, (pictures, width) in FILMS.items():
+        shown = [[path for path in paths if path.name in pictures] for paths in written]
+        if len(shown) > 1 and shown[0]:
+            frames = [film_frame(paths, width) for paths in shown]
+            films.append(save_film(frames, seconds, folder / name))
+    return films

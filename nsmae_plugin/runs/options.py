@@ -96,6 +96,38 @@ def add_run_arguments(parser: argparse.ArgumentParser, ckpt: str, pretrained_mod
     add_overrides(parser)
 
 
+@dataclass(frozen=True, kw_only=True)
+class ModelOptions:
+    """A network and the data that it is applied to, in one process.
+
+    Attributes:
+        cfg_file: YAML configuration.
+        ckpt: checkpoint file or folder, whose newest is taken; None: an untrained network.
+        split: ``train`` or ``test``, of DATA_CONFIG.INFO_PATH.
+        device: see :func:`nsmae_plugin.runtime.distributed.start`.
+        seed: of the masks, and of the weights of an untrained network.
+        overrides: ``KEY VALUE`` pairs for the configuration.
+    """
+
+    cfg_file: Path
+    ckpt: Path | None = None
+    split: str = "test"
+    device: str = "auto"
+    seed: int = 0
+    overrides: Sequence[str] = ()
+
+
+def add_model_arguments(parser: argparse.ArgumentParser) -> None:
+    """The flags of :class:`ModelOptions`."""
+    add = parser.add_argument
+    add("--cfg_file", type=Path, required=True)
+    add("--ckpt", type=Path, help="file or folder (default: an untrained network)")
+    add("--split", choices=SPLITS, help="default: test")
+    add("--device", choices=DEVICES)
+    add("--seed", type=int, help="of the masks and of an untrained network")
+    add_overrides(parser)
+
+
 def add_overrides(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--set",

@@ -1,4 +1,4 @@
-"""What a network says of one sample, as plain arrays."""
+"""The prediction for one sample, as plain arrays."""
 
 from __future__ import annotations
 
@@ -15,10 +15,12 @@ from nsmae_plugin.formats.maps.map_classes import map_classes
 from nsmae_plugin.geometry.bev_grid import map_grid
 from nsmae_plugin.geometry.boxes import Boxes, make_boxes
 
+BOXES, MAP = "boxes.json", "map.npz"  # the files that a prediction is written to
+
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a network says of one sample; None for what it does not predict.
+    """Boxes and map of one sample; None for what the network does not predict.
 
     Attributes:
         boxes: all of them, best first, in the LiDAR frame.
@@ -84,3 +86,21 @@ def _map(
         labels=None if labels is None else np.asarray(labels[0], dtype=bool),
         threshold=threshold,
     )
+
+
+def describe(boxes: Boxes) -> list[dict[str, Any]]:
+    """Predicted boxes as JSON objects: ``name``, ``score`` and, under ``lidar``, the box itself."""
+    assert boxes.scores is not None
+    return [
+        {
+            "name": name,
+            "score": float(score),
+            "lidar": {
+                "center": values[:3].tolist(),
+                "size": values[3:6].tolist(),
+                "yaw": float(values[6]),
+                "velocity": values[7:9].tolist() if np.isfinite(values[7:9]).all() else None,
+            },
+        }
+        for name, score, values in zip(boxes.names, boxes.scores, boxes.values, strict=True)
+    ]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import sys
 import time
 from dataclasses import dataclass
 from datetime import datetime
@@ -22,8 +21,8 @@ from nsmae_plugin.errors import CheckpointError, ConfigError
 from nsmae_plugin.evaluation import checkpoints, prediction_loop
 from nsmae_plugin.evaluation.history import History
 from nsmae_plugin.formats.nuscenes import devkit
+from nsmae_plugin.runs.loaded_model import data_of_split
 from nsmae_plugin.runs.options import RunOptions
-from nsmae_plugin.runs.prepare import data_of_split
 from nsmae_plugin.runtime import distributed, files
 from nsmae_plugin.runtime.distributed import World
 from nsmae_plugin.training import checkpoint, run_log
@@ -151,7 +150,8 @@ def _build(options: TestOptions, config: Any, world: World) -> TestSession:
     if options.split != "test":
         config.DATA_CONFIG = data_of_split(config.DATA_CONFIG, options.split)
     folder = options.folder / "eval"
-    logger = _start_log(world, folder)
+    distributed.on_main(lambda: files.make_folder(folder))
+    logger = run_log.start_log(folder, f"log_eval_{datetime.now():%Y%m%d-%H%M%S}.txt", world)
     dataset, loader, _ = build_dataloader(
         config.DATA_CONFIG,
         config.CLASS_NAMES,
@@ -169,15 +169,6 @@ def _build(options: TestOptions, config: Any, world: World) -> TestSession:
     split = config.DATA_CONFIG.DATA_SPLIT["test"]
     history = History(folder if world.is_main else None, split, options.eval_tag)
     return TestSession(options, config, world, logger, loader, model, history)
-
-
-def _start_log(world: World, folder: Path) -> logging.Logger:
-    distributed.on_main(lambda: files.make_folder(folder))
-    file = folder / distributed.from_main(f"log_eval_{datetime.now():%Y%m%d-%H%M%S}.txt")
-    logger = run_log.create_logger(file, world.rank)
-    logger.info("command: %s", " ".join(sys.argv))
-    logger.info("host %s, %d x %s", host.NAME, world.size, world.device)
-    return logger
 
 
 def _evaluate_all(session: TestSession) -> None:

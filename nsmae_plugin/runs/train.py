@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import secrets
 import shlex
@@ -23,17 +24,15 @@ import nsmae_plugin
 from nsmae_plugin import host
 from nsmae_plugin.config.load import load_config, plain
 from nsmae_plugin.data.loader import EpochSampler, RestartableLoader, build_dataloader
-from nsmae_plugin.detectors.outputs import RENDERINGS
 from nsmae_plugin.errors import ConfigError
-from nsmae_plugin.evaluation import prediction_loop, reconstruction
-from nsmae_plugin.evaluation.reconstruction_table import format_table
+from nsmae_plugin.evaluation.between_epochs import build_evaluation
 from nsmae_plugin.host import hooks
 from nsmae_plugin.optimization import optim
 from nsmae_plugin.runs.options import RunOptions
 from nsmae_plugin.runtime import distributed, files
 from nsmae_plugin.runtime.distributed import World
 from nsmae_plugin.runtime.random_state import FIXED_SEED, seed_everything
-from nsmae_plugin.training import checkpoint, engine, run_log, run_state, settings, transfer
+from nsmae_plugin.training import checkpoint, config_changes, engine, run_log, run_state, transfer
 from nsmae_plugin.training.checkpoint_manager import CheckpointManager, to_resume
 from nsmae_plugin.training.precision import fit_precision
 from nsmae_plugin.training.run_state import Progress, Run, RunSettings
@@ -118,7 +117,8 @@ def _build(
 ) -> tuple[Session, RestartableLoader, EpochSampler]:
     """Build data, model and optimiser, and restore the run that is to be resumed."""
     folder, loop = options.folder, _loop_options(options, config)
-    logger = _start_log(world, folder)
+    logger = run_log.start_log(folder, f"train_{datetime.now():%Y%m%d-%H%M%S}.log", world)
+    logger.info("output in %s", folder)
     source = distributed.on_main(
         lambda: to_resume(folder / "ckpt", options.ckpt, options.pretrained_model)
     )
@@ -134,7 +134,7 @@ def _build(
         "precision": str(loop.amp_dtype or torch.float32).removeprefix("torch."),
     }
     if source:
-        settings.check_resume(content, source, config, facts["precision"], logger)
+        config_changes.check_resume(content, source, config, facts["precision"], logger)
     batch_size = options.batch_per_process(config, world)
     load = partial(
         build_dataloader,
@@ -147,23 +147,23 @@ def _build(
         logger=logger,
     )
     dataset, loader, sampler = load(training=True, seed=seed)
-    fixed = _run_settings(options, config, world, seed, batch_size, len(loader))
+    settings = _run_settings(options, config, world, seed, batch_size, len(loader))
     model = host.build_network(config.MODEL, len(config.CLASS_NAMES), dataset).to(world.device)
     fit_precision(model, loop.amp_dtype)
     if options.pretrained_model and not source:
         facts["pretrained_model"] = str(options.pretrained_model.resolve())
         transfer.load_pretrained(model, options.pretrained_model, logger, options.partial_weights)
-    run = _build_run(model, config, world, fixed, loop.amp_dtype, options.sync_bn)
+    run = _build_run(model, config, world, settings, loop.amp_dtype, options.sync_bn)
     if source:
-        run_state.restore(run, fixed, content, source, world.rank)
+        run_state.restore(run, settings, content, source, world.rank)
         logger.info("RESUMED from %s: %s", source, run.progress)
     # Only now, when it is certain that the run can be resumed.
     copy = folder / f"{options.cfg_file.stem}.yaml"
     distributed.on_main(lambda: run_log.write_config(config, copy))
-    _log_settings(fixed, run, logger)
+    _log_settings(settings, run, logger)
     session = Session(
         run=run,
-        settings=fixed,
+        settings=settings,
         options=loop,
         world=world,
         checkpoints=CheckpointManager(folder / "ckpt", options.max_ckpt_save_num, source),
@@ -171,9 +171,9 @@ def _build(
         logger=logger,
         facts=facts,
         command=command_to_resume(options.launcher, sys.argv),
-        evaluate=evaluate or _build_evaluation(options, config, world, model, load, logger),
+        evaluate=evaluate or _evaluation(options, config, world, model, load, logger),
         before_epoch=hooks.build_hook(
-            config.get("HOOK"), dataset, loader.restart_workers, fixed.epochs, logger
+            config.get("HOOK"), dataset, loader.restart_workers, settings.epochs, logger
         ),
     )
     return session, loader, sampler
@@ -195,22 +195,13 @@ def command_to_resume(launcher: str, words: list[str]) -> str:
 
 
 def _choose_seed(options: TrainOptions, content: dict[str, Any]) -> int:
-    """The seed asked for, else that of the run to resume, else a random one; for all processes."""
+    """The seed of the options, else of the run to resume, else a random one; for all processes."""
     seed = FIXED_SEED if options.seed is None and options.fix_random_seed else options.seed
     if seed is None:
         seed = content.get("plan", {}).get("seed", secrets.randbelow(2**31))
     else:
         torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
     return distributed.from_main(seed)
-
-
-def _start_log(world: World, folder: Path) -> logging.Logger:
-    name = distributed.from_main(f"train_{datetime.now():%Y%m%d-%H%M%S}.log")
-    logger = run_log.create_logger(folder / name, world.rank)
-    logger.info("command: %s", " ".join(sys.argv))
-    logger.info("host %s, %d x %s", host.NAME, world.size, world.device)
-    logger.info("output in %s", folder)
-    return logger
 
 
 def _run_settings(
@@ -250,7 +241,7 @@ def _build_run(
     model: nn.Module,
     config: Any,
     world: World,
-    fixed: RunSettings,
+    settings: RunSettings,
     amp_dtype: torch.dtype | None,
     sync_bn: bool,
 ) -> Run:
@@ -266,34 +257,27 @@ def _build_run(
         model=distributed.wrap(model, world, sync_bn),
         optimizer=optimizer,
         scheduler=optim.build_scheduler(
-            optimizer, optimization, fixed.total_steps, fixed.steps_per_epoch
+            optimizer, optimization, settings.total_steps, settings.steps_per_epoch
         ),
         scaler=scaler,
         progress=Progress(),
     )
 
 
-def _log_settings(fixed: RunSettings, run: Run, logger: logging.Logger) -> None:
-    logger.info(
-        "effective batch %d = %d per process x %d processes x %d accumulated",
-        fixed.batch_size * fixed.world_size * fixed.accumulate_steps,
-        fixed.batch_size,
-        fixed.world_size,
-        fixed.accumulate_steps,
-    )
-    logger.info(
-        "%d epochs x %d steps = %d steps", fixed.epochs, fixed.steps_per_epoch, fixed.total_steps
-    )
-    count = sum(one.numel() for group in run.optimizer.param_groups for one in group["params"])
-    logger.info(
-        "%s: %.2f M trained parameters, learning rate now %.3g",
-        type(distributed.unwrap(run.model)).__name__,
-        count / 1e6,
-        run.optimizer.param_groups[0]["lr"],
-    )
+def _log_settings(settings: RunSettings, run: Run, logger: logging.Logger) -> None:
+    factors = settings.batch_size, settings.world_size, settings.accumulate_steps
+    words = "effective batch %d = %d per process x %d processes x %d accumulated"
+    logger.info(words, math.prod(factors), *factors)
+    epochs, steps = settings.epochs, settings.steps_per_epoch
+    logger.info("%d epochs x %d steps = %d steps", epochs, steps, settings.total_steps)
+    name = type(distributed.unwrap(run.model)).__name__
+    groups = run.optimizer.param_groups
+    count = sum(one.numel() for group in groups for one in group["params"]) / 1e6
+    words = "%s: %.2f M trained parameters, learning rate now %.3g"
+    logger.info(words, name, count, groups[0]["lr"])
 
 
-def _build_evaluation(
+def _evaluation(
     options: TrainOptions,
     config: Any,
     world: World,
@@ -301,29 +285,12 @@ def _build_evaluation(
     load: Callable[..., Any],
     logger: logging.Logger,
 ) -> Evaluate | None:
-    """Evaluation of the test split: boxes and maps, or the reconstruction of a pre-training."""
-    info_files = config.DATA_CONFIG.get("INFO_PATH")
+    """Evaluation of the test split between epochs, if there is one."""
+    data = config.DATA_CONFIG
+    info_files = data.get("INFO_PATH")
     nothing_to_read = info_files is not None and not info_files.get("test")
-    if options.eval_interval == 0 or nothing_to_read or "DATA_SPLIT" not in config.DATA_CONFIG:
+    if options.eval_interval == 0 or nothing_to_read or "DATA_SPLIT" not in data:
         return None
     dataset, loader, _ = load(training=False, seed=0)
-    results = options.folder / "eval/eval_with_train" / config.DATA_CONFIG.DATA_SPLIT["test"]
-
-    def reconstruct(model: nn.Module) -> dict[str, float]:
-        # With the masks that tools/evaluate_pretrain.py draws.
-        metrics = reconstruction.evaluate(model, loader, world.device)
-        table = format_table({"network": metrics}, distributed.unwrap(model).render_heads)
-        logger.info("reconstruction of the test split\n%s", table)
-        return metrics
-
-    def predict(model: nn.Module) -> dict[str, float]:
-        text, metrics = prediction_loop.evaluate(model, loader, world, results)
-        logger.info("predictions for the test split\n%s", text)
-        return metrics
-
-    if RENDERINGS in prediction_loop.outputs(model):
-        return reconstruct
-    if not hasattr(dataset, "evaluation"):
-        return None
-    prediction_loop.check_data(dataset, model)  # fail now, not after the first epoch
-    return predict
+    folder = options.folder / "eval" / "eval_with_train" / data.DATA_SPLIT["test"]
+    return build_evaluation(model, dataset, loader, world, folder, logger)

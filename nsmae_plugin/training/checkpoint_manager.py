@@ -13,7 +13,7 @@ LATEST = "latest_model.pth"
 
 
 def to_resume(folder: Path, ckpt: Path | None, pretrained: Path | None) -> Path | None:
-    """Which checkpoint a run goes on from: the one asked for, else the newest of its folder.
+    """Return the checkpoint to resume: the one given, else the newest of the folder, or None.
 
     Args:
         folder: where the run keeps its checkpoints.
@@ -34,7 +34,7 @@ def to_resume(folder: Path, ckpt: Path | None, pretrained: Path | None) -> Path 
         return None if ckpt is None else checkpoint.find(ckpt)
     if pretrained is not None:
         if checkpoint.started_from(found) == str(pretrained.resolve()):
-            return found  # the same command again, as when a job is queued anew
+            return found  # the same command again, as when a job is requeued
         raise ConfigError(
             f"{folder} holds checkpoints of another run ({found.name}), so --pretrained_model "
             "would be overwritten by them; give another --extra_tag to start a new run, or --ckpt "
@@ -44,7 +44,7 @@ def to_resume(folder: Path, ckpt: Path | None, pretrained: Path | None) -> Path 
 
 
 def _not_behind(asked: Path, newest: Path) -> Path:
-    """A checkpoint that is asked for, when the folder of the run holds no later one."""
+    """Return the given checkpoint if the folder of the run holds no later one."""
     position, last = checkpoint.peek(asked), checkpoint.peek(newest)
     if position and last and position < last:
         raise ConfigError(
@@ -59,7 +59,7 @@ class CheckpointManager:
 
     Args:
         max_kept: how many ``checkpoint_epoch_*.pth`` stay.
-        newest: the checkpoint that the run goes on from, if there is one.
+        newest: the checkpoint that the run resumes, if there is one.
     """
 
     def __init__(self, folder: Path, max_kept: int, newest: Path | None = None) -> None:

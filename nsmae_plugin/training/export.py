@@ -20,7 +20,7 @@ from nsmae_plugin import __version__
 from nsmae_plugin.config.load import load_config
 from nsmae_plugin.errors import CheckpointError, ConfigError
 from nsmae_plugin.runtime import files
-from nsmae_plugin.training import checkpoint, settings
+from nsmae_plugin.training import checkpoint, config_changes
 from nsmae_plugin.training.weights import (
     ENCODERS,
     GRID,
@@ -60,10 +60,10 @@ def export(
     _check_place(out, source)
     content = checkpoint.read(source)
     state = encoder_state(content["model_state"], source)
-    config = settings.of_run(content, source)
+    config = config_changes.of_run(content, source)
     if cfg_file:
         given = load_config(cfg_file)
-        settings.check_use(content, source, given, logger)
+        config_changes.check_use(content, source, given, logger)
         config = config or given
     manifest = build_manifest(content, state, source, config)
     files.make_folder(out.parent)

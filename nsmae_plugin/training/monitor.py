@@ -18,7 +18,7 @@ T = TypeVar("T")
 
 
 class Monitor:
-    """Collects the records of an epoch's steps, which are read from the device when asked for.
+    """Collects the records of an epoch's steps, which stay on the device until :meth:`read`.
 
     Args:
         bar: of the epoch.

@@ -11,9 +11,11 @@ from typing import Any
 import yaml
 from tensorboardX import SummaryWriter
 
+from nsmae_plugin import host
 from nsmae_plugin.config.load import plain
-from nsmae_plugin.runtime import files
+from nsmae_plugin.runtime import distributed, files
 from nsmae_plugin.runtime.command_line import RUN_LOGGER
+from nsmae_plugin.runtime.distributed import World
 from nsmae_plugin.training import metrics_file
 
 FORMAT = "%(asctime)s  %(levelname)5s  %(message)s"
@@ -52,6 +54,17 @@ def create_logger(
     for handler in handlers:
         handler.setFormatter(logging.Formatter(FORMAT))
         logger.addHandler(handler)
+    return logger
+
+
+def start_log(folder: Path, name: str, world: World) -> logging.Logger:
+    """Logger of a run, to rank 0's ``name`` in ``folder``; its first lines describe the process.
+
+    All processes must call together.
+    """
+    logger = create_logger(folder / distributed.from_main(name), world.rank)
+    logger.info("command: %s", " ".join(sys.argv))
+    logger.info("host %s, %d x %s", host.NAME, world.size, world.device)
     return logger
 
 

@@ -78,7 +78,7 @@ def capture(run: Run, settings: RunSettings, facts: Mapping[str, Any]) -> dict[s
     """The content of a checkpoint; all processes must call together.
 
     Args:
-        facts: what else it tells of the run: ``config``, ``config_tag``, ``host``, ``precision``.
+        facts: further entries: ``config``, ``config_tag``, ``host``, ``precision``.
     """
     return {
         **facts,

@@ -1,4 +1,4 @@
-"""Start a model from the weights of another one: a match by name, slot by slot."""
+"""Initialise a model with the weights of another one, matched by name and slot."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from nsmae_plugin.errors import CheckpointError
 from nsmae_plugin.models.view_transform import remedy
-from nsmae_plugin.training import checkpoint, layouts, settings, weights
+from nsmae_plugin.training import checkpoint, config_changes, layouts, weights
 from nsmae_plugin.training.weights import ENCODERS, GRID, slot_of, slots_of
 
 LEAST_SHARE = 0.5  # of the parameters of a head, or of an encoder that may match in part
@@ -204,7 +204,7 @@ def _compare(
     dataset = getattr(model, "dataset", None)
     manifest = content.get(weights.MANIFEST) or {}
     before: dict[str, Any] = {**(manifest.get("inputs") or {}), **(manifest.get("model") or {})}
-    config = None if manifest else settings.of_run(content, source)
+    config = None if manifest else config_changes.of_run(content, source)
     if config is not None:
         inputs, encoders = weights.told_by(config, source)
         before = inputs | encoders
@@ -219,7 +219,7 @@ def _compare(
         "CLASS_NAMES": list(dataset.class_names),
     }
     known = before.keys() & now.keys()
-    for change in settings.changes({key: before[key] for key in known}, now):
+    for change in config_changes.changes({key: before[key] for key in known}, now):
         if not change.is_free:
             logger.warning(
                 "  %s is %s here and was %s before", change.key, change.now, change.before

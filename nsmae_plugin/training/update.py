@@ -1,7 +1,7 @@
-"""One update of the weights, and what it leaves to be read: losses, gradient norm, samples.
+"""One update of the weights, and the record of its losses, gradient norms and samples.
 
-On a GPU a step only queues work. Numbers come to the host when somebody reads them, all of a
-:class:`StepRecord`, or of many of them, in one transfer; that is also when they are checked.
+On a GPU a step only queues work. :func:`read_records` transfers the numbers of one or more
+:class:`StepRecord` to the host at once, and checks them.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ LEAST_LOSS_SCALE = 1e-4  # of float16; what overflows below it is no matter of s
 
 
 class Problem(NamedTuple):
-    """A number that is not finite, in words; of a loss, or of a gradient."""
+    """Description of a loss or gradient that is not finite."""
 
     in_loss: bool
     words: str

@@ -9,7 +9,7 @@ from nsmae_plugin.errors import DataError
 from nsmae_plugin.evaluation.reconstruction_table import format_table
 from nsmae_plugin.models.bev_head import BEVRenderHead
 from nsmae_plugin.models.perspective_head import PerspectiveRenderHead
-from nsmae_plugin.runs.prepare import Trial, data_of_split
+from nsmae_plugin.runs.loaded_model import LoadedModel, data_of_split
 
 
 def test_table_has_a_row_per_measured_metric_and_a_column_per_predictor():
@@ -58,17 +58,17 @@ class TwoSamples:
 
 
 @pytest.fixture
-def trial() -> Trial:
-    return Trial(model=None, dataset=TwoSamples(), loader=SimpleNamespace(), origin="")
+def loaded() -> LoadedModel:
+    return LoadedModel(model=None, dataset=TwoSamples(), loader=SimpleNamespace(), origin="")
 
 
-def test_a_sample_is_found_by_its_token(trial):
-    assert trial.index_of("second") == 1
+def test_a_sample_is_found_by_its_token(loaded):
+    assert loaded.index_of("second") == 1
     with pytest.raises(DataError, match=r"'third'.*2 samples.*'first'"):
-        trial.index_of("third")
+        loaded.index_of("third")
 
 
 @pytest.mark.parametrize("index", [-1, 2])
-def test_a_sample_outside_the_split_is_refused(trial, index):
+def test_a_sample_outside_the_split_is_refused(loaded, index):
     with pytest.raises(DataError, match=rf"no sample {index}.*0 to 1"):
-        trial.batch_of(index)
+        loaded.batch_of(index)

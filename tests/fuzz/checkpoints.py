@@ -20,7 +20,7 @@ from torch import nn
 
 from nsmae_plugin.evaluation import checkpoints as evaluated
 from nsmae_plugin.optimization.optim import build_optimizer, build_scheduler
-from nsmae_plugin.training import checkpoint, export, run_state, settings, transfer, weights
+from nsmae_plugin.training import checkpoint, config_changes, export, run_state, transfer, weights
 from tests.fuzz.harness import Case, Draw
 from tests.fuzz.mutate import INF, JSON_JUNK, JUNK, NAN, mutate_bytes, mutate_value
 from tests.helpers.toys import CONFIG, ToyDetector
@@ -130,8 +130,8 @@ def checkpoints(folder: Path) -> Draw:
 
     def compared(path: Path) -> bool:
         content = checkpoint.read(path)
-        settings.check_resume(content, path, config, "float32", LOGGER)
-        settings.check_use(content, path, config, LOGGER)
+        config_changes.check_resume(content, path, config, "float32", LOGGER)
+        config_changes.check_use(content, path, config, LOGGER)
         return True
 
     readers: dict[str, Callable[[Path], bool]] = {

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from nsmae_plugin.config.load import load_config
-from nsmae_plugin.runs.prepare import prepare
+from nsmae_plugin.runs.loaded_model import load_model
 from nsmae_plugin.training import checkpoint
 from tests.helpers.oracle_runs import run_tool, scalars
 from tests.helpers.paths import TINY
@@ -23,7 +23,7 @@ def settings(tmp_path, monkeypatch, synthetic_root):
     """Arguments for the recipe on small images; a run of it lies in the working directory."""
     monkeypatch.chdir(tmp_path)
     overrides = ["DATA_CONFIG.DATA_PATH", str(synthetic_root), *SMALL_CAMERA]
-    model = prepare(load_config(RECIPE, overrides), "test", "cpu").model
+    model = load_model(load_config(RECIPE, overrides), "test", "cpu").model
     folder = tmp_path / RUN / "ckpt"
     folder.mkdir(parents=True)
     content = {"epoch": 2, "it": 6, "model_state": model.state_dict()}

@@ -9,7 +9,7 @@ from nsmae_plugin.config.load import load_config
 from nsmae_plugin.formats.infos import read_infos
 from nsmae_plugin.formats.nuscenes.scenes import scenes_of_samples
 from nsmae_plugin.geometry.boxes import lidar_to_global
-from nsmae_plugin.runs.prepare import prepare
+from nsmae_plugin.runs.loaded_model import load_model
 from tests.helpers import oracle
 from tests.helpers.oracle import PICTURES, SHIFT, boxes_of, call
 from tests.helpers.paths import TINY
@@ -125,7 +125,7 @@ def test_a_network_that_predicts_no_boxes_is_an_error(synthetic_root, tmp_path, 
     config = load_config(
         TINY / "nsmae_pretrain_lidar.yaml", ["DATA_CONFIG.DATA_PATH", str(synthetic_root)]
     )
-    model = prepare(config, "test", torch.device("cpu")).model
+    model = load_model(config, "test", torch.device("cpu")).model
     weights = tmp_path / "nsmae.pth"
     oracle.checkpoint.write({"epoch": 0, "it": 0, "model_state": model.state_dict()}, weights)
     arguments = ["--cfg_file", TINY / "nsmae_pretrain_lidar.yaml", "--ckpt", weights, "--index", 0]

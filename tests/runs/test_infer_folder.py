@@ -13,7 +13,7 @@ from nsmae_plugin.data.frame_folder import NAME, FrameFolderDataset
 from nsmae_plugin.data.pipeline import LIDAR_PROCESSORS
 from nsmae_plugin.formats.infos import read_infos
 from nsmae_plugin.geometry.boxes import lidar_to_global
-from nsmae_plugin.runs.prepare import prepare
+from nsmae_plugin.runs.loaded_model import load_model
 from tests.helpers import oracle
 from tests.helpers.oracle import PICTURES, SHIFT, boxes_of, call
 from tests.helpers.paths import TINY
@@ -73,10 +73,10 @@ def test_a_folder_gives_the_network_what_the_database_gives(
     export(infos, synthetic_root / "v1.0-mini", tmp_path)
     device = torch.device("cpu")
     config = load_config(settings[1])
-    database = prepare(config, "test", device)
+    database = load_model(config, "test", device)
     config.DATA_CONFIG |= {"DATASET": "FrameFolderDataset", "DATA_PATH": str(tmp_path)}
     host.register("dataset", "FrameFolderDataset", FrameFolderDataset)
-    folder = prepare(config, "test", device)
+    folder = load_model(config, "test", device)
     assert len(folder.dataset) == len(infos)
     for index in range(len(infos)):
         first, second = database.batch_of(index), folder.batch_of(index)

@@ -9,7 +9,8 @@ from nsmae_plugin.config.load import load_config
 from nsmae_plugin.formats.infos import read_infos
 from nsmae_plugin.formats.nuscenes.scenes import scenes_of_samples
 from nsmae_plugin.geometry.boxes import lidar_to_global
-from nsmae_plugin.runs.prepare import prepare
+from nsmae_plugin.runs.infer import save_films
+from nsmae_plugin.runs.loaded_model import load_model
 from tests.helpers import map_oracle, oracle
 from tests.helpers.map_oracle import MAP_CONFIG
 from tests.helpers.oracle import boxes_of, call
@@ -51,8 +52,8 @@ def test_the_map_of_a_sample_is_that_of_the_network(arguments, infos, tmp_path, 
     paths = call(capsys, *settings, "--index", 1, "--output_dir", tmp_path)
     assert paths == [tmp_path / infos[1]["token"] / name for name in MAP_FILES]
     content = arrays(paths[0])
-    trial = prepare(load_config(settings[1]), "test", torch.device("cpu"))
-    labels = trial.batch_of(1)["gt_masks_bev"][0]
+    loaded = load_model(load_config(settings[1]), "test", torch.device("cpu"))
+    labels = loaded.batch_of(1)["gt_masks_bev"][0]
     assert labels.any()
     np.testing.assert_array_equal(content["labels"], labels)
     # 0.9 and 0.1 in half precision.
@@ -120,8 +121,8 @@ def test_films_are_of_what_was_written_for_several_samples(tmp_path):
         samples.append([folder / name for name in MAP_FILES])
         for path in samples[-1][1:]:
             Image.new("RGB", (300, 200 + 100 * number)).save(path)
-    assert oracle.infer.save_films(samples[:1], 0.5, tmp_path) == []
-    (film,) = oracle.infer.save_films(samples, 0.5, tmp_path)
+    assert save_films(samples[:1], 0.5, tmp_path) == []
+    (film,) = save_films(samples, 0.5, tmp_path)
     assert film == tmp_path / "map.gif"
     with Image.open(film) as images:
         assert images.n_frames == 2

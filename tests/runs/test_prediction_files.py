@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from nsmae_plugin.errors import OutputError
-from nsmae_plugin.runs.prediction_files import BOXES, MAP, refuse_other_networks
+from nsmae_plugin.runs.infer import refuse_other_networks
+from nsmae_plugin.runs.prediction import BOXES, MAP
 
 
 def write(folder, boxes=None, of_map=None):

@@ -10,7 +10,7 @@ import torch
 from nsmae_plugin import host
 from nsmae_plugin.config.load import load_config
 from nsmae_plugin.evaluation.reconstruction import evaluate
-from nsmae_plugin.runs.prepare import prepare
+from nsmae_plugin.runs.loaded_model import load_model
 from nsmae_plugin.training import checkpoint
 from tests.helpers.paths import TINY
 from tools import evaluate_pretrain, visualize
@@ -36,8 +36,8 @@ def config(synthetic_root):
 
 
 @pytest.fixture(scope="module")
-def trial(config):
-    return prepare(config, "test", CPU)
+def loaded(config):
+    return load_model(config, "test", CPU)
 
 
 @pytest.mark.parametrize(
@@ -69,27 +69,27 @@ def test_a_missing_checkpoint_is_an_error(synthetic_root, tmp_path, capsys):
     assert "absent.pth" in capsys.readouterr().err
 
 
-def test_the_newest_checkpoint_of_a_folder_is_loaded(trial, config, tmp_path):
-    state = {name: value + 1 for name, value in trial.model.state_dict().items()}
+def test_the_newest_checkpoint_of_a_folder_is_loaded(loaded, config, tmp_path):
+    state = {name: value + 1 for name, value in loaded.model.state_dict().items()}
     content = {"epoch": 3, "it": 12, "model_state": state}
     checkpoint.write(content, tmp_path / "checkpoint_epoch_3.pth")
-    loaded = prepare(config, "test", CPU, tmp_path)
+    loaded = load_model(config, "test", CPU, tmp_path)
     assert loaded.origin == "after 3 epochs, 12 steps"
     for name, value in loaded.model.state_dict().items():
         torch.testing.assert_close(value, state[name])
 
 
-def test_masks_of_a_sample_are_always_the_same(trial):
-    first, second = trial.batch_of(1), trial.batch_of(1)
-    other = trial.batch_of(0)
+def test_masks_of_a_sample_are_always_the_same(loaded):
+    first, second = loaded.batch_of(1), loaded.batch_of(1)
+    other = loaded.batch_of(0)
     np.testing.assert_array_equal(first["image_patch_mask"], second["image_patch_mask"])
     assert (first["image_patch_mask"] != other["image_patch_mask"]).any()
-    assert first["metadata"][0]["token"] == trial.dataset.infos[1]["token"]
+    assert first["metadata"][0]["token"] == loaded.dataset.infos[1]["token"]
 
 
-def test_losses_are_the_errors_over_the_whole_split(trial):
-    metrics = evaluate(trial.model, trial.loader, CPU)
-    assert metrics["samples"] == len(trial.dataset)
+def test_losses_are_the_errors_over_the_whole_split(loaded):
+    metrics = evaluate(loaded.model, loaded.loader, CPU)
+    assert metrics["samples"] == len(loaded.dataset)
     # The model averages in float32, batch by batch; the metrics sum in float64.
     assert metrics["loss_rgb"] == pytest.approx(metrics["rgb_mse"], rel=1e-4)
     assert metrics["loss_depth"] == pytest.approx(metrics["depth_mae"], rel=1e-4)
@@ -97,10 +97,11 @@ def test_losses_are_the_errors_over_the_whole_split(trial):
     assert {"depth_mae_hidden", "bev_depth_mae_hidden", "rgb_psnr_masked"} <= metrics.keys()
 
 
-def test_training_goes_on_after_an_evaluation(trial, config):
-    model = prepare(config, "test", CPU).model.train()  # its own: the others keep theirs untrained
-    evaluate(model, [trial.batch_of(0)], CPU)
-    losses, _, _ = model(host.to_device(trial.batch_of(0), CPU))
+def test_training_goes_on_after_an_evaluation(loaded, config):
+    # A model of its own: that of the fixture stays untrained.
+    model = load_model(config, "test", CPU).model.train()
+    evaluate(model, [loaded.batch_of(0)], CPU)
+    losses, _, _ = model(host.to_device(loaded.batch_of(0), CPU))
     losses["loss"].backward()
     assert all(weight.grad is not None for weight in model.parameters())
 
@@ -119,10 +120,13 @@ def test_tool_measures_beside_the_trivial_predictors(synthetic_root, capsys):
     assert results["untrained"]["bev_depth_mae_hidden"] > 0
 
 
-def test_an_untrained_network_is_measured_beside_a_trained_one(trial, synthetic_root, tmp_path):
-    content = {"epoch": 1, "it": 1, "model_state": trial.model.state_dict()}
+def test_an_untrained_network_is_measured_beside_a_trained_one(
+    loaded, synthetic_root, tmp_path, capsys
+):
+    content = {"epoch": 1, "it": 1, "model_state": loaded.model.state_dict()}
     checkpoint.write(content, tmp_path / "checkpoint_epoch_1.pth")
     arguments = ["--device", "cpu", "--untrained", "--ckpt", str(tmp_path)]
     arguments += settings("nsmae_pretrain", synthetic_root)
-    results, _ = evaluate_pretrain.run(evaluate_pretrain.parse_arguments(arguments))
+    assert evaluate_pretrain.main(["--json", *arguments]) == 0
+    results = json.loads(capsys.readouterr().out)
     assert results["trained"] == pytest.approx(results["untrained"])

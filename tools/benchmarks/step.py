@@ -25,6 +25,7 @@ from torch.amp import GradScaler
 from nsmae_plugin import host
 from nsmae_plugin.config.load import load_config
 from nsmae_plugin.data.masking import hidden_subset, image_patch_mask
+from nsmae_plugin.detectors.outputs import RENDERINGS, outputs_of
 from nsmae_plugin.errors import ConfigError
 from nsmae_plugin.ops.pooling_plan import build_plan
 from nsmae_plugin.optimization.optim import build_optimizer, build_scheduler
@@ -51,7 +52,9 @@ def build_model(config: Any, variant: str = "factorised") -> Any:
     """
     nsmae_plugin.register()
     torch.manual_seed(0)
-    config, pretraining = copy.deepcopy(config), config.MODEL.NAME == "NSMAE"
+    config = copy.deepcopy(config)
+    detector = host.lookup("detector", config.MODEL.NAME)
+    pretraining = RENDERINGS in outputs_of(detector, config.MODEL)
     name = (config.MODEL.get("VTRANSFORM") or {}).get("NAME")
     if variant == "openpcdet" and not pretraining and name == "FactorizedDepthLSSTransform":
         config.MODEL.VTRANSFORM.NAME = "DepthLSSTransform"

@@ -1,4 +1,4 @@
-"""Whether pre-training helped: the statistics of finished trials, and a table of them."""
+"""Compare the finished trials from scratch and from pre-trained weights."""
 
 from __future__ import annotations
 

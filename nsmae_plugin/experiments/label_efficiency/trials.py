@@ -3,7 +3,7 @@
 A trial fine-tunes one detector, from scratch or from pre-trained weights, on a fraction of the
 labels with one seed, and evaluates it. It lives in a run folder of its own,
 ``<output_dir>/<group>/<config>/<tag>/<arm>_<fraction>_seed<seed>``, whose ``trial.json`` tells how
-far it is and with what settings. A record is trusted only for the settings that it was made with.
+far it is and which settings it has. A record counts only for the settings that it was made with.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class Experiment:
         weights: what the pre-trained arm starts from; None leaves that arm out.
         overrides: ``KEY VALUE`` pairs for the configuration, of training and evaluation.
         train_args, test_args: further words for ``tools/train.py`` and ``tools/test.py``.
-        plumbing: words for both that change no result, such as ``--workers 2``.
+        process_args: words for both that do not change the result, such as ``--workers 2``.
         processes: of one training, joined by torchrun when there are several.
     """
 
@@ -58,7 +58,7 @@ class Experiment:
     overrides: tuple[str, ...] = ()
     train_args: tuple[str, ...] = ()
     test_args: tuple[str, ...] = ()
-    plumbing: tuple[str, ...] = ()
+    process_args: tuple[str, ...] = ()
     processes: int = 1
     _settings: dict[Trial, Settings] = field(default_factory=dict, init=False, repr=False)
 
@@ -112,7 +112,7 @@ class Experiment:
         return [*self.overrides, *(word for pair in labels.items() for word in pair)]
 
     def train_command(self, trial: Trial) -> list[str]:
-        """Starts the training, or goes on with it where the trial's checkpoints end."""
+        """Starts the training, or resumes it from the trial's newest checkpoint."""
         begun = any((self.trial_folder(trial) / "ckpt").glob("*.pth"))
         # A resumed run starts from its own checkpoint and refuses other weights.
         start = trial.arm == PRETRAINED and not begun
@@ -136,7 +136,7 @@ class Experiment:
         launcher = ["--launcher", "pytorch"] if several else []
         place = ["--extra_tag", f"{self.tag}/{trial.name}", "--output_dir", str(self.output_dir)]
         cfg = ["--cfg_file", str(self.cfg_file)]
-        return [*start, *cfg, *place, *launcher, *self.plumbing]
+        return [*start, *cfg, *place, *launcher, *self.process_args]
 
     def stage(self, trial: Trial) -> str:
         """How far a trial is, in a word."""

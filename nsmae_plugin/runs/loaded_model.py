@@ -1,8 +1,7 @@
-"""A network and the data to try it on, from a configuration and a checkpoint."""
+"""A network with its weights, and the split of the data that it is applied to."""
 
 from __future__ import annotations
 
-import argparse
 import copy
 import logging
 from dataclasses import dataclass
@@ -10,44 +9,24 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 from torch.utils.data import DataLoader
 
 import nsmae_plugin
 from nsmae_plugin import host
 from nsmae_plugin.data.loader import Draw, build_dataloader
 from nsmae_plugin.errors import DataError
-from nsmae_plugin.training import checkpoint, settings
-
-SPLITS = ("train", "test")
-
-
-def add_trial_arguments(parser: argparse.ArgumentParser) -> None:
-    """The flags of every tool that tries a network: which network, which data, where."""
-    add = parser.add_argument
-    add("--cfg_file", type=Path, required=True)
-    add("--ckpt", type=Path, help="file or folder (default: an untrained network)")
-    add("--split", choices=SPLITS, default="test")
-    add("--device", choices=("auto", "cpu", "cuda"), default="auto")
-    add("--seed", type=int, default=0, help="of the masks and of an untrained network")
-    add(
-        "--set",
-        dest="overrides",
-        nargs=argparse.REMAINDER,
-        default=[],
-        help="KEY VALUE ...: overrides of the configuration, last on the command line",
-    )
+from nsmae_plugin.training import checkpoint, config_changes
 
 
 @dataclass(frozen=True)
-class Trial:
-    """A network in evaluation mode, and data without augmentation.
+class LoadedModel:
+    """A network in evaluation mode, and a split of the data without augmentation.
 
     Attributes:
-        origin: where the weights come from, in words for a caption.
+        origin: where the weights come from, for captions.
     """
 
-    model: nn.Module
+    model: Any
     dataset: Any
     loader: DataLoader
     origin: str
@@ -79,7 +58,7 @@ class Trial:
         return tokens.index(token)
 
 
-def prepare(
+def load_model(
     config: Any,
     split: str,
     device: torch.device,
@@ -88,7 +67,7 @@ def prepare(
     workers: int = 0,
     seed: int = 0,
     logger: logging.Logger | None = None,
-) -> Trial:
+) -> LoadedModel:
     """Build data and network, and load the weights.
 
     Args:
@@ -119,12 +98,12 @@ def prepare(
     if ckpt is not None:
         source = checkpoint.find(ckpt)
         content = checkpoint.read(source)
-        settings.check_use(content, source, config, logger or logging.getLogger(__name__))
+        config_changes.check_use(content, source, config, logger or logging.getLogger(__name__))
         checkpoint.load_model_state(model, content["model_state"], source)
         at = checkpoint.position_of(content)
         known = f"after {at.epoch} epochs, {at.step} steps"
         origin = known if at.epoch >= 0 else f"weights of {source}"
-    return Trial(model.to(device).eval(), dataset, loader, origin)
+    return LoadedModel(model.to(device).eval(), dataset, loader, origin)
 
 
 def data_of_split(data_config: Any, split: str) -> Any:

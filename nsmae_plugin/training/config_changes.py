@@ -1,7 +1,7 @@
-"""The configuration that a checkpoint was trained with, against the one of today.
+"""Changes between the configuration of a checkpoint and the current one.
 
-Some keys decide what a network is and what its inputs mean: with another value its weights are
-worth nothing, although they may fit. Others may change between the parts of a run.
+Some keys define the network and its inputs: with other values, its weights are useless even where
+their shapes fit. Others may change when a run resumes.
 """
 
 from __future__ import annotations
@@ -56,14 +56,14 @@ class Change(NamedTuple):
 
     @property
     def of_meaning(self) -> bool:
-        """Whether the change makes earlier weights unusable with this configuration."""
+        """Return whether earlier weights are useless with the current value."""
         if self.key.startswith("DATA_CONFIG.MAP_CONFIG") and None in (self.before, self.now):
             return False  # a map that the network does not draw; one that it draws is in MODEL
         return self.key.startswith(_MEANING) and not self.is_free
 
     @property
     def is_free(self) -> bool:
-        """Whether the key leaves the network as it is: loss weights, filters, speed options."""
+        """Return whether the key does not affect the network: loss weights, filters, speed."""
         return bool(_FREE.intersection(self.key.split(".")))
 
 
@@ -118,10 +118,10 @@ def of_run(content: Mapping[str, Any], source: Path) -> Mapping[str, Any] | None
 def check_use(
     content: Mapping[str, Any], source: Path, config: Mapping[str, Any], logger: logging.Logger
 ) -> None:
-    """Compare what a trained network is used with.
+    """Check that a trained network is used with a configuration that fits its weights.
 
     Raises:
-        CheckpointError: naming what differs and changes the meaning of its weights.
+        CheckpointError: naming the changes that make its weights useless.
     """
     before = of_run(content, source)
     if before is None:
@@ -141,10 +141,10 @@ def check_resume(
     precision: str,
     logger: logging.Logger,
 ) -> None:
-    """Compare what a run goes on with, and log what has changed.
+    """Check that a run can resume with a configuration, and log what has changed.
 
     Raises:
-        CheckpointError: naming what must not change.
+        CheckpointError: naming the changes that a resumed run cannot make.
     """
     before = content.get("config")
     if not isinstance(before, Mapping):

@@ -9,7 +9,7 @@ import torch
 
 from nsmae_plugin.config.load import load_config, plain
 from nsmae_plugin.errors import CheckpointError
-from nsmae_plugin.training import settings
+from nsmae_plugin.training import config_changes
 from tests.helpers.paths import TINY
 
 LOGGER = logging.getLogger("settings")
@@ -59,8 +59,8 @@ def messages(caplog):
 def test_what_changes_the_meaning_of_weights_is_refused_with_both_values(content, key, value):
     changed = load(key, value)
     for check in (
-        lambda: settings.check_use(content, SOURCE, changed, LOGGER),
-        lambda: settings.check_resume(content, SOURCE, changed, "float32", LOGGER),
+        lambda: config_changes.check_use(content, SOURCE, changed, LOGGER),
+        lambda: config_changes.check_resume(content, SOURCE, changed, "float32", LOGGER),
     ):
         with pytest.raises(CheckpointError) as caught:
             check()
@@ -74,18 +74,18 @@ def test_what_changes_the_meaning_of_weights_is_refused_with_both_values(content
 @pytest.mark.parametrize(("key", "value"), OTHER_COURSE)
 def test_what_changes_the_course_alone_is_logged_at_a_resume(content, caplog, key, value):
     changed = load(key, value)
-    settings.check_use(content, SOURCE, changed, LOGGER)
+    config_changes.check_use(content, SOURCE, changed, LOGGER)
     assert messages(caplog) == []
-    settings.check_resume(content, SOURCE, changed, "float32", LOGGER)
+    config_changes.check_resume(content, SOURCE, changed, "float32", LOGGER)
     (message,) = messages(caplog)
     assert message.startswith(f"changed since checkpoint_epoch_1.pth: {key} ")
     assert message.endswith(f" -> {value}")
 
 
 def test_precision_is_logged_and_nothing_else(content, caplog):
-    settings.check_resume(content, SOURCE, load(), "float32", LOGGER)
+    config_changes.check_resume(content, SOURCE, load(), "float32", LOGGER)
     assert messages(caplog) == []
-    settings.check_resume(content, SOURCE, load(), "bfloat16", LOGGER)
+    config_changes.check_resume(content, SOURCE, load(), "bfloat16", LOGGER)
     assert messages(caplog) == [
         "changed since checkpoint_epoch_1.pth: precision float32 -> bfloat16"
     ]
@@ -101,15 +101,15 @@ def test_precision_is_logged_and_nothing_else(content, caplog):
 )
 def test_another_optimiser_is_refused_at_a_resume_only(content, key, value):
     changed = load("OPTIMIZATION.WARMUP_ITER", "5", key, value)
-    settings.check_use(content, SOURCE, changed, LOGGER)
+    config_changes.check_use(content, SOURCE, changed, LOGGER)
     with pytest.raises(CheckpointError, match=key):
-        settings.check_resume(content, SOURCE, changed, "float32", LOGGER)
+        config_changes.check_resume(content, SOURCE, changed, "float32", LOGGER)
 
 
 def test_an_old_checkpoint_is_taken_with_one_line(caplog):
     caplog.set_level(logging.INFO)
-    settings.check_use({"model_state": {}}, SOURCE, load(), LOGGER)
-    settings.check_resume({"model_state": {}}, SOURCE, load(), "float32", LOGGER)
+    config_changes.check_use({"model_state": {}}, SOURCE, load(), LOGGER)
+    config_changes.check_resume({"model_state": {}}, SOURCE, load(), "float32", LOGGER)
     assert (
         messages(caplog)
         == [f"{SOURCE} holds no configuration: today's cannot be compared with it"] * 2
@@ -119,12 +119,12 @@ def test_an_old_checkpoint_is_taken_with_one_line(caplog):
 def test_sections_are_told_apart_by_name_and_their_order_counts():
     before = {"DATA_CONFIG": {"STEPS": [{"NAME": "a", "X": 1}, {"NAME": "b", "X": 2}], "N": None}}
     now = copy.deepcopy(before)
-    assert settings.changes(before, now) == []
+    assert config_changes.changes(before, now) == []
     now["DATA_CONFIG"]["STEPS"][1]["X"] = 3
     now["DATA_CONFIG"]["STEPS"].reverse()
     now["OPTIMIZATION"] = {"LR": 1}  # a section that is not known from before
     del now["DATA_CONFIG"]["N"]
-    assert settings.changes(before, now) == [
+    assert config_changes.changes(before, now) == [
         ("DATA_CONFIG.STEPS.NAMES", ["a", "b"], ["b", "a"]),
         ("DATA_CONFIG.STEPS.b.X", 2, 3),
     ]
@@ -132,9 +132,9 @@ def test_sections_are_told_apart_by_name_and_their_order_counts():
 
 def test_a_key_that_an_older_version_did_not_know_has_its_default():
     before, now = {"DATA_CONFIG": {}}, {"DATA_CONFIG": {"USE_LIDAR": True}}
-    assert settings.changes(before, now) == []
+    assert config_changes.changes(before, now) == []
     now["DATA_CONFIG"]["USE_LIDAR"] = False
-    (change,) = settings.changes(before, now)
+    (change,) = config_changes.changes(before, now)
     assert change.of_meaning
     assert str(change) == "DATA_CONFIG.USE_LIDAR True -> False"
 
@@ -142,4 +142,4 @@ def test_a_key_that_an_older_version_did_not_know_has_its_default():
 def test_the_configuration_is_read_back_without_unpickling_objects(tmp_path):
     torch.save({"config": plain(load())}, tmp_path / "a.pth")
     content = torch.load(tmp_path / "a.pth", weights_only=True)
-    assert settings.changes(content["config"], load()) == []
+    assert config_changes.changes(content["config"], load()) == []

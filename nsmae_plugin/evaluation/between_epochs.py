@@ -1,0 +1,55 @@
+"""Evaluation of the test split while a network trains."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+from torch.utils.data import DataLoader
+
+from nsmae_plugin.detectors.outputs import RENDERINGS
+from nsmae_plugin.evaluation import prediction_loop, reconstruction
+from nsmae_plugin.evaluation.reconstruction_table import format_table
+from nsmae_plugin.runtime import distributed
+from nsmae_plugin.runtime.distributed import World
+from nsmae_plugin.training.session import Evaluate
+
+
+def build_evaluation(
+    model: nn.Module,
+    dataset: Any,
+    loader: DataLoader,
+    world: World,
+    folder: Path,
+    logger: logging.Logger,
+) -> Evaluate | None:
+    """Evaluate boxes and maps, or the reconstruction of a pre-training; None if nothing scores it.
+
+    Args:
+        loader: of the test split.
+        folder: where the results go; those of a reconstruction are only logged.
+
+    Raises:
+        ConfigError, DataError: the data cannot score the predictions of ``model``.
+    """
+
+    def reconstruct(model: nn.Module) -> dict[str, float]:
+        # With the masks that tools/evaluate_pretrain.py draws.
+        metrics = reconstruction.evaluate(model, loader, world.device)
+        table = format_table({"network": metrics}, distributed.unwrap(model).render_heads)
+        logger.info("reconstruction of the test split\n%s", table)
+        return metrics
+
+    def predict(model: nn.Module) -> dict[str, float]:
+        text, metrics = prediction_loop.evaluate(model, loader, world, folder)
+        logger.info("predictions for the test split\n%s", text)
+        return metrics
+
+    if RENDERINGS in prediction_loop.outputs(model):
+        return reconstruct
+    if not hasattr(dataset, "evaluation"):
+        return None
+    prediction_loop.check_data(dataset, model)  # fail now, not after the first epoch
+    return predict

@@ -1,0 +1,122 @@
+"""Fine-tune from scratch and from pre-trained weights on fractions of the labels, and compare."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from nsmae_plugin.config.load import load_config
+from nsmae_plugin.data.loader import default_workers
+from nsmae_plugin.errors import ConfigError, NSMAEError
+from nsmae_plugin.experiments.label_efficiency.comparison import usual_metrics
+from nsmae_plugin.experiments.label_efficiency.jobs import Runner
+from nsmae_plugin.experiments.label_efficiency.summary import write_summary
+from nsmae_plugin.experiments.label_efficiency.trials import ARMS, PRETRAINED, SCRATCH, Experiment
+from nsmae_plugin.training.checkpoint import find
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelEfficiencyOptions:
+    """Options of :func:`run`, named as the flags of tools/label_efficiency.py.
+
+    Attributes:
+        cfg_file: YAML configuration of the fine-tuning.
+        pretrained_model: checkpoint or exported weights of the pre-training.
+        fractions: of the labels, in (0, 1].
+        seeds: of the labels and of the training.
+        only: run the trials of this arm alone.
+        metrics, metrics_file: None takes those of the network's tasks.
+        jobs: trials at once.
+        nproc_per_node: processes of one training.
+        workers: loader processes per trial.
+        train_args, test_args: further words for tools/train.py and tools/test.py.
+        dry_run: only print the commands, and how far each trial is.
+        report_only: only write the table of what has finished.
+    """
+
+    cfg_file: Path
+    pretrained_model: Path | None = None
+    fractions: Sequence[float] = (0.01, 0.05, 0.1, 1.0)
+    seeds: Sequence[int] = (0, 1, 2)
+    only: str | None = None
+    metrics: Sequence[str] | None = None
+    metrics_file: Sequence[str] | None = None
+    jobs: int = 1
+    nproc_per_node: int = 1
+    workers: int = field(default_factory=default_workers)
+    device: str = "auto"
+    extra_tag: str = "label_efficiency"
+    output_dir: Path = Path("output")
+    train_args: Sequence[str] = ()
+    test_args: Sequence[str] = ()
+    dry_run: bool = False
+    report_only: bool = False
+    overrides: Sequence[str] = ()
+
+
+def run(options: LabelEfficiencyOptions) -> int:
+    """Run the trials that have not finished, and print the report.
+
+    Returns:
+        Exit status: 0 when every trial has finished.
+
+    Raises:
+        ConfigError: when the pre-trained arm has nothing to start from.
+        CheckpointError: when the weights do not exist.
+        DataError: when there is nothing to report, or a trial lacks a metric.
+    """
+    names, files = usual_metrics(load_config(options.cfg_file, options.overrides).MODEL)
+    metrics, metrics_files = options.metrics or names, options.metrics_file or files
+    experiment = _experiment(options)
+    trials = experiment.trials((options.only,) if options.only else ARMS)
+    if options.report_only:
+        print(write_summary(experiment, metrics), end="")
+        return 0
+    experiment.check(trials)
+    if options.dry_run:
+        for trial in trials:
+            print(f"# {trial.name}: {experiment.stage(trial)}")
+            print(shlex.join(experiment.train_command(trial)))
+            print(shlex.join(experiment.test_command(trial)))
+        return 0
+    runner = Runner(experiment, options.jobs, metrics_files, _tell)
+    failures = runner.run(trials, after_each=lambda: _report_so_far(experiment, metrics))
+    print(write_summary(experiment, metrics), end="")
+    print(f"{len(trials) - len(failures)} of {len(trials)} trials finished: {experiment.folder}")
+    return 1 if failures else 0
+
+
+def _experiment(options: LabelEfficiencyOptions) -> Experiment:
+    if options.pretrained_model is None and options.only != SCRATCH:
+        raise ConfigError(
+            f"the {PRETRAINED} trials need --pretrained_model; --only {SCRATCH} does without"
+        )
+    # A folder means its newest checkpoint: the same one for all trials, whatever comes later.
+    weights = find(options.pretrained_model) if options.pretrained_model else None
+    return Experiment(
+        cfg_file=options.cfg_file,
+        output_dir=options.output_dir,
+        tag=options.extra_tag,
+        fractions=tuple(dict.fromkeys(options.fractions)),
+        seeds=tuple(dict.fromkeys(options.seeds)),
+        weights=weights,
+        overrides=tuple(options.overrides),
+        train_args=tuple(options.train_args),
+        test_args=tuple(options.test_args),
+        process_args=("--workers", str(options.workers), "--device", options.device),
+        processes=options.nproc_per_node,
+    )
+
+
+def _tell(line: str) -> None:
+    print(line, flush=True)
+
+
+def _report_so_far(experiment: Experiment, metrics: Sequence[str]) -> None:
+    """Write the report; an error in it does not stop the trials that still run."""
+    try:
+        write_summary(experiment, metrics)
+    except NSMAEError as error:
+        _tell(f"no report yet: {error}")
