@@ -75,13 +75,37 @@ def box_points(boxes: Array, local: Array) -> Array:
         (n, k, 3) or (n, k, 2) metres, in the frame of the boxes.
     """
     axes = local.shape[1]
-    module: Any = torch if isinstance(boxes, torch.Tensor) else np
-    cosine, sine = module.cos(boxes[:, 6, None]), module.sin(boxes[:, 6, None])
+    cosine, sine = _heading(boxes)
     points = local * boxes[:, None, 3 : 3 + axes] / 2
     x = points[..., 0] * cosine - points[..., 1] * sine
     y = points[..., 0] * sine + points[..., 1] * cosine
     points[..., 0], points[..., 1] = x, y
     return points + boxes[:, None, :axes]
+
+
+def in_box_frame(points: Array, boxes: Array) -> Array:
+    """Points along the axes of boxes, from their centres.
+
+    Args:
+        points: (n, k, 3) metres in the frame of the boxes, or (n, k, 2) in the ground plane; n may
+            be 1, for the same points in all boxes.
+        boxes: (n, 7+), as above.
+
+    Returns:
+        (n, k, 3 or 2) metres along length, width and height.
+    """
+    cosine, sine = _heading(boxes)
+    local = points - boxes[:, None, : points.shape[2]]
+    along = local[..., 0] * cosine + local[..., 1] * sine
+    across = local[..., 1] * cosine - local[..., 0] * sine
+    local[..., 0], local[..., 1] = along, across
+    return local
+
+
+def _heading(boxes: Array) -> tuple[Array, Array]:
+    """(n, 1) cosine and sine of the yaw."""
+    module: Any = torch if isinstance(boxes, torch.Tensor) else np
+    return module.cos(boxes[:, 6, None]), module.sin(boxes[:, 6, None])
 
 
 def lidar_to_global(info: Mapping[str, Any]) -> np.ndarray | None:

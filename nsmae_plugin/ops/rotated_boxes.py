@@ -10,7 +10,7 @@ Boxes are (..., 7): x, y, z of the centre, dx, dy, dz (metres) and heading (radi
 
 import torch
 
-from nsmae_plugin.geometry.boxes import GROUND_CORNERS, box_points
+from nsmae_plugin.geometry.boxes import GROUND_CORNERS, box_points, in_box_frame
 
 MARGIN = 1e-2  # metres
 EPS = 1e-8  # the smallest union of two boxes, square metres
@@ -147,12 +147,8 @@ def _corners(boxes: torch.Tensor) -> torch.Tensor:
 
 def _inside(points: torch.Tensor, boxes: torch.Tensor) -> torch.Tensor:
     """(P, K) bool: points (P, K, 2) in their box, or less than MARGIN outside of it."""
-    offset = points - boxes[:, None, :2]
-    cos, sin = boxes[:, 6, None].cos(), boxes[:, 6, None].sin()
-    along = offset[..., 0] * cos + offset[..., 1] * sin
-    across = offset[..., 1] * cos - offset[..., 0] * sin
     half = boxes[:, None, 3:5] / 2 + MARGIN
-    return (along.abs() < half[..., 0]) & (across.abs() < half[..., 1])
+    return (in_box_frame(points, boxes).abs() < half).all(dim=-1)
 
 
 def _cross(u: torch.Tensor, v: torch.Tensor) -> torch.Tensor:

@@ -12,6 +12,7 @@ from nsmae_plugin.geometry.boxes import (
     GROUND_CORNERS,
     Boxes,
     box_points,
+    in_box_frame,
     lidar_to_global,
     make_boxes,
     to_global,
@@ -35,6 +36,23 @@ def test_corners_in_the_ground_plane_of_arrays_and_tensors(array):
     # Heading along y: its rear right corner has the greatest x and the least y.
     expected = [[2, 0], [2, 4], [0, 4], [0, 0]]
     np.testing.assert_allclose(np.asarray(corners), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("array", [np.array, torch.tensor])
+@pytest.mark.parametrize("axes", [2, 3])
+def test_the_frame_of_a_box_undoes_its_points(array, axes):
+    boxes = array([[1.0, 2.0, 0.0, 4.0, 2.0, 1.0, 0.4], [-3.0, 0.0, 1.0, 2.0, 6.0, 3.0, -2.0]])
+    local = array([[1.0, 0.0, 0.0], [0.0, 1.0, -1.0], [-0.5, -2.0, 3.0]])[:, :axes]
+    metres = local * boxes[:, None, 3 : 3 + axes] / 2
+    found = in_box_frame(box_points(boxes, local), boxes)
+    np.testing.assert_allclose(np.asarray(found), np.asarray(metres), atol=1e-5)
+
+
+def test_the_same_points_in_the_frames_of_several_boxes():
+    boxes = np.array([[1.0, 0, 0, 1, 1, 1, np.pi / 2], [0.0, 1, 0, 1, 1, 1, 0]])
+    (first,), (second,) = in_box_frame(np.array([[[1.0, 2.0, 3.0]]]), boxes)
+    np.testing.assert_allclose(first, [2, 0, 3], atol=1e-12)  # y lies ahead of the first box
+    np.testing.assert_allclose(second, [1, 1, 3], atol=1e-12)
 
 
 def test_missing_velocities_are_unknown_and_further_columns_dropped():

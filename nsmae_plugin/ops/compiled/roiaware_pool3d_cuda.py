@@ -8,6 +8,8 @@ outside of its sides; the extension's margin differs between its CPU and its GPU
 
 import torch
 
+from nsmae_plugin.geometry.boxes import in_box_frame
+
 __all__ = ["backward", "forward", "points_in_boxes_cpu", "points_in_boxes_gpu"]
 
 MARGIN_CPU = 1e-2  # metres
@@ -26,7 +28,7 @@ def points_in_boxes_cpu(
     step = max(1, _PAIRS_PER_CHUNK // max(1, len(boxes_tensor)))
     for start in range(0, len(pts_tensor), step):
         part = slice(start, start + step)
-        local = _to_box_frame(pts_tensor[part], boxes_tensor)
+        local = in_box_frame(pts_tensor[None, part], boxes_tensor)
         pts_indices_tensor[:, part] = _inside(local, boxes_tensor, MARGIN_CPU).int()
     return 1
 
@@ -46,7 +48,7 @@ def points_in_boxes_gpu(
     ):
         for start in range(0, len(points), step):
             part = slice(start, start + step)
-            inside = _inside(_to_box_frame(points[part], boxes), boxes, MARGIN_GPU)
+            inside = _inside(in_box_frame(points[None, part], boxes), boxes, MARGIN_GPU)
             first = inside.int().argmax(dim=0)  # argmax of booleans: the first True
             found[part] = torch.where(inside.any(dim=0), first.to(found.dtype), found[part])
     return 1
@@ -109,15 +111,6 @@ def backward(
     return 1
 
 
-def _to_box_frame(points: torch.Tensor, boxes: torch.Tensor) -> torch.Tensor:
-    """Points (P, 3) relative to the centre and heading of every box (N, 7): (N, P, 3)."""
-    offset = points[None, :, :] - boxes[:, None, :3]
-    cos, sin = boxes[:, 6, None].cos(), boxes[:, 6, None].sin()
-    along = offset[..., 0] * cos + offset[..., 1] * sin
-    across = offset[..., 1] * cos - offset[..., 0] * sin
-    return torch.stack([along, across, offset[..., 2]], dim=-1)
-
-
 def _inside(local: torch.Tensor, boxes: torch.Tensor, margin: float) -> torch.Tensor:
     """(N, P) bool: points in the box frame (N, P, 3) that are in their box."""
     half = boxes[:, None, 3:6] / 2
@@ -151,7 +144,7 @@ def _assign(
     size = pts.new_tensor(grid)
     step = max(1, _PAIRS_PER_CHUNK // max(1, len(rois)))
     for start in range(0, len(pts), step):
-        local = _to_box_frame(pts[start : start + step], rois)
+        local = in_box_frame(pts[None, start : start + step], rois)
         box, point = _inside(local, rois, MARGIN_GPU).nonzero(as_tuple=True)
         extent = rois[box, 3:6]
         index = ((local[box, point] + extent / 2) / (extent / size)).long()
