@@ -11,6 +11,7 @@ import numpy as np
 from nsmae_plugin.data import images
 from nsmae_plugin.errors import DataError
 from nsmae_plugin.formats.image_files import check_view, image_size
+from nsmae_plugin.geometry import calibration
 
 MATRIX_KEYS = (
     "camera_intrinsics",
@@ -50,7 +51,7 @@ def load_views(
         views.append(images.load_crop(path, info["token"], place))
         check_view(path, info["token"], camera, views[-1][2])
     crops, placements, sizes = zip(*views, strict=True)
-    calibrations = [images.camera_matrices(camera) for camera in cameras]
+    matrices = [calibration.camera_matrices(camera) for camera in cameras]
     bounds = [images.bounds(*at) for at in zip(placements, sizes, strict=True)]
     return {
         "image_paths": [camera["data_path"] for camera in cameras],
@@ -58,7 +59,7 @@ def load_views(
         "camera_imgs": list(crops),
         "img_process_infos": [[scale, crop, False, 0] for scale, crop in placements],
         "image_bounds": np.array(bounds, dtype=np.float32),
-        **{key: [matrices[key] for matrices in calibrations] for key in MATRIX_KEYS},
+        **{key: [one[key] for one in matrices] for key in MATRIX_KEYS},
     }
 
 
@@ -77,7 +78,7 @@ def report_black_pixels(
     turned: bool,
     logger: logging.Logger,
 ) -> None:
-    """Log whether images leave a part of the network's input black, by those of one sample.
+    """Log if images do not fill the network's input, judged by one sample.
 
     Args:
         root: folder that the paths of ``info`` start at.
@@ -90,7 +91,7 @@ def report_black_pixels(
     for channel, camera in info["cams"].items():
         try:
             size = image_size(root / camera["data_path"], info["token"])
-        except DataError:  # told where the sample is read
+        except DataError:  # reported when the sample is read
             return
         share = black_share(size, settings.FINAL_DIM, limits)
         if share:

@@ -9,7 +9,7 @@
                  "sweeps": [{"lidar": "lidar/000_1.bin", "to_frame": 4x4, "time_lag": 0.05}],
                  "lidar_to_global": 4x4}]}
 
-What is the same in all frames may stand once in the outer ``cameras``; ``sweeps`` (most recent
+Entries that all frames share may stand once in the outer ``cameras``; ``sweeps`` (most recent
 first) and ``lidar_to_global`` are optional, and so are ``lidar`` for networks without LiDAR and
 ``cameras`` for networks without cameras. Paths are relative to the folder. LiDAR files are
 nuScenes' (float32 x, y, z, intensity, ring) unless ``"lidar_files": {"columns": [...], "dtype":
@@ -44,7 +44,7 @@ ROUNDING = 1e-3  # of a rotation that was typed or written with few digits
 
 
 class FrameFolderDataset(MultiModalDataset):
-    """The frames of a folder, in place of the data set that a configuration names.
+    """The frames of a folder, in place of the dataset that a configuration names.
 
     ``DATA_PATH`` names the folder; ``INFO_PATH`` and ``VERSION`` are not used. It has no labels.
 
@@ -102,7 +102,7 @@ def read_folder(folder: Path) -> list[dict[str, Any]]:
 
 
 def read_layout(folder: Path) -> LidarFiles | None:
-    """The layout of the LiDAR files of a folder, None where ``calibration.json`` does not say.
+    """The layout of the LiDAR files of a folder; None if ``calibration.json`` has none.
 
     Raises:
         DataError: see :func:`read_folder`; or it has no such columns.

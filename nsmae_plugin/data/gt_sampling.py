@@ -1,4 +1,4 @@
-"""What the data set adds to ``gt_sampling`` on either host: checks, fewer labels, fresh starts."""
+"""``gt_sampling`` on both hosts: checks, restriction to labelled frames, independent samples."""
 
 import logging
 from collections.abc import Iterator, Sequence
@@ -37,10 +37,10 @@ def samplers(augmentor: Any) -> Iterator[Any]:
 
 
 def restart(augmentor: Any) -> None:
-    """Let every sample draw its objects anew.
+    """Make the objects of a sample independent of the samples before it.
 
-    OpenPCDet's sampler goes on where it stopped at the sample before; what a sample shows would
-    depend on the worker that made it.
+    OpenPCDet's sampler continues where it stopped; a sample would depend on the worker that loads
+    it.
     """
     for sampler in samplers(augmentor):
         for group in sampler.sample_groups.values():
@@ -51,7 +51,7 @@ def restart(augmentor: Any) -> None:
 def limit(
     augmentor: Any, frames: Sequence[dict[str, Any]], labelled: Sequence[dict[str, Any]]
 ) -> None:
-    """Leave objects of labelled frames only: others would bring in labels that are not to be used.
+    """Keep objects of the labelled frames only; others would add labels that must not be used.
 
     Args:
         frames: all training frames, in the order of the info files.
@@ -70,7 +70,7 @@ def limit(
 
 
 def drop_empty_groups(augmentor: Any, logger: logging.Logger) -> None:
-    """Do without the classes of which there is no object; OpenPCDet fails on them."""
+    """Remove classes without any object, on which OpenPCDet fails."""
     for sampler in samplers(augmentor):
         for name in [name for name in sampler.sample_groups if not sampler.db_infos[name]]:
             logger.warning("gt_sampling: no object of class %s can be pasted", name)

@@ -1,33 +1,31 @@
-"""Camera images of nuScenes and the matrices that place them.
+"""Camera images, decoded, scaled and cropped.
 
-Pixels are continuous: pixel ``i`` covers ``[i, i + 1)``. An image is scaled, cropped, possibly
-mirrored and turned; ``img_process_infos`` carries ``[resize, (left, top, right, bottom), flip,
-degrees]`` per camera under OpenPCDet's name, from which ``image_calibrate`` makes
+Pixels are continuous: pixel ``i`` covers ``[i, i + 1)``. An image is scaled, cropped and, by
+augmentors, flipped and rotated; ``img_process_infos`` carries ``[resize, (left, top, right,
+bottom), flip, degrees]`` per camera under OpenPCDet's name, from which ``image_calibrate`` makes
 ``img_aug_matrix``.
 
-A JPEG is decoded at 1/2, 1/4 or 1/8 of its size where no more than that is asked for: libjpeg then
-computes fewer coefficients, and less is left to be scaled. On the images of a real nuScenes
-keyframe the result differs from that of the whole image by up to 0.8 of 255 grey levels on average
+A JPEG is decoded at 1/2, 1/4 or 1/8 of its size if that is enough: libjpeg then computes fewer
+coefficients, and fewer pixels are scaled. On the images of a real nuScenes keyframe the result
+differs from that of the whole image by up to 0.8 of 255 grey levels on average
 (root mean square 1.2) at scales of 0.38 to 0.55, decoded by half, and by up to 1.8 (3.1) at 0.19 to
 0.275, decoded by a quarter: about as much as bicubic scaling differs from bilinear.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
 
 from nsmae_plugin.formats.image_files import decode, opened
-from nsmae_plugin.geometry.rotations import rotation_matrix
 
 Crop = tuple[int, int, int, int]
 Placement = tuple[float, Crop]
 
-# A decoded image may be enlarged by this: 0.55, the largest scale of the published recipes, then
-# still starts from one half, and the pixels between 0.5 and 0.55 cost little sharpness.
+# How much a decoded image may be enlarged: 0.55, the largest scale of the published recipes, still
+# starts from one half, at little loss of sharpness.
 ENLARGEMENT = 1.1
 
 
@@ -70,8 +68,8 @@ def random_crop(size: tuple[int, int], final: Sequence[int], limits: Sequence[fl
         limits: smallest and largest scale.
 
     Returns:
-        scale, crop: the crop in pixels of the scaled image, at its lower edge, since the sky says
-        little.
+        scale, crop: the crop in pixels of the scaled image, at its lower edge, as the sky is of
+        little use.
     """
     scale = np.random.uniform(limits[0], limits[1])  # noqa: NPY002 (seeded per sample by the loader)
     width, height = int(size[0] * scale), int(size[1] * scale)
@@ -161,36 +159,3 @@ def _start(edge: int, scale: float) -> tuple[int, int]:
         if abs(pixel * scale - scaled) < 1 / 64:
             return pixel, scaled
     return 0, 0
-
-
-def camera_matrices(camera: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """Calibration of one camera as (4, 4) float32 matrices.
-
-    Args:
-        camera: entry of ``info["cams"]``.
-
-    Returns:
-        ``camera_intrinsics`` (camera → pixel), ``camera2lidar``, ``lidar2camera``, ``lidar2image``
-        (raw LiDAR frame → raw pixel × depth) and ``camera2ego``.
-    """
-    intrinsics = np.eye(4)
-    intrinsics[:3, :3] = camera["camera_intrinsics"]
-    camera2lidar = _rigid(camera["sensor2lidar_rotation"], camera["sensor2lidar_translation"])
-    camera2ego = _rigid(
-        rotation_matrix(camera["sensor2ego_rotation"]), camera["sensor2ego_translation"]
-    )
-    lidar2camera = np.linalg.inv(camera2lidar)
-    matrices = {
-        "camera_intrinsics": intrinsics,
-        "camera2lidar": camera2lidar,
-        "lidar2camera": lidar2camera,
-        "lidar2image": intrinsics @ lidar2camera,
-        "camera2ego": camera2ego,
-    }
-    return {name: matrix.astype(np.float32) for name, matrix in matrices.items()}
-
-
-def _rigid(rotation: Any, translation: Any) -> np.ndarray:
-    matrix = np.eye(4)
-    matrix[:3, :3], matrix[:3, 3] = rotation, translation
-    return matrix

@@ -1,7 +1,7 @@
 """Training with a part of the labels: every k-th frame, or whole scenes.
 
-A frame that is not selected is not trained on at all. The epoch keeps the length that it has with
-all labels, so that every fraction takes the same number of steps.
+Frames that are not selected are not used at all. An epoch keeps the length that it has with all
+labels, so that every fraction takes the same number of steps.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -19,7 +19,7 @@ def settings(dataset_cfg: Any) -> tuple[float, str, int]:
     """``LABEL_FRACTION`` (1), ``LABEL_FRACTION_BY`` ("frames") and ``LABEL_FRACTION_SEED`` (0).
 
     Raises:
-        ConfigError: a value that means nothing, or a fraction where there are no labels, neither
+        ConfigError: an invalid value, or a fraction without labels, neither
             boxes (``USE_LABELS``) nor maps (``MAP_CONFIG``).
     """
     fraction = dataset_cfg.get("LABEL_FRACTION", 1.0)
@@ -103,7 +103,7 @@ def select(
         scenes: gives token → name of the scene; called for whole scenes only.
 
     Raises:
-        ConfigError, DataError: see the functions above; or the scenes are not known.
+        ConfigError, DataError: see the functions above; or the scenes are unknown.
     """
     fraction, mode, seed = settings(dataset_cfg)
     if fraction == 1:

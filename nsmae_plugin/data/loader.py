@@ -85,11 +85,11 @@ class EpochSampler(Sampler[Draw]):
     repeated, and the last processes may get one draw less.
 
     Args:
-        length: number of samples in the data set.
-        epoch_length: draws per epoch over all processes; more than ``length`` goes through the
-            data several times, each time in another order. None takes ``length``.
-        shuffle: whether the order is random.
-        pad: whether to fill up to a multiple of ``world_size``.
+        length: number of samples in the dataset.
+        epoch_length: draws per epoch over all processes; more than ``length`` repeats the
+            data, each time in another order. None takes ``length``.
+        shuffle: draw in random order.
+        pad: fill up to a multiple of ``world_size``.
     """
 
     def __init__(

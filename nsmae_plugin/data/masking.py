@@ -20,7 +20,7 @@ from nsmae_plugin.errors import ConfigError
 def hidden_subset(count: int, ratio: float, rng: np.random.Generator) -> np.ndarray:
     """(count,) bool with exactly ``round(ratio * count)`` elements ``True``."""
     wanted = round(ratio * count)
-    fewer = min(wanted, count - wanted)  # the smaller part is drawn, in time proportional to it
+    fewer = min(wanted, count - wanted)  # draw the smaller part, in time proportional to it
     mask = np.zeros(count, dtype=bool)
     mask[rng.choice(count, fewer, replace=False, shuffle=False)] = True
     return mask if fewer == wanted else ~mask

@@ -42,8 +42,8 @@ class MultiModalDataset(PreparedDataset):
 
     Configured by ``DATA_CONFIG`` as OpenPCDet's datasets, and by
 
-    - ``USE_LABELS`` (False): without it no boxes are read, and no frame is left out for want of
-      boxes; with it samples are those of OpenPCDet;
+    - ``USE_LABELS`` (False): without it no boxes are read, and frames without boxes are kept;
+      with it samples are those of OpenPCDet;
     - ``MAX_SWEEPS`` (1): clouds of a sample, the keyframe included;
     - ``LABEL_FRACTION`` (1): train on a part of the frames, every k-th or, with
       ``LABEL_FRACTION_BY: scenes``, whole scenes; ``LABEL_FRACTION_SEED`` (0) chooses which. The
@@ -64,8 +64,8 @@ class MultiModalDataset(PreparedDataset):
         root_path: folder of the data; None takes ``dataset_cfg.DATA_PATH``.
         logger: None takes this module's.
 
-    Its length is that of an epoch with all labels. With a part of them there are fewer frames,
-    which then come round more than once.
+    Its length is that of an epoch with all labels. With a part of the labels there are fewer
+    frames, each of which is drawn more than once.
 
     Attributes:
         infos: the frames that are drawn from.
@@ -160,7 +160,7 @@ class MultiModalDataset(PreparedDataset):
         """Token of every frame → name of its scene, here the frame's ``scene``.
 
         Raises:
-            DataError: nobody says what scene a frame belongs to.
+            DataError: a frame has no scene.
         """
         unknown = [info["token"] for info in self.frames if "scene" not in info]
         if unknown:
@@ -168,7 +168,7 @@ class MultiModalDataset(PreparedDataset):
         return {info["token"]: info["scene"] for info in self.frames}
 
     def make_benchmark(self) -> Benchmark | None:
-        """What scores predicted boxes; None where there is no benchmark."""
+        """The benchmark that scores predicted boxes; None if there is none."""
         return None
 
     def draw_map(
@@ -178,11 +178,11 @@ class MultiModalDataset(PreparedDataset):
 
         Args:
             augmentation: (4, 4) ``lidar_aug_matrix``.
-            flips: whether it mirrors along x and along y; None where that is not known.
+            flips: whether it mirrors along x and along y; None if unknown.
         """
         return None
 
-    # What is known of frames.
+    # Frames.
 
     @property
     def split(self) -> str:
@@ -215,7 +215,7 @@ class MultiModalDataset(PreparedDataset):
         """(4, 4) float64 from the LiDAR frame of ``info``, without augmentation, to the global one.
 
         Raises:
-            DataError: the pose is not known.
+            DataError: the frame has no pose.
         """
         matrix = lidar_to_global(info)
         if matrix is None:
@@ -275,7 +275,7 @@ class MultiModalDataset(PreparedDataset):
             sample |= labels.load_boxes(info, self.dataset_cfg)
         try:
             prepared = self.prepare_data(sample)
-        except RecursionError:  # both hosts take another sample in place of one without boxes
+        except RecursionError:  # both hosts replace a sample without boxes by another one
             raise DataError(
                 f"hundreds of samples without a box of {', '.join(self.class_names)} in "
                 f"POINT_CLOUD_RANGE {list(self.dataset_cfg.POINT_CLOUD_RANGE)}; check both, "

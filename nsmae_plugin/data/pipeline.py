@@ -1,4 +1,4 @@
-"""Checks of the augmentors and processors that a configuration names, before anything is loaded."""
+"""Checks of the configured augmentors and processors before anything is loaded."""
 
 from typing import Any
 
@@ -35,8 +35,8 @@ def check_pipeline(dataset_cfg: Any, training: bool, cameras: bool, lidar: bool)
     """The configuration with an explicit, perhaps empty ``DATA_AUGMENTOR``.
 
     Raises:
-        ConfigError: steps that need a sensor which is off, that are missing for one which is on,
-            or that stand in an order in which they cannot work.
+        ConfigError: steps that need a sensor that is off, that are missing for one that is on, or
+            that are in the wrong order.
     """
     if not (cameras or lidar):
         raise ConfigError("USE_LIDAR and CAMERA_CONFIG.USE_CAMERA are both off: nothing to load")

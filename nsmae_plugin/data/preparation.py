@@ -26,7 +26,7 @@ class PreparedDataset(host.DatasetTemplate):
             gt_sampling.restart(self.data_augmentor)
             return super().prepare_data(data_dict)
         if self.training:
-            # OpenPCDet's augmentors insist on boxes.
+            # OpenPCDet's augmentors require boxes.
             none = {"gt_boxes": np.zeros((0, 9), np.float32), "gt_names": np.zeros(0, dtype=str)}
             data_dict = self.data_augmentor.forward({**data_dict, **none})
         data_dict = self.set_lidar_aug_matrix(data_dict)

@@ -89,7 +89,7 @@ class Scoring:
         """Check, before a network runs for hours, that its predictions can be scored.
 
         Args:
-            boxes: whether it predicts boxes, and not a map alone.
+            boxes: whether it predicts boxes, and not only maps.
 
         Raises:
             ConfigError, DataError: from the benchmark; or there is none, and boxes to score.
@@ -229,7 +229,7 @@ def check_samples(annotations: Iterable[Mapping[str, Any]], infos: Frames) -> No
     for annotation in annotations:
         token = annotation["metadata"]["token"]
         if token in found or token not in wanted:
-            problem = "twice" if token in found else "but the data set has no such sample"
+            problem = "twice" if token in found else "but the dataset has no such sample"
             raise DataError(f"there are predictions for sample {token} {problem}")
         found.add(token)
     missing = sorted(wanted - found)

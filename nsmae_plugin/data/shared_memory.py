@@ -1,7 +1,7 @@
-"""Sending batches from loader processes through shared memory, or without it where it is small.
+"""Batches from loader processes through shared memory, or through a pipe if that is too small.
 
-Containers often have little: Docker gives 64 MB, less than one batch may take. Where a batch does
-not fit, torch's loader loses it and waits for it for ever.
+Containers often have little shared memory (Docker: 64 MB), less than one batch may take. If a batch
+does not fit, torch's loader loses it and hangs.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ SLOW = (
     "a batch of %.0f MB does not fit into %s: batches come from the loader through a pipe, which "
     "is slower; give the container more shared memory, for Docker by --shm-size or --ipc=host"
 )
-_told: list[int] = []  # what has been warned of
-SPARE = 1 << 20  # bytes that stay free for others
+_warned: list[int] = []  # bytes of the batch that was warned of
+SPARE = 1 << 20  # bytes left to other processes
 
 
 def share(batch: dict[str, Any]) -> dict[str, Any]:
-    """The batch with its tensors in shared memory, or on their way through a pipe."""
+    """The batch with its tensors in shared memory, or wrapped to go through a pipe."""
     tensors = _tensors(batch)
     needed = sum(one.nbytes for one in tensors)
     if _free() >= needed + SPARE:
@@ -34,13 +34,13 @@ def share(batch: dict[str, Any]) -> dict[str, Any]:
             for one in tensors:
                 one.share_memory_()
             return batch
-        except RuntimeError:  # another process was faster; what was shared is given back
+        except RuntimeError:  # another process was faster; torch has released what was shared
             pass
     return _replaced(batch, needed)
 
 
 def _free() -> float:
-    """Free bytes of shared memory; unlimited where it is no file system."""
+    """Free bytes of shared memory; unlimited if it is no file system."""
     try:
         found = os.statvfs(PLACE)
     except OSError:
@@ -76,7 +76,7 @@ class _Piped:
 
 
 def _from_pipe(array: np.ndarray, needed: int) -> torch.Tensor:
-    if not _told:
-        _told.append(needed)
+    if not _warned:
+        _warned.append(needed)
         logging.getLogger(RUN_LOGGER).warning(SLOW, needed / 2**20, PLACE)
     return torch.from_numpy(array)

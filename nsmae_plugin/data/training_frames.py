@@ -20,7 +20,7 @@ def training_frames(
     augmentor: Any,
     logger: logging.Logger,
 ) -> tuple[Frames, int]:
-    """The fraction of ``frames`` with labels; with boxes, the classes balanced where asked for.
+    """``LABEL_FRACTION`` of the frames, with ``BALANCED_RESAMPLING`` drawn by classes.
 
     Args:
         dataset_cfg: the section ``DATA_CONFIG``.
@@ -31,7 +31,7 @@ def training_frames(
         The frames, and how many there would be with all labels.
 
     Raises:
-        ConfigError: the fraction means nothing.
+        ConfigError: an invalid fraction.
         DataError: no box of the classes is left.
     """
     chosen = label_fraction.select(frames, dataset_cfg, scenes)
@@ -64,7 +64,7 @@ def training_frames(
 def balanced_resampling(
     infos: Sequence[dict[str, Any]], class_names: Sequence[str], rng: np.random.Generator
 ) -> list[dict[str, Any]]:
-    """Draw frames so that every class appears in about as many (CBGS, arXiv 1908.09492).
+    """Draw frames so that all classes appear about equally often (CBGS, arXiv 1908.09492).
 
     A frame counts once for every class that it shows; of each class's frames, with replacement, as
     many are drawn as the average over the classes, but at least one. Where OpenPCDet's rule works

@@ -1,8 +1,8 @@
-"""The ground-truth database: the points in every labelled box, in OpenPCDet's files.
+"""The ground-truth database: the points of every labelled box, in OpenPCDet's files.
 
 ``gt_database_{N}sweeps_withvelo/{frame}_{class}_{box}.bin`` holds the points (P, 5) float32 x, y, z
 [m, relative to the centre of the box], intensity, time lag [s] of N sweeps, and
-``nuscenes_dbinfos_{N}sweeps_withvelo.pkl`` says for each class which files there are.
+``nuscenes_dbinfos_{N}sweeps_withvelo.pkl`` lists them by class.
 """
 
 from collections.abc import Sequence
@@ -47,13 +47,13 @@ def write_gt_database(
     """Write the database of labelled frames; returns the path of its list.
 
     As OpenPCDet's, boxes of ignored objects included; a detection class that no frame shows gets an
-    empty list, where OpenPCDet's has no entry and its sampler fails. The list is written last: with
-    it, all points are there.
+    empty list, where OpenPCDet's has no entry and its sampler fails. The list is written last, when
+    all points are there.
 
     Args:
         root: folder of ``samples/`` and ``sweeps/``.
-        infos: of the training split, with boxes and at least ``max_sweeps - 1`` sweeps. A frame is
-            known to the database by its position here.
+        infos: of the training split, with boxes and at least ``max_sweeps - 1`` sweeps. The
+            database refers to a frame by its position here.
         max_sweeps: the keyframe included.
         workers: additional processes.
         layout: of the LiDAR files.
@@ -146,7 +146,7 @@ def _is_entry(entry: Any) -> bool:
 
 
 def read_gt_database(path: Path) -> dict[str, list[Entry]]:
-    """Class → entries of a database's list, read without trust.
+    """Class → entries of a database's list, read safely.
 
     Raises:
         DataError: the file is missing, damaged or of another layout.

@@ -1,4 +1,4 @@
-"""Image files: JPEG and PNG, opened without trust, and compared with their camera."""
+"""JPEG and PNG files, opened safely and compared with their camera."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -21,7 +21,7 @@ GET = "check DATA_PATH and VERSION, and that the archive was unpacked completely
 
 @contextmanager
 def opened(path: Path, token: str) -> Iterator[Image.Image]:
-    """An opened JPEG or PNG; other readers of Pillow start programs, or run code of the file.
+    """An opened JPEG or PNG; some of Pillow's other readers run programs or code of the file.
 
     Raises:
         DataError: it is missing, no regular file, truncated or of another format, is larger than
@@ -39,7 +39,7 @@ def opened(path: Path, token: str) -> Iterator[Image.Image]:
             raise DataError(f"the image {path}{owner} cannot be used: {error}") from error
         except Image.DecompressionBombError as error:
             raise DataError(f"the image {path}{owner} cannot be used: {TOO_LARGE}") from error
-        except Exception as error:  # damaged files raise nearly anything
+        except Exception as error:  # damaged files raise almost anything
             raise DataError(
                 f"the image {path}{owner} is truncated or no image in JPEG or PNG "
                 f"({brief(error, 80)}); fetch it again"
@@ -47,7 +47,7 @@ def opened(path: Path, token: str) -> Iterator[Image.Image]:
 
 
 def _check_upright(image: Image.Image) -> None:
-    """Refuse an image that viewers would show turned: its intrinsics might be of either."""
+    """Refuse an image that viewers would rotate: its intrinsics might be of either orientation."""
     turned = image.getexif().get(ORIENTATION, 1) if "exif" in image.info else 1
     if turned != 1:
         raise DataError(
@@ -70,7 +70,7 @@ def load_image(path: Path, token: str) -> Image.Image:
 
 
 def image_size(path: Path, token: str) -> tuple[int, int]:
-    """(width, height) of an image, of which little more is read.
+    """(width, height) of an image, read from its header.
 
     Raises:
         DataError: see :func:`opened`.
@@ -80,7 +80,7 @@ def image_size(path: Path, token: str) -> tuple[int, int]:
 
 
 def check_view(path: Path, token: str, camera: Mapping[str, Any], size: tuple[int, int]) -> None:
-    """Compare an image with what is known of its camera.
+    """Check that an image fits its camera.
 
     Args:
         camera: entry of ``info["cams"]``; ``width`` and ``height`` are optional.
@@ -109,7 +109,7 @@ def decode(image: Image.Image) -> Image.Image:
     """An opened image as RGB.
 
     Raises:
-        DataError: it has more than 8 bits, of which RGB would take the upper ones alone.
+        DataError: it has more than 8 bits, of which RGB would keep the upper ones only.
     """
     image.load()
     if image.mode.startswith(("I", "F")):

@@ -1,4 +1,4 @@
-"""Info files in OpenPCDet's nuScenes layout: reading without trust, and writing.
+"""Info files in OpenPCDet's nuScenes layout, read safely and written atomically.
 
 An info file is a pickled list with one dict per keyframe. It is read by
 :mod:`nsmae_plugin.runtime.safe_pickle`, so that a file from elsewhere cannot run code.

@@ -76,7 +76,7 @@ def read_points(path: Path, token: str, layout: LidarFiles = NUSCENES) -> np.nda
 
 
 def _implausible(points: np.ndarray, columns: Sequence[str]) -> str | None:
-    """A description of why the columns cannot be these, or None."""
+    """Why the columns cannot be these, or None."""
     by_name = dict(zip(columns, points.T, strict=True))
     # False for NaN, which is named elsewhere.
     far = np.maximum(np.maximum(abs(by_name["x"]), abs(by_name["y"])), abs(by_name["z"])) > FAR
@@ -96,7 +96,7 @@ def _implausible(points: np.ndarray, columns: Sequence[str]) -> str | None:
 
 
 def _impossible(points: np.ndarray, columns: Sequence[str]) -> str | None:
-    """Numbers that no point can have, in words; False for NaN in every comparison."""
+    """A description of impossible numbers, or None; NaN fails every comparison."""
     if points.min() > -LIMITS[0] and points.max() < LIMITS[0]:
         return None
     bad = np.zeros(len(points), bool)
@@ -118,7 +118,7 @@ def _used(points: np.ndarray, columns: Sequence[str]) -> np.ndarray:
 
 
 def _header(path: Path) -> str:
-    """ ", for it is ...": what its first bytes tell of a file that has a header."""
+    """ ", for it is ...", by the first bytes of a file that has a header; else empty."""
     with open_regular(path, "the LiDAR file", GET, 1 << 62) as file:
         start = file.read(32)
     found = (words for header, words in _HEADERS if start.startswith(header))

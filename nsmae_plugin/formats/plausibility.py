@@ -1,6 +1,6 @@
-"""Checks that numbers are plausible: units and conventions are easily mixed up.
+"""Plausibility of calibrations, poses and times, whose units and conventions are easily mixed up.
 
-Every function returns what is wrong, in words that follow the name of a record, or None.
+Every function returns None, or a description of the problem that follows the name of a record.
 """
 
 from collections.abc import Sequence
@@ -22,10 +22,10 @@ ROUNDING = 1e-3  # of a rotation matrix that was written with few digits
 
 
 def intrinsics_problem(value: Any, size: tuple[int, int] | None = None) -> str | None:
-    """Of a camera matrix in pixels of its image.
+    """Problem of a camera matrix in pixels of its image.
 
     Args:
-        size: width and height of the image, where they are known.
+        size: width and height of the image, if known.
     """
     try:
         matrix = np.array(value, np.float64)
@@ -49,7 +49,7 @@ def intrinsics_problem(value: Any, size: tuple[int, int] | None = None) -> str |
 
 
 def centre_problem(focal: np.ndarray, centre: np.ndarray, size: tuple[int, int]) -> str | None:
-    """Of focal lengths (2,) and a principal point (2,), in pixels of an image (width, height)."""
+    """Problem of focal lengths (2,) and a principal point (2,), in pixels of an image of a size."""
     if not ((centre >= 0) & (centre <= size)).all():
         return (
             f"has its principal point at ({centre[0]:.4g}, {centre[1]:.4g}), outside the image of "
@@ -65,7 +65,7 @@ def centre_problem(focal: np.ndarray, centre: np.ndarray, size: tuple[int, int])
 
 
 def mount_problem(translation: Sequence[float]) -> str | None:
-    """Of where a sensor sits on the vehicle, in metres."""
+    """Problem of the position of a sensor on the vehicle, in metres."""
     distance = float(np.linalg.norm(translation))
     if distance > FARTHEST_SENSOR:
         return f"puts the sensor {distance:.4g} m away; translations are in metres"
@@ -73,10 +73,10 @@ def mount_problem(translation: Sequence[float]) -> str | None:
 
 
 def interval_problem(seconds: np.ndarray) -> tuple[int, str] | None:
-    """Of the times of consecutive keyframes (n,), in seconds if they were microseconds.
+    """Problem of the times of consecutive keyframes (n,), in seconds if they were microseconds.
 
     Returns:
-        which keyframe, and what is wrong between it and the one before.
+        Position of the keyframe, and the problem between it and the one before.
     """
     steps = np.diff(seconds)
     if not len(steps):
@@ -94,7 +94,7 @@ def interval_problem(seconds: np.ndarray) -> tuple[int, str] | None:
 
 
 def speed_problem(seconds: np.ndarray, positions: np.ndarray) -> tuple[int, str] | None:
-    """Of keyframes at ascending times (n,) and positions of the vehicle (n, 3) in metres."""
+    """Problem of keyframes at ascending times (n,) and positions (n, 3) of the vehicle [m]."""
     if len(seconds) < 2:
         return None
     speeds = np.linalg.norm(np.diff(positions, axis=0), axis=1) / np.diff(seconds)
@@ -108,7 +108,7 @@ def speed_problem(seconds: np.ndarray, positions: np.ndarray) -> tuple[int, str]
 
 
 def rotations_are_proper(matrices: np.ndarray) -> np.ndarray:
-    """(n,) whether (n, 3, 3) are rotations: finite, orthonormal and no mirror images."""
+    """(n,) bool, which of (n, 3, 3) are rotations: finite, orthonormal, no reflections."""
     with np.errstate(invalid="ignore", over="ignore"):
         products = matrices @ matrices.transpose(0, 2, 1)
         orthonormal = (np.abs(products - np.eye(3)) < ROUNDING).all(axis=(1, 2))

@@ -13,12 +13,12 @@ import numpy as np
 import torch
 
 from nsmae_plugin import host
-from nsmae_plugin.data.images import camera_matrices
 from nsmae_plugin.errors import ConfigError, DataError
 from nsmae_plugin.formats.image_files import check_view, load_image
 from nsmae_plugin.formats.lidar_files import read_points, remove_ego_points
 from nsmae_plugin.formats.maps.bev_map import BEVMap
 from nsmae_plugin.geometry.boxes import Boxes, lidar_to_global, make_boxes, to_global
+from nsmae_plugin.geometry.calibration import camera_matrices
 from nsmae_plugin.runs.loaded_model import LoadedModel
 from nsmae_plugin.runs.prediction import BOXES, MAP, Prediction, describe, read_prediction
 from nsmae_plugin.runtime import files

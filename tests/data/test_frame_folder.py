@@ -10,9 +10,9 @@ import pytest
 from PIL import Image
 
 from nsmae_plugin.data.frame_folder import NAME, FrameFolderDataset, read_folder
-from nsmae_plugin.data.images import camera_matrices
 from nsmae_plugin.errors import DataError
 from nsmae_plugin.formats.frames import check_files
+from nsmae_plugin.geometry.calibration import camera_matrices
 from tests.helpers.tiny_frames import MASKS, camera, configuration, random_points
 
 IDENTITY = np.eye(4).tolist()

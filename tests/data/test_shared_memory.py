@@ -20,8 +20,8 @@ BATCH = {
 
 
 @pytest.fixture(autouse=True)
-def nothing_told(monkeypatch):
-    monkeypatch.setattr(shared_memory, "_told", [])
+def no_warning_yet(monkeypatch):
+    monkeypatch.setattr(shared_memory, "_warned", [])
 
 
 def assert_equal(one, other):
@@ -74,4 +74,4 @@ def test_a_loader_gives_the_same_batches_without_shared_memory(monkeypatch):
     for one, other in zip(batches(0), batches(1), strict=True):
         assert isinstance(other["x"], torch.Tensor)
         assert torch.equal(one["x"], other["x"])
-    assert len(shared_memory._told) == 1
+    assert len(shared_memory._warned) == 1

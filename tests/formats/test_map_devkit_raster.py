@@ -261,7 +261,7 @@ def test_flips_are_read_off_a_matrix():
         ({"RASTERISER": "cv2"}, "RASTERISER must be devkit or exact, not 'cv2'"),
         ({"LINE_WIDTH": 1.0}, r"LINE_WIDTH 1 m is 2 cells of 0.5 m; .* 3 \(1.5 m\); .* exact"),
         ({"LINE_WIDTH": 0.7}, "is 1.4 cells"),
-        ({"LINE_WIDTH": 0.0}, "must be positive"),
+        ({"LINE_WIDTH": 0.0}, "must be a positive number, not 0.0"),
         ({"YBOUND": [-20, 20, 1.0]}, "square cells, not 0.5 x 1 m"),
     ],
 )

@@ -106,7 +106,7 @@ def test_every_sample_needs_its_predictions_once():
     for tokens, message in (
         ("a", r"no predictions for 4 of 5 samples \(b, c, d\)"),
         ("aa", "sample a twice"),
-        ("x", "sample x but the data set has no such sample"),
+        ("x", "sample x but the dataset has no such sample"),
     ):
         with pytest.raises(DataError, match=message):
             check_samples([given[token] for token in tokens], infos)

@@ -6,13 +6,13 @@ from PIL import Image
 from scipy.ndimage import binary_dilation
 from scipy.spatial.transform import Rotation
 
-from nsmae_plugin.data.images import camera_matrices
 from nsmae_plugin.formats.image_files import load_image
 from nsmae_plugin.formats.infos import read_infos
 from nsmae_plugin.formats.maps.bev_map import BEVMap
 from nsmae_plugin.formats.maps.map_labels import MapLabels
 from nsmae_plugin.geometry.bev_grid import BEVGrid
 from nsmae_plugin.geometry.boxes import Boxes, make_boxes
+from nsmae_plugin.geometry.calibration import camera_matrices
 from nsmae_plugin.visualization.box_lines import project
 from nsmae_plugin.visualization.frame import CameraImage, Frame
 from nsmae_plugin.visualization.map_cameras import (

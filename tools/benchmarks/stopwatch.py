@@ -14,6 +14,7 @@ from PIL import Image, ImageFile
 
 from nsmae_plugin.data import images
 from nsmae_plugin.formats import lidar_files
+from nsmae_plugin.geometry import calibration
 
 # step of DATA_PROCESSOR -> stage
 PROCESSORS = {
@@ -71,7 +72,7 @@ def watch(dataset: Any, stopwatch: Stopwatch) -> Iterator[None]:
         (Image.Image, "resize", "scaling"),
         (Image.Image, "crop", "scaling"),
         (images, "scale_and_crop", "scaling"),
-        (images, "camera_matrices", "matrices"),
+        (calibration, "camera_matrices", "matrices"),
         (lidar_files, "read_frame", "sweeps"),
         (dataset.data_augmentor, "forward", "augmentation"),
         (dataset, "collate_batch", "collation"),

@@ -1,4 +1,4 @@
-"""The predicted map of a sample: what it is, how right it is, and its file."""
+"""The predicted map of a sample, its IoU and its file."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from nsmae_plugin.runtime import files
 
 @dataclass(frozen=True)
 class BEVMap:
-    """A map as a network sees it, and as the vector map has it.
+    """A predicted map and, if known, the labels from the vector map.
 
     Attributes:
         classes: (C,) names; classes may overlap: a crossing lies on the drivable area.
-        grid: where the cells lie, LiDAR frame of the sample, without augmentation.
+        grid: of the cells, in the LiDAR frame of the sample without augmentation.
         probabilities: (C, Y, X) float in [0, 1]; rows along y, columns along x, both ascending.
         labels: (C, Y, X) bool; None for a sample without a map.
-        threshold: a cell belongs to the classes that are at least that probable.
+        threshold: least probability of a class to which a cell belongs.
     """
 
     classes: tuple[str, ...]
@@ -52,8 +52,8 @@ class BEVMap:
 
         Args:
             sample: token.
-            network: configuration and weights in words.
-            pose: (4, 4) LiDAR frame to global frame, None where it is not known.
+            network: description of configuration and weights.
+            pose: (4, 4) LiDAR frame to global frame, None if unknown.
         """
         return save_map(
             path,
@@ -84,7 +84,7 @@ def save_map(
 
     Args:
         sample: token.
-        more: what else is known, by name; None is left out.
+        more: further entries by name; None is left out.
     """
     content = dict(
         probabilities=probabilities.astype(np.float16),

@@ -1,14 +1,12 @@
-"""Layers of a map drawn cell for cell as the nuscenes-devkit's ``NuScenesMap.get_map_mask``.
+"""Map layers rasterised cell for cell like the nuscenes-devkit's ``NuScenesMap.get_map_mask``.
 
-The map labels behind BEVFusion's and NS-MAE's tables come from ``get_map_mask``: shapes are cut to
-a patch, turned into its frame, rounded to whole cells and drawn by OpenCV. A polygon covers the
+The map labels behind BEVFusion's and NS-MAE's tables come from ``get_map_mask``: shapes are clipped
+to a patch, rotated into its frame, rounded to whole cells and drawn by OpenCV. A polygon covers the
 cells of its outline as well; a line is an odd number of cells wide, whatever the scale.
 
-The devkit builds every polygon of the map anew for every mask. Here the shapes are kept, those far
-import math
-from the patch are left out, and the rest goes through the same Shapely and OpenCV calls in the same
-order, many shapes at once. Coordinates are therefore equal to the last bit, so that rounding agrees
-as well.
+The devkit rebuilds every polygon of the map for every mask. Here the shapes are cached, those far
+from the patch are skipped, and the rest goes through the same Shapely and OpenCV calls in the same
+order, many shapes at once. Coordinates are therefore equal to the last bit, and so is rounding.
 """
 
 import math
@@ -31,8 +29,8 @@ from nsmae_plugin.geometry.bev_grid import BEVGrid
 from nsmae_plugin.geometry.boxes import lidar_to_global
 from nsmae_plugin.geometry.intervals import is_whole
 
-MARGIN = 1e-3  # metres; shapes so far inside a patch are not cut, whatever is rounded
-SCALE_DECIMALS = 15  # the length of a turned unit vector is 1 only up to rounding
+MARGIN = 1e-3  # metres; shapes this far inside a patch are not clipped, whatever the rounding
+SCALE_DECIMALS = 15  # a rotated unit vector has length 1 only up to rounding
 
 
 @dataclass(frozen=True)
@@ -68,8 +66,8 @@ def patch_of(
 ) -> Patch:
     """The patch whose mask, mirrored by ``flips``, is the label of a sample.
 
-    As in BEVFusion the patch is level: centred below the origin of the augmented LiDAR frame, and
-    turned as its x axis. Scaled points make the patch smaller, or larger.
+    As in BEVFusion the patch is horizontal, centred below the origin of the augmented LiDAR frame
+    and aligned with its x axis. Its size is divided by the scale of the augmentation.
 
     Args:
         augmentation: (4, 4) from the LiDAR frame to the augmented one.
@@ -88,8 +86,8 @@ def patch_of(
 def flips_of(augmentation: np.ndarray) -> tuple[bool, bool]:
     """Return whether a matrix mirrors along x and along y, judged from the matrix alone.
 
-    A mirror image is one flip and a turn by less than a quarter. Two flips are half a turn: they
-    count as flips only where nothing else is turned.
+    A reflection is taken as one flip and a rotation by less than 90 degrees. Two flips equal a
+    rotation by 180 degrees; they count as flips only if there is no other rotation.
     """
     (a, b), (c, d) = np.asarray(augmentation)[:2, :2]
     if a * d - b * c < 0:
@@ -100,7 +98,7 @@ def flips_of(augmentation: np.ndarray) -> tuple[bool, bool]:
 
 @dataclass(frozen=True)
 class MapLayers:
-    """The layers of several classes at one location, and their shapes.
+    """The map layers of several classes at one location.
 
     Args:
         channels: (L,) number of the class that each layer belongs to.
@@ -108,7 +106,7 @@ class MapLayers:
         layer: (P,) the layer of each shape.
         shapes: (P,) Shapely polygons and lines in the global frame, in the devkit's order.
         bounds: (P, 4) least x and y, greatest x and y of each.
-        plain: (P,) bool, shapes that do not meet themselves.
+        plain: (P,) bool, shapes that do not intersect themselves.
     """
 
     channels: np.ndarray
@@ -135,7 +133,7 @@ class MapLayers:
         return result
 
     def _in_cells(self, patch: Patch, shape: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
-        """Layers (Q,) of what lies in the patch, and that (Q,) in cells from its lower corner."""
+        """Layer of each clipped shape (Q,), and the shapes (Q,) in cells from the lower corner."""
         outline, (x, y), (height, width) = patch.outline, patch.centre, patch.size
         low, high = np.split(shapely.bounds(outline), 2)
         near = (self.bounds[:, :2] <= high).all(axis=1) & (self.bounds[:, 2:] >= low).all(axis=1)
@@ -146,7 +144,7 @@ class MapLayers:
         seen, some = _cut(shapes, outline, whole)
         layer, whole = layer[some], whole[some]
         seen = affinity.translate(affinity.rotate(seen, -patch.angle, origin=(x, y)), -x, -y)
-        # The devkit cuts twice, and every cut may add corners.
+        # The devkit clips twice, and each time may add vertices.
         seen, some = _cut(shapely.get_parts(seen), patch.rectangle, whole)
         seen = affinity.translate(seen, width / 2, height / 2)
         seen = affinity.scale(seen, shape[1] / width, shape[0] / height, origin=(0, 0))
@@ -154,10 +152,9 @@ class MapLayers:
 
 
 def load_layers(root: Path, location: str, classes: Sequence[str]) -> MapLayers:
-    """The layers of ``classes`` at a location; read once, as long as the file stays the same.
+    """The layers of ``classes`` at a location, cached until the file changes.
 
-    As in the devkit, polygons that cross themselves are left out, but for those of the drivable
-    area.
+    As in the devkit, self-intersecting polygons are left out, except those of the drivable area.
 
     Raises:
         DataError: see :func:`nsmae_plugin.formats.maps.vector_map.read_map`.
@@ -212,22 +209,22 @@ def _layers(nuscenes_map: Any, classes: Sequence[str]) -> MapLayers:
 def _cut(
     shapes: np.ndarray, area: Polygon, whole: np.ndarray
 ) -> tuple[GeometryCollection, np.ndarray]:
-    """The parts of the shapes in the area, and (P,) bool which have one.
+    """The shapes clipped to the area, and (P,) bool, which of them are not empty.
 
     Args:
-        whole: (P,) bool, plain shapes that lie well inside: cutting them would change nothing.
+        whole: (P,) bool, plain shapes well inside the area, which clipping would not change.
     """
     cut, parts = shapes[~whole], shapes.copy()
     try:
         parts[~whole] = shapely.intersection(cut, area)
-    except shapely.errors.GEOSException:  # crosses itself; the devkit fails
+    except shapely.errors.GEOSException:  # self-intersecting; the devkit fails
         parts[~whole] = shapely.intersection(shapely.make_valid(cut), area)
     some = ~shapely.is_empty(parts)
     return GeometryCollection(list(parts[some])), some
 
 
 def _draw_lines(mask: np.ndarray, shape: Any, width: int) -> None:
-    # Cut off, not rounded: the devkit draws lines half a cell lower than polygons.
+    # Truncated, not rounded: the devkit draws lines half a cell lower than polygons.
     lines = [shapely.get_coordinates(line).astype(np.int32) for line in _parts(shape, "Line")]
     # OpenCV's lines of thickness 2 cover 3 cells, those of 4 cover 5.
     cv2.polylines(mask, lines, False, (1,), max(width - 1, 1))
@@ -237,11 +234,13 @@ def _draw_polygons(mask: np.ndarray, shape: Any) -> None:
     areas = _parts(shape, "Polygon")
     holes = [ring for area in areas for ring in area.interiors]
     cv2.fillPoly(mask, _rounded([area.exterior for area in areas]), (1,))
-    cv2.fillPoly(mask, _rounded(holes), (0,))  # also what an earlier polygon drew there
+    cv2.fillPoly(
+        mask, _rounded(holes), (0,)
+    )  # erases what an earlier polygon drew there, as in the devkit
 
 
 def _parts(shape: Any, kind: str) -> list[Any]:
-    """The lines or polygons of a geometry; where it only touches the patch there is none."""
+    """The lines or polygons of a geometry; none if it only touches the patch."""
     if shape.geom_type.startswith(kind):
         return [shape]
     return [part for whole in getattr(shape, "geoms", ()) for part in _parts(whole, kind)]

@@ -34,7 +34,7 @@ LAYERS_OF_CLASS: dict[str, tuple[str, ...]] = {
 
 def _known(classes: list[str]) -> list[str]:
     if not set(classes) <= LAYERS_OF_CLASS.keys():
-        raise ValueError("names a class that is not known")
+        raise ValueError("names an unknown class")
     return classes
 
 

@@ -1,8 +1,8 @@
 """Intersection over union of predicted BEV maps, counted in integers.
 
 A class is scored as mit-han-lab/bevfusion does: a cell belongs to the class when its probability
-reaches a threshold, true and false cells are added up over the whole data set, and the best IoU
-over the thresholds counts. Counts of samples and processes add up exactly, whatever their order.
+reaches a threshold, true and false cells are summed over the whole dataset, and the best IoU
+over the thresholds is reported. Counts of samples and processes are integers, so sums are exact.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ def count_cells(probabilities: Tensor, labels: Tensor) -> Tensor:
     """True positive, false positive and false negative cells, on the device of the arguments.
 
     Args:
-        probabilities: (B, C, Y, X) finite float; compared with the thresholds in float32, and equal
-            means reached.
+        probabilities: (B, C, Y, X) finite float; compared with the thresholds in float32; equality
+            reaches a threshold.
         labels: (B, C, Y, X) bool.
 
     Returns:
@@ -55,7 +55,7 @@ def count_cells(probabilities: Tensor, labels: Tensor) -> Tensor:
 
 
 def summarise(counts: np.ndarray, classes: Sequence[str], samples: int) -> dict[str, Any]:
-    """What the counts of a whole data set say, in plain JSON types.
+    """Metrics from the counts of a whole dataset, in plain JSON types.
 
     Args:
         counts: (C, T, 3) integers, the sums of :func:`count_cells` over all samples.
@@ -64,8 +64,8 @@ def summarise(counts: np.ndarray, classes: Sequence[str], samples: int) -> dict[
     Returns:
         ``mean_iou`` (of the best IoUs), ``iou`` {class: best IoU}, ``best_threshold`` {class: the
         lowest threshold that gives it}, ``iou_at`` {threshold: {class: IoU}},
-        ``classes_without_labels`` and ``samples``. A class that no cell of the data belongs to has
-        no IoU and is left out of everything but that list.
+        ``classes_without_labels`` and ``samples``. A class without any labelled cell
+        has no IoU and appears in that list only.
 
     Raises:
         DataError: no cell belongs to any class.
@@ -103,7 +103,7 @@ def metrics(summary: dict[str, Any]) -> dict[str, float]:
 
 
 def format_table(summary: dict[str, Any]) -> str:
-    """A row per class: the best IoU, where it is reached, and the IoU at every threshold."""
+    """A row per class: the best IoU, its threshold, and the IoU at every threshold."""
     columns = "".join(name.rjust(8) for name in NAMES)
     lines = [f"{'map IoU (%)':20}{'best':>8}{'at':>6} {columns}"]
     for name, value in summary["iou"].items():

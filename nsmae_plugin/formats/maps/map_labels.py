@@ -1,9 +1,8 @@
-"""Labels of map segmentation: what of each sample's surroundings belongs to which class.
+"""Labels of map segmentation, drawn from the vector map around each sample.
 
-Drawn anew for every sample, in its augmented frame, because a raster that is drawn once and turned
-later is not exact. There are two ways to draw:
-:mod:`nsmae_plugin.formats.maps.devkit_raster`, as the labels of the published tables, and
-:mod:`nsmae_plugin.formats.maps.map_raster`, exact in any pose.
+They are drawn for every sample in its augmented frame, because rotating a finished raster is not
+exact. There are two rasterisers: :mod:`nsmae_plugin.formats.maps.devkit_raster`, used for the
+published tables, and :mod:`nsmae_plugin.formats.maps.map_raster`, exact in any pose.
 """
 
 from collections.abc import Mapping, Sequence
@@ -24,8 +23,7 @@ from nsmae_plugin.geometry.bev_grid import map_grid
 class MapLabels:
     """Draws the map around samples.
 
-    Maps are read here, each once, and only of locations where there are samples. Forked workers
-    share what is kept.
+    Only maps of locations with samples are read, each once. Forked workers share them.
 
     Args:
         map_cfg: the section ``MAP_CONFIG``. ``RASTERISER`` chooses between ``devkit``, the cells
@@ -39,8 +37,8 @@ class MapLabels:
         rasteriser: ``devkit`` or ``exact``.
 
     Raises:
-        ConfigError: classes, bounds, a rasteriser or a line width that mean nothing.
-        DataError: a map is missing or damaged, or nobody knows where a sample was taken.
+        ConfigError: invalid classes, bounds, rasteriser or line width.
+        DataError: a map is missing or damaged, or the location of a sample is unknown.
     """
 
     def __init__(
@@ -75,7 +73,7 @@ class MapLabels:
                 turn.
 
         Raises:
-            DataError: the info does not say where the car was.
+            DataError: the info has no pose of the vehicle.
         """
         _check_pose(info)
         around = self._maps[self._location[info["token"]]]
@@ -89,12 +87,12 @@ class MapLabels:
         return np.ascontiguousarray(masks[:, :: -1 if along_x else 1, :: -1 if along_y else 1])
 
     def _surroundings(self, to_grid: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Least and greatest x, y (2,) of the grid's corners in the global frame."""
+        """Minimum and maximum x, y (2,) of the grid's corners in the global frame."""
         (a, b, x), (c, d, y) = to_grid
         corners = np.array(
             [[u - x, v - y] for u in self.grid.x_bound[:2] for v in self.grid.y_bound[:2]]
         )
-        # By hand: LAPACK's threads take milliseconds where the cores are busy with workers.
+        # Without LAPACK, whose threads take milliseconds while workers keep the cores busy.
         corners = corners @ np.array([[d, -c], [-b, a]]) / (a * d - b * c)
         return corners.min(axis=0), corners.max(axis=0)
 
@@ -102,12 +100,11 @@ class MapLabels:
 def ground_to_lidar(info: Mapping[str, Any], augmentation: np.ndarray) -> np.ndarray:
     """(2, 3) from x, y of the global frame to x, y of the augmented LiDAR frame, in metres.
 
-    nuScenes' maps are flat. Their points are taken to lie as high as the wheels of the car (the
-    origin of its frame); that the road rises or falls around it is neglected, that the LiDAR is
-    mounted at a slant is not.
+    nuScenes' maps are flat. The ground is taken to be the plane through the origin of the vehicle's
+    frame; slopes of the road are neglected, the tilt of the LiDAR is not.
 
     Raises:
-        DataError: the info does not say where the car was.
+        DataError: the info has no pose of the vehicle.
     """
     _check_pose(info)
     car_from_global = np.asarray(info["car_from_global"], dtype=np.float64)
@@ -126,7 +123,7 @@ def _check_pose(info: Mapping[str, Any]) -> None:
 
 
 def _locations(infos: Sequence[dict[str, Any]], root: Path, version: str) -> dict[str, str]:
-    """Where each sample was taken, by its token."""
+    """Location of each sample by its token."""
     known = locations_of_samples(root, version)
     result = {info["token"]: known.get(info["token"], "") for info in infos}
     unknown = [token for token, location in result.items() if not location]

@@ -1,10 +1,10 @@
-"""Areas of a map drawn on a grid, by counting how often their outlines go round each cell's centre.
+"""Areas of a map rasterised by the winding number of their outlines around cell centres.
 
-A ray through a row of centres crosses the outline of an area upwards or downwards; the balance of
-the crossings on one side of a centre is the winding number there. Where outer outlines run one way
-round and holes the other, it counts the areas that the centre lies in. Outlines are never clipped,
-and a turn, a mirror image or a stretch of the whole map changes no more than the sign, so that
-the drawing is exact in any pose.
+A ray through a row of centres crosses the outline of an area upwards or downwards; the signed sum
+of the crossings on one side of a centre is the winding number there. With outer rings and holes of
+opposite orientation it counts the areas that contain the centre. Outlines are never clipped, and
+rotating, mirroring or scaling the whole map changes at most the sign, so the result is exact in any
+pose.
 """
 
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from nsmae_plugin.geometry.bev_grid import BEVGrid
 
 @dataclass(frozen=True)
 class Rings:
-    """Outlines of areas, one after the other; outer ones run one way round, holes the other.
+    """Outlines of areas, concatenated; outer rings and holes have opposite orientation.
 
     Args:
         points: (V, 2) float64 metres; the last point of a ring repeats its first one.
@@ -41,8 +41,8 @@ def rasterise(rings: Rings, to_grid: np.ndarray, grid: BEVGrid, channels: int) -
     """
     (rows, columns), (x_axis, y_axis) = grid.shape, grid.axes()
     x, y = (m[0] * rings.points[:, 0] + m[1] * rings.points[:, 1] + m[2] for m in to_grid)
-    # First row at or above each point. An edge crosses the rows between those of its two ends, so
-    # that edges that share a point neither share a row nor leave one out.
+    # First row at or above each point. An edge crosses the rows between those of its end points, so
+    # that edges that share a point neither share a row nor skip one.
     row = _first_at_or_above(y, y_axis[0], grid.y_bound[2], rows)
     start = np.flatnonzero((row[1:] != row[:-1]) & ~rings.last[:-1])
     end = start + 1
@@ -61,8 +61,8 @@ def rasterise(rings: Rings, to_grid: np.ndarray, grid: BEVGrid, channels: int) -
     )
     crossing = start_x + (y_axis[crossed] - start_y) * slope
     column = _first_at_or_above(crossing, x_axis[0], grid.x_bound[2], columns)
-    turns = np.zeros((channels, rows, columns + 1), np.int32)  # one column more, right of the grid
-    # Numbers of cells, as this is slow with three indices.
+    turns = np.zeros((channels, rows, columns + 1), np.int32)  # one more column, right of the grid
+    # Flat indices: three of them are slow here.
     np.add.at(turns.reshape(-1), (channel * rows + crossed) * (columns + 1) + column, turn)
     winding = np.cumsum(turns, axis=-1, out=turns)
     return winding[..., :columns] != 0

@@ -1,4 +1,4 @@
-"""The areas of a location's vector map as arrays, read once through the devkit's NuScenesMap."""
+"""Vector maps of locations as arrays, read through the devkit's NuScenesMap and cached."""
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -74,9 +74,9 @@ def _rings(polygon: Polygon) -> list[Any]:
 
 
 def load_map(root: Path, location: str, classes: Sequence[str], line_width: float) -> VectorMap:
-    """The areas of ``classes`` at a location; read once, as long as the file stays the same.
+    """The areas of ``classes`` at a location, cached until the file changes.
 
-    Polygons are repaired where they cross themselves (the devkit's masks leave them out). Lines
+    Self-intersecting polygons are repaired (the devkit's masks leave them out). Lines
     become bands of ``line_width`` metres with flat ends.
 
     Args:
@@ -112,7 +112,7 @@ def read_map(root: Path, location: str, make: Callable[..., Made], *args: Any) -
 def _read(path: Path, changed_ns: int, size: int, make: Callable[..., Any], *args: Any) -> Any:
     try:
         return make(_open(path), *args)
-    except Exception as error:  # damaged maps raise nearly anything, the devkit bare Exceptions
+    except Exception as error:  # damaged maps raise almost anything, the devkit plain Exceptions
         raise DataError(f"the map {path} cannot be used: {brief(error)}; {GET}") from error
 
 
@@ -126,7 +126,7 @@ def _open(path: Path) -> Any:
 
 
 def _check_nodes(nodes: Iterable[Mapping[str, Any]]) -> None:
-    """Shapely goes on with infinite and missing numbers, and draws something else or nothing."""
+    """Refuse infinite and missing coordinates, with which Shapely would go on."""
     for node in nodes:
         place = node["x"], node["y"]
         if not all(type(value) in (int, float) and abs(value) <= FARTHEST for value in place):
@@ -134,7 +134,7 @@ def _check_nodes(nodes: Iterable[Mapping[str, Any]]) -> None:
 
 
 def layer_shapes(nuscenes_map: Any, layer: str) -> Iterator[Polygon | LineString]:
-    """The polygons or lines of a layer as the map has them, in its order."""
+    """The polygons or lines of a layer, in the order of the map."""
     for record in getattr(nuscenes_map, layer):
         if layer in LINE_LAYERS:
             yield nuscenes_map.extract_line(record["line_token"])

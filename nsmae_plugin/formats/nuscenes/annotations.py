@@ -1,4 +1,4 @@
-"""From annotations of a nuScenes database to the boxes of an info file, and what became of them."""
+"""Annotations of a nuScenes database as boxes of info files, with remarks on those left out."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -31,7 +31,7 @@ DETECTION_NAMES = {
     "vehicle.trailer": "trailer",
     "vehicle.truck": "truck",
 }
-# What else nuScenes annotates; the benchmark ignores it, and so does training.
+# Other annotated categories, which the benchmark and the training ignore.
 IGNORED_CATEGORIES = (
     "animal",
     "human.pedestrian.personal_mobility",
@@ -44,8 +44,8 @@ IGNORED_CATEGORIES = (
     "vehicle.emergency.police",
 )
 IGNORED = "ignore"  # OpenPCDet's name for boxes of no detection class
-MAX_VELOCITY_GAP = 1.5  # seconds; the devkit trusts no velocity over longer gaps
-# Why an annotation is no box of a detection class; the name of a category follows the last.
+MAX_VELOCITY_GAP = 1.5  # seconds; the devkit gives no velocity over longer gaps
+# Reasons why an annotation is no box of a detection class; the category's name follows the last.
 IMPOSSIBLE, UNSEEN, COUNTED, CATEGORY = "impossible size", "no point", "counted", "category "
 
 Remarks = dict[str, list[str]]
@@ -112,7 +112,7 @@ class AnnotationReader:
         reference: Record,
         remarks: Remarks,
     ) -> None:
-        """Fill in the numbers of LiDAR points that nobody has counted."""
+        """Count the LiDAR points of boxes whose ``num_lidar_pts`` is negative."""
         unknown = entries["num_lidar_pts"] < 0
         if not unknown.any():
             return

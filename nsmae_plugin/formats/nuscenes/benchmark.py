@@ -36,10 +36,10 @@ class NuScenesBenchmark:
     def check(
         self, infos: Sequence[Mapping[str, Any]], class_names: Sequence[str], boxes: bool = True
     ) -> Split:
-        """What is going to be evaluated, checked before a network runs for hours.
+        """The split to evaluate, checked before a network runs for hours.
 
         Args:
-            boxes: whether boxes are, and not a map alone.
+            boxes: whether boxes are evaluated, and not only maps.
 
         Raises:
             ConfigError: a class that nuScenes does not evaluate, or an unknown split.

@@ -58,7 +58,7 @@ class Split:
         """Compare ``tokens`` with the samples of the split.
 
         Args:
-            subject: who has the tokens and a verb, for the message.
+            subject: beginning of the message, such as "the info files hold".
 
         Raises:
             DataError: naming the first samples that are missing or too many.
@@ -82,7 +82,7 @@ class Split:
 
 
 def find(root: Path, version: str, split: str) -> Split:
-    """The split that ``split`` means in a database.
+    """The split of a database that ``DATA_SPLIT.test`` names.
 
     Args:
         split: ``train`` or ``val`` (of v1.0-mini: its own ones), one of the devkit's names, or a
@@ -90,7 +90,7 @@ def find(root: Path, version: str, split: str) -> Split:
 
     Raises:
         ConfigError: the version has no such split.
-        DataError: the database cannot be read, or has no sample of the split.
+        DataError: the database cannot be read, or has no samples of the split.
     """
     from nuscenes.utils.splits import create_splits_scenes
 
@@ -125,15 +125,15 @@ def find(root: Path, version: str, split: str) -> Split:
 
 
 def score(split: Split, results: Path, folder: Path) -> tuple[str, dict[str, float]]:
-    """Let the devkit evaluate a results file.
+    """Evaluate a results file with the devkit.
 
     It writes ``metrics_summary.json`` and ``metrics_details.json`` into ``folder``.
 
     Returns:
         The devkit's table with the APs at each distance, and ``mAP``, ``NDS``, the five mean
         true-positive errors (``trans_err``, ...), ``AP/<class>``, and ``mAP_present``: the mean AP
-        of the classes that the split has a box of. Without any, a class has AP 0 however good the
-        predictions are, so that in a small split ``mAP`` cannot reach 1.
+        of the classes that the split has boxes of. A class without boxes has AP 0 however good the
+        predictions are, so that ``mAP`` cannot reach 1 on a small split.
 
     Raises:
         DataError: the file holds other samples than the split, or breaks a rule of the benchmark.
@@ -184,7 +184,7 @@ def _read_results(path: Path) -> dict[str, list[Any]]:
 
 @contextmanager
 def _devkit(action: str) -> Iterator[io.StringIO]:
-    """Collect what the devkit prints, and turn what it raises into a DataError."""
+    """Capture the devkit's output, and turn its exceptions into a DataError."""
     printed = io.StringIO()
     with redirect_stdout(printed), redirect_stderr(io.StringIO()):
         try:
@@ -194,7 +194,7 @@ def _devkit(action: str) -> Iterator[io.StringIO]:
 
 
 def _score_nothing(folder: Path) -> tuple[str, dict[str, float]]:
-    """What the devkit's formulas give without a single box; its own filter refuses such a file."""
+    """The result of the devkit's formulas without any box; its own filter refuses such a file."""
     from nuscenes.eval.common.config import config_factory
     from nuscenes.eval.detection.constants import TP_METRICS
     from nuscenes.eval.detection.data_classes import DetectionMetrics
@@ -225,7 +225,7 @@ def _metrics(summary: Mapping[str, Any], present: Collection[str]) -> dict[str, 
 
 
 def _distance_table(summary: Mapping[str, Any]) -> str:
-    """AP of every class at each distance within which a prediction counts as found."""
+    """AP of every class at each matching distance."""
     aps = summary["label_aps"]
     distances = list(next(iter(aps.values())))
     lines = ["AP within".ljust(20) + "".join(f"{distance} m".rjust(8) for distance in distances)]

@@ -1,4 +1,4 @@
-"""From a nuScenes database to the entries of an info file, in OpenPCDet's layout."""
+"""Entries of info files, in OpenPCDet's layout, from a nuScenes database."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from multiprocessing import get_context
@@ -10,7 +10,8 @@ import torch
 from nsmae_plugin.errors import DataError
 from nsmae_plugin.formats.lidar_layout import NUSCENES, LidarFiles
 from nsmae_plugin.formats.nuscenes.annotations import AnnotationReader, Remarks
-from nsmae_plugin.formats.nuscenes.tables import NuScenesTables, Record, inverse, matrix
+from nsmae_plugin.formats.nuscenes.tables import NuScenesTables, Record, matrix
+from nsmae_plugin.geometry.calibration import inverse
 from nsmae_plugin.runtime import stopping
 
 LIDAR = "LIDAR_TOP"
@@ -26,7 +27,7 @@ CAMERAS = (
 
 
 class Frame(NamedTuple):
-    """An info, and what became of annotations: reason → their tokens."""
+    """An info, and the remarks on its annotations: reason → their tokens."""
 
     info: dict[str, Any]
     remarks: Remarks
@@ -40,7 +41,7 @@ class InfoBuilder:
             repeated where a scene starts.
         with_cam: whether to add ``cams``.
         labels: whether to add boxes.
-        layout: of the LiDAR files, for annotations whose points nobody has counted.
+        layout: of the LiDAR files, to count the points of annotations without a number.
     """
 
     def __init__(
@@ -185,6 +186,6 @@ def parallel(
     if workers < 1:
         yield from map(work, items)
         return
-    # Forked, so that what `work` holds (tables, gigabytes for the full data set) is shared.
+    # Forked, so that what `work` holds (tables, gigabytes for the full dataset) is shared.
     with get_context("fork").Pool(workers, _start_worker, (work,)) as pool:
         yield from pool.imap(_in_worker, items, chunksize=16)

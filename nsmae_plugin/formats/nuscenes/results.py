@@ -37,15 +37,15 @@ def attribute(name: str, velocity: Sequence[float]) -> str:
 
 
 def sample_results(annotation: Mapping[str, Any], info: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The boxes of one sample as a results file holds them, the surest first, 500 at most.
+    """The boxes of one sample in the format of a results file, at most 500, best first.
 
     Args:
         annotation: in OpenPCDet's layout, with ``name``, ``score`` and ``boxes_lidar``.
-        info: of the same sample, gives the way from the LiDAR frame into the global one.
+        info: of the same sample, with the pose of its LiDAR.
 
     Raises:
         NonFiniteError: a box or score is NaN or infinite.
-        DataError: the info does not say where the sensor was.
+        DataError: the info has no pose.
     """
     token = info["token"]
     values, scores = annotation["boxes_lidar"], annotation["score"]

@@ -9,7 +9,7 @@ from nsmae_plugin.formats.nuscenes.table_files import Record, read_table
 def scenes_of_samples(root: Path, version: str) -> dict[str, str]:
     """Token of every sample → name of its scene.
 
-    Reads two small tables only: ``sample_data`` of the full data set takes a gigabyte.
+    Reads two small tables only: ``sample_data`` of the full dataset takes a gigabyte.
 
     Args:
         root: folder that holds the folder ``version`` of JSON tables.

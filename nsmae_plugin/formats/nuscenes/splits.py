@@ -1,4 +1,4 @@
-"""Which scenes belong to which split: nuScenes' official lists, or ``splits.json``."""
+"""Scenes of each split, by nuScenes' official lists or by ``splits.json``."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -14,9 +14,9 @@ FORM = '{"train": [scene names], "val": [scene names]}'
 def scene_names(root: Path, version: str) -> dict[str, set[str]]:
     """Split (``train``, ``val`` or ``test``) → names of its scenes, for the info files.
 
-    ``train`` and ``val`` of a file ``splits.json`` beside the tables name the splits of a database
-    of one's own; otherwise nuScenes' official lists hold. Other splits in that file are for the
-    evaluation alone.
+    ``train`` and ``val`` of a file ``splits.json`` beside the tables define the splits of a custom
+    database; without it nuScenes' official lists apply. Other splits in that file are for
+    evaluation only.
 
     Raises:
         ConfigError: a version without official lists and without ``splits.json``.
@@ -40,7 +40,7 @@ def scene_names(root: Path, version: str) -> dict[str, set[str]]:
 
 
 def split_file(root: Path, version: str) -> Path:
-    """Where the splits of a database of one's own are named."""
+    """The file that defines the splits of a custom database."""
     return root / version / FILE
 
 

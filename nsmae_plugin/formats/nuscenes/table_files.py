@@ -1,7 +1,7 @@
-"""Reading one nuScenes table: a JSON list of records whose fields are what they have to be.
+"""Reading one nuScenes table, a JSON list of records, with a check of every field.
 
-A table of the full data set has millions of records, so whole columns are compared; only a column
-that is wrong is searched for the record to name.
+A table of the full dataset has millions of records, so whole columns are checked at once; only in a
+column with an error is the record searched that the message names.
 """
 
 from collections import Counter
@@ -25,7 +25,7 @@ _NUMBERS = {int, float}
 class _Kind(NamedTuple):
     """The values that a field may hold.
 
-    words: how messages name them. check: a column -> whether all its values are valid.
+    words: how messages describe them. check: whether all values of a column are valid.
     """
 
     words: str
@@ -92,7 +92,7 @@ MODALITY = _Kind(
     " or ".join(MODALITIES), lambda column: _text(column) and set(column) <= set(MODALITIES)
 )
 
-#: Table → field → what it must be; of each table what this package reads.
+#: Table → field → kind of its values, for the fields that this package reads.
 FIELDS: dict[str, dict[str, _Kind]] = {
     "log": {"token": TEXT, "location": TEXT},
     "scene": {"token": TEXT, "name": TEXT, "log_token": TEXT, "first_sample_token": TEXT},

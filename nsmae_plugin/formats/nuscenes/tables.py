@@ -1,7 +1,7 @@
-"""The tables of a nuScenes database, as much of them as info files need.
+"""The tables of a nuScenes database, as far as info files need them.
 
-The devkit would do, but it insists on tables that nobody needs here (attributes, visibilities,
-maps), builds every reverse index and ends in a KeyError where a record has a gap.
+The devkit is not used here: it requires further tables (attributes, visibilities, maps), builds all
+reverse indices, and ends in a KeyError if a record is missing.
 """
 
 from collections.abc import Mapping
@@ -12,6 +12,7 @@ import numpy as np
 
 from nsmae_plugin.errors import DataError, brief
 from nsmae_plugin.formats.nuscenes.table_files import Record, read_table
+from nsmae_plugin.geometry.calibration import rigid
 from nsmae_plugin.geometry.rotations import rotation_matrix
 
 _SENSOR_TABLES = ("scene", "sample", "sample_data", "calibrated_sensor", "ego_pose", "sensor")
@@ -124,15 +125,4 @@ class NuScenesTables:
 
 def matrix(record: Record) -> np.ndarray:
     """(4, 4) float64 of a calibration (sensor → ego) or an ego pose (ego → global), metres."""
-    result = np.eye(4)
-    result[:3, :3] = rotation_matrix(record["rotation"])
-    result[:3, 3] = record["translation"]
-    return result
-
-
-def inverse(rigid: np.ndarray) -> np.ndarray:
-    """Inverse of a rigid (4, 4) transform."""
-    result = np.eye(4)
-    result[:3, :3] = rigid[:3, :3].T
-    result[:3, 3] = -rigid[:3, :3].T @ rigid[:3, 3]
-    return result
+    return rigid(rotation_matrix(record["rotation"]), record["translation"])
