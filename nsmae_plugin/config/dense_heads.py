@@ -6,8 +6,9 @@ The keys are those that OpenPCDet reads and those that its own YAML files set. O
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
+from annotated_types import Len
 from pydantic import model_validator
 
 from nsmae_plugin.config.modules import Module
@@ -123,9 +124,9 @@ class _Suppression(Section):
     """Thresholds and sizes: one for all classes of a group, or one for each class."""
 
     NMS_TYPE: str
-    NMS_THRESH: Ratio | list[Ratio]
-    NMS_PRE_MAXSIZE: PositiveInt | list[PositiveInt]
-    NMS_POST_MAXSIZE: PositiveInt | list[PositiveInt]
+    NMS_THRESH: Ratio | Annotated[list[Ratio], Len(1)]
+    NMS_PRE_MAXSIZE: PositiveInt | Annotated[list[PositiveInt], Len(1)]
+    NMS_POST_MAXSIZE: PositiveInt | Annotated[list[PositiveInt], Len(1)]
     MULTI_CLASSES_NMS: bool = ABSENT
     SCORE_THRESH: float = ABSENT
 

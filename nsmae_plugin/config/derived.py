@@ -8,7 +8,7 @@ at; where a value does not follow, it has to be given.
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import SimpleNamespace
 from typing import Any
 
@@ -51,6 +51,8 @@ def complete(model_cfg: Any, dataset: Any) -> Any:
     if name_of(model_cfg, "FUSER") == "ConvFuser":
         _complete_fuser(model_cfg)
     complete_head(model_cfg, dataset)
+    if name_of(model_cfg, "DENSE_HEAD") == "CenterHead" and hasattr(dataset, "class_names"):
+        _check_groups(model_cfg.DENSE_HEAD.CLASS_NAMES_EACH_HEAD, dataset.class_names)
     return model_cfg
 
 
@@ -174,3 +176,13 @@ def _complete_fuser(model_cfg: Any) -> None:
     total = sum(widths.values())
     reason = " and ".join(f"{key} {value}" for key, value in widths.items())
     settle(model_cfg, "FUSER.IN_CHANNEL", total, f"{reason} make {total}")
+
+
+def _check_groups(groups: Sequence[Sequence[str]], class_names: Sequence[str]) -> None:
+    """Check that groups hold each class once; other names in them are skipped by the head."""
+    found = sorted(name for group in groups for name in group if name in class_names)
+    if found != sorted(class_names):
+        raise ConfigError(
+            f"MODEL.DENSE_HEAD.CLASS_NAMES_EACH_HEAD {[list(one) for one in groups]} must hold "
+            f"each of CLASS_NAMES {list(class_names)} once"
+        )

@@ -4,9 +4,26 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
+from pydantic import AfterValidator
+
 from nsmae_plugin.config.old_sections import OldBEVHead, OldPerspectiveHead
 from nsmae_plugin.config.section import Section
 from nsmae_plugin.config.sections import InSlot
+from nsmae_plugin.config.values import Words
+
+
+def _check_thresholds(section: dict[str, Any]) -> dict[str, Any]:
+    thresholds = section.get("RECALL_THRESH_LIST", [])
+    if not isinstance(thresholds, list) or any(
+        isinstance(one, bool) or not isinstance(one, int | float) or not 0 <= one <= 1
+        for one in thresholds
+    ):
+        raise ValueError("RECALL_THRESH_LIST must be a list of numbers from 0 to 1")
+    return section
+
+
+#: Its other keys are OpenPCDet's, and depend on the detector.
+PostProcessing = Annotated[dict[str, Any], AfterValidator(_check_thresholds), Words("a section")]
 
 
 class Model(Section):
@@ -31,4 +48,4 @@ class Model(Section):
     PERSPECTIVE_HEAD: OldPerspectiveHead | None = None
     BEV_HEAD: OldBEVHead | None = None
     LOSS_CONFIG: Any = None
-    POST_PROCESSING: Any = None
+    POST_PROCESSING: PostProcessing | None = None

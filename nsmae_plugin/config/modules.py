@@ -84,13 +84,20 @@ class SwinTransformer(Module):
 
 
 class GeneralizedLSSFPN(Module):
-    """IN_CHANNELS from the finest level to the coarsest."""
+    """IN_CHANNELS from the finest level to the coarsest, all of which are used."""
 
     IN_CHANNELS: SeveralWidths = ABSENT
     OUT_CHANNELS: PositiveInt
-    START_LEVEL: NonNegativeInt = ABSENT
+    START_LEVEL: Annotated[int, Ge(0), Le(0), Words("0, since every level is used")] = ABSENT
     END_LEVEL: Annotated[int, Ge(-1), Words("an integer of at least -1")] = ABSENT
     NUM_OUTS: PositiveInt = ABSENT
+
+    @model_validator(mode="after")
+    def _check_levels(self) -> GeneralizedLSSFPN:
+        last = len(self.IN_CHANNELS or []) - 1
+        if self.IN_CHANNELS and self.END_LEVEL not in (None, -1, last):
+            raise ValueError(f"END_LEVEL must be -1 or {last}, since every level is used")
+        return self
 
 
 class LiftSplat(Module):
@@ -104,7 +111,7 @@ class LiftSplat(Module):
     YBOUND: Bound = ABSENT
     ZBOUND: Bound
     DBOUND: Bound
-    DOWNSAMPLE: Literal[1, 2]
+    DOWNSAMPLE: Annotated[int, Ge(1), Le(2), Words("1 or 2")]
     ROUNDING: Literal["truncate", "floor"] = "truncate"
 
     @model_validator(mode="after")

@@ -81,7 +81,7 @@ class DenseHeadDetector:
     def post_processing(self, batch_dict: Batch) -> tuple[list[Batch], dict[str, int]]:
         """The boxes of the head, and the recall at each of POST_PROCESSING.RECALL_THRESH_LIST."""
         boxes = batch_dict["final_box_dicts"]
-        thresholds = self.model_cfg.get("POST_PROCESSING", {}).get("RECALL_THRESH_LIST", [])
+        thresholds = (self.model_cfg.get("POST_PROCESSING") or {}).get("RECALL_THRESH_LIST", [])
         recall: dict[str, int] = {}
         for index in range(batch_dict["batch_size"]):
             recall = self.generate_recall_record(

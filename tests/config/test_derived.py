@@ -106,3 +106,15 @@ def test_the_configuration_that_is_completed_stays_as_it_is():
     before = copy.deepcopy(model)
     complete(model, described_data(config.DATA_CONFIG))
     assert model == before
+
+
+@pytest.mark.parametrize("groups", [[["car", "bus"]], [["car"], ["bus", "truck", "car"]]])
+def test_the_groups_of_a_center_head_hold_each_class_once(groups):
+    config = load_config(TINY / "centerpoint_lidar.yaml")
+    data = described_data(config.DATA_CONFIG)
+    data.class_names = ["car", "bus", "truck"]
+    config.MODEL.DENSE_HEAD.CLASS_NAMES_EACH_HEAD = groups
+    with pytest.raises(ConfigError, match=r"CLASS_NAMES_EACH_HEAD .* must hold each of CLASS_NAM"):
+        complete(config.MODEL, data)
+    config.MODEL.DENSE_HEAD.CLASS_NAMES_EACH_HEAD = [["car", "tram"], ["bus", "truck"]]
+    complete(config.MODEL, data)

@@ -88,12 +88,6 @@ def test_the_pyramid_leaves_its_input_as_it_was():
     assert all(torch.equal(*pair) for pair in zip(levels, copies, strict=True))
 
 
-@pytest.mark.parametrize("changes", [{"START_LEVEL": 1}, {"END_LEVEL": 1}])
-def test_a_pyramid_over_some_levels_is_refused(changes):
-    with pytest.raises(ConfigError, match="START_LEVEL must be 0"):
-        make_fpn(**changes)
-
-
 def make_backbone(**changes):
     cfg = {
         "LAYER_NUMS": [0, 1],

@@ -103,17 +103,9 @@ def test_nothing_found_gives_empty_boxes():
     assert shapes == [{"pred_boxes": (0, 9), "pred_scores": (0,), "pred_labels": (0,)}] * 2
 
 
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"CLASS_NAMES_EACH_HEAD": GROUPS[:2]}, "must hold each of CLASS_NAMES"),
-        ({"CLASS_NAMES_EACH_HEAD": [*GROUPS, ["car"]]}, "once"),
-        ({"CLASS_NAMES_EACH_HEAD": [*GROUPS, ["tram"]]}, "one of them at least in every group"),
-    ],
-)
-def test_groups_hold_every_class_once(changes, message):
-    with pytest.raises(ConfigError, match=message):
-        make_head(**changes)
+def test_a_group_without_a_class_is_refused():
+    with pytest.raises(ConfigError, match="every group must hold one of CLASS_NAMES"):
+        make_head(CLASS_NAMES_EACH_HEAD=[*GROUPS, ["tram"]])
 
 
 def test_box_codes_are_those_of_the_targets():

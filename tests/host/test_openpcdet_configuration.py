@@ -60,7 +60,9 @@ def test_openpcdets_own_configurations_stay_as_they_are(openpcdet_root, reading,
 def test_a_configuration_of_ours_is_what_our_tools_read(path, reading, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     config = reading.cfg_from_yaml_file(str(path), EasyDict())
-    assert config.OPTIMIZATION.pop("DECAY_STEP_LIST") == []  # which build_scheduler asks for
+    # build_scheduler asks for both
+    assert config.OPTIMIZATION.pop("DECAY_STEP_LIST") == []
+    assert config.OPTIMIZATION.pop("LR_WARMUP") is False
     expected = load_config(path)
     if "POST_PROCESSING" not in expected.MODEL:  # which the evaluation asks for
         assert config.MODEL.pop("POST_PROCESSING").RECALL_THRESH_LIST
@@ -166,3 +168,21 @@ def test_a_module_is_changed_when_it_is_imported_or_at_once(reading, tmp_path, m
     after_import("a_module_of_a_script", action)
     assert seen == [1, 1]
     del sys.modules["a_module_of_a_script"]
+
+
+def test_openpcdets_modules_get_what_they_read_without_asking(reading):
+    """MLP_RATIO 4.0 would make a layer of 128.0 channels there."""
+    from nsmae_plugin.host.openpcdet.configuration import adapt_modules
+
+    words = "MODEL.IMAGE_BACKBONE.MLP_RATIO 4.0 MODEL.NECK.END_LEVEL 2"
+    model = load_config(TINY / "bevfusion_det.yaml", words.split()).MODEL
+    for section, key in (("IMAGE_BACKBONE", "DROP_RATE"), ("DENSE_HEAD", "CLASS_AGNOSTIC")):
+        del model[section][key]
+    adapt_modules(model)
+    assert isinstance(model.IMAGE_BACKBONE.MLP_RATIO, int)
+    assert model.IMAGE_BACKBONE.DROP_RATE == 0
+    assert model.DENSE_HEAD.CLASS_AGNOSTIC is False
+    assert model.NECK.END_LEVEL == -1
+    model.IMAGE_BACKBONE.MLP_RATIO = 2.5
+    with pytest.raises(ConfigError, match=r"MLP_RATIO 2\.5 must be an integer in OpenPCDet"):
+        adapt_modules(model)

@@ -16,6 +16,7 @@ import torch
 
 from nsmae_plugin.errors import CheckpointError, DataError
 from nsmae_plugin.host import build, hooks
+from nsmae_plugin.host.openpcdet import configuration
 from nsmae_plugin.host.openpcdet.patching import replace
 from nsmae_plugin.host.swin_checkpoint import load_image_checkpoint
 from nsmae_plugin.runtime import torch_files
@@ -184,7 +185,11 @@ def build_with_care(models: ModuleType) -> None:
     def build_network(
         original: Callable[..., Any], model_cfg: Any, num_class: int, dataset: Any
     ) -> torch.nn.Module:
-        return build.build_network(original, model_cfg, num_class, dataset)
+        def builder(model_cfg: Any, **arguments: Any) -> torch.nn.Module:
+            configuration.adapt_modules(model_cfg)
+            return original(model_cfg=model_cfg, **arguments)
+
+        return build.build_network(builder, model_cfg, num_class, dataset)
 
     replace(models, "build_network", build_network)
 

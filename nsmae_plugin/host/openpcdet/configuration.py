@@ -17,6 +17,7 @@ from typing import Any
 
 from nsmae_plugin.config import load as own
 from nsmae_plugin.config.configuration import Configuration
+from nsmae_plugin.config.known_modules import name_of
 from nsmae_plugin.config.old_sections import update_sections
 from nsmae_plugin.errors import ConfigError
 from nsmae_plugin.host.openpcdet import registry
@@ -26,6 +27,17 @@ from nsmae_plugin.host.openpcdet.patching import replace
 DEFAULTS: dict[str, Any] = {
     "MODEL": {"POST_PROCESSING": {"RECALL_THRESH_LIST": [0.5], "EVAL_METRIC": "nuscenes"}},
     "OPTIMIZATION": {"DECAY_STEP_LIST": [], "LR_WARMUP": False},
+}
+
+# The same for modules: section of MODEL -> NAME -> keys that it reads without asking.
+MODULE_DEFAULTS: dict[str, dict[str, dict[str, Any]]] = {
+    "IMAGE_BACKBONE": {
+        "SwinTransformer": {"DROP_RATE": 0.0, "ATTN_DROP_RATE": 0.0, "DROP_PATH_RATE": 0.0}
+    },
+    "DENSE_HEAD": {
+        "CenterHead": {"CLASS_AGNOSTIC": False},
+        "TransFusionHead": {"CLASS_AGNOSTIC": False},
+    },
 }
 
 Read = Callable[..., Any]
@@ -97,6 +109,30 @@ def _fill(section: Any, defaults: Mapping[str, Any]) -> None:
             _fill(section[key], value)
         else:
             section.setdefault(key, copy(value))
+
+
+def adapt_modules(model_cfg: Any) -> None:
+    """Write MODEL, in place, as OpenPCDet's modules need it.
+
+    Raises:
+        ConfigError: a value that only the built-in host can take.
+    """
+    for key, known in MODULE_DEFAULTS.items():
+        defaults = known.get(str(name_of(model_cfg, key)))
+        if defaults is not None:
+            _fill(model_cfg[key], defaults)
+    if name_of(model_cfg, "IMAGE_BACKBONE") == "SwinTransformer":
+        ratio = model_cfg.IMAGE_BACKBONE.MLP_RATIO
+        if ratio != int(ratio):
+            raise ConfigError(
+                f"MODEL.IMAGE_BACKBONE.MLP_RATIO {ratio} must be an integer in OpenPCDet: change "
+                "it, or use NSMAE_HOST=builtin"
+            )
+        model_cfg.IMAGE_BACKBONE.MLP_RATIO = int(ratio)  # a float would be one of channels
+    if name_of(model_cfg, "NECK") == "GeneralizedLSSFPN":
+        model_cfg.NECK.END_LEVEL = (
+            -1
+        )  # the same as the last level, for which it asks other NUM_OUTS
 
 
 def install(config_module: ModuleType, started_in: Path) -> None:

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from functools import partial
-from itertools import chain
 from typing import Any
 
 import torch
@@ -88,8 +87,8 @@ class CenterHead(nn.Module):
         kwargs: for two-stage detectors, which this host does not have.
 
     Raises:
-        ConfigError: groups that do not hold each class once, or a HEAD_ORDER that targets do not
-            have; in the forward pass, a map of another size.
+        ConfigError: a group without a class, or a HEAD_ORDER that targets do not have; in the
+            forward pass, a map of another size.
         HostError: options that only OpenPCDet has.
     """
 
@@ -106,7 +105,13 @@ class CenterHead(nn.Module):
         super().__init__()
         _refuse_foreign_options(model_cfg)
         self.model_cfg = model_cfg
-        self.groups = _group_classes(model_cfg.CLASS_NAMES_EACH_HEAD, list(class_names))
+        names, groups = list(class_names), model_cfg.CLASS_NAMES_EACH_HEAD
+        self.groups = [[names.index(name) for name in one if name in names] for one in groups]
+        if not all(self.groups):
+            raise ConfigError(
+                f"MODEL.DENSE_HEAD.CLASS_NAMES_EACH_HEAD {[list(one) for one in groups]}: every "
+                f"group must hold one of CLASS_NAMES {names} at least"
+            )
         self.order = list(model_cfg.SEPARATE_HEAD_CFG.HEAD_ORDER)
         require_branches(model_cfg.SEPARATE_HEAD_CFG, CODE)
         weights = model_cfg.LOSS_CONFIG.LOSS_WEIGHTS["code_weights"]
@@ -214,17 +219,6 @@ def regression_loss(predicted: Tensor, target: Tensor, mask: Tensor) -> Tensor:
     known = mask[..., None] & ~target.isnan()
     distance = torch.where(known, (predicted - target).abs(), 0)
     return distance.sum(dim=(0, 1)) / mask.sum().clamp(min=1)
-
-
-def _group_classes(groups: Sequence[Sequence[str]], class_names: list[str]) -> list[list[int]]:
-    """For each group the indices of its classes; names that the data does not have are skipped."""
-    indices = [[class_names.index(name) for name in one if name in class_names] for one in groups]
-    if sorted(chain(*indices)) != list(range(len(class_names))) or not all(indices):
-        raise ConfigError(
-            f"MODEL.DENSE_HEAD.CLASS_NAMES_EACH_HEAD {[list(one) for one in groups]} must hold "
-            f"each of CLASS_NAMES {class_names} once, and one of them at least in every group"
-        )
-    return indices
 
 
 def _refuse_foreign_options(config: Any) -> None:

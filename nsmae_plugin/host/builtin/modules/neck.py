@@ -6,7 +6,6 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from nsmae_plugin.errors import ConfigError
 from nsmae_plugin.ops.conv_block import ConvBlock
 
 
@@ -16,9 +15,6 @@ class GeneralizedLSSFPN(nn.Module):
     From the coarsest level up, each level is concatenated with the upsampled one below it, then
     goes through a 1x1 and a 3x3 convolution. n levels come in and n - 1 go out, all with
     OUT_CHANNELS; NUM_OUTS is accepted and, as in OpenPCDet, has no effect.
-
-    Raises:
-        ConfigError: START_LEVEL and END_LEVEL that do not take in every level.
     """
 
     def __init__(self, model_cfg: Any) -> None:
@@ -26,11 +22,6 @@ class GeneralizedLSSFPN(nn.Module):
         self.model_cfg = model_cfg
         channels, out = list(model_cfg.IN_CHANNELS), model_cfg.OUT_CHANNELS
         last = len(channels) - 1
-        if model_cfg.START_LEVEL != 0 or model_cfg.END_LEVEL not in (-1, last):
-            raise ConfigError(
-                "GeneralizedLSSFPN uses every level: NECK.START_LEVEL must be 0 and "
-                f"NECK.END_LEVEL -1, not {model_cfg.START_LEVEL} and {model_cfg.END_LEVEL}"
-            )
         below = [out] * (last - 1) + [channels[last]]
         self.lateral_convs = nn.ModuleList(
             ConvBlock(channels[level] + below[level], out, kernel=1) for level in range(last)

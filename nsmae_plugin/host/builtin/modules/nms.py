@@ -14,13 +14,19 @@ def check_type(config: Any) -> None:
     """Refuse what only OpenPCDet can do.
 
     Raises:
-        HostError: an NMS_TYPE that is not in :data:`TYPES`.
+        HostError: an NMS_TYPE that is not in :data:`TYPES`, or one setting for each class.
     """
     if config.NMS_TYPE not in TYPES:
         raise HostError(
             f"the built-in host has no NMS_TYPE {config.NMS_TYPE!r}, only {', '.join(TYPES)}; "
             "choose one of them or use NSMAE_HOST=openpcdet"
         )
+    for key in ("NMS_THRESH", "NMS_PRE_MAXSIZE", "NMS_POST_MAXSIZE"):
+        if isinstance(config[key], list):
+            raise HostError(
+                f"the built-in host has one {key} for all classes, not {config[key]}: give a "
+                "number or use NSMAE_HOST=openpcdet"
+            )
 
 
 def suppress(boxes: Tensor, scores: Tensor, config: Any) -> Tensor:
