@@ -47,7 +47,10 @@ class BEVGrid:
 
     @classmethod
     def of_voxels(
-        cls, point_cloud_range: Sequence[float], voxel_size: Sequence[float], stride: int
+        cls,
+        point_cloud_range: Sequence[float] | np.ndarray,
+        voxel_size: Sequence[float],
+        stride: int,
     ) -> BEVGrid:
         """The grid over voxels.
 

@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 
 from nsmae_plugin.errors import ConfigError
+from nsmae_plugin.geometry.bev_grid import BEVGrid
 from nsmae_plugin.geometry.boxes import GROUND_CORNERS, box_points
 from nsmae_plugin.geometry.rotations import yaw_matrix
 from nsmae_plugin.host.builtin.steps import StepPipeline
@@ -149,9 +150,9 @@ class DataProcessor(StepPipeline):
         }
 
     def _set_grid(self, config: Any) -> None:
-        extent = self.point_cloud_range[3:] - self.point_cloud_range[:3]
-        self.grid_size = np.round(extent / np.array(config["VOXEL_SIZE"])).astype(np.int64)
         self.voxel_size = config["VOXEL_SIZE"]
+        grid = BEVGrid.of_voxels(self.point_cloud_range, self.voxel_size, stride=1)
+        self.grid_size = np.array(grid.size, np.int64)
 
     def image_calibrate(self, data_dict: Any = None, config: Any = None) -> Any:
         """Turn ``img_process_infos`` into ``img_aug_matrix``, (4, 4) float32 per camera."""
