@@ -209,7 +209,7 @@ def test_one_key_chooses_the_kernels_of_pooling_and_of_rendering():
 def test_a_view_transform_without_factors_is_refused():
     if host.NAME == "builtin":
         pytest.skip("there OpenPCDet's view transform is ours")
-    message = "cannot render .* DepthLSSTransform: set it to FactorizedLSSTransform or Fac"
+    message = "renders the frustum of FactorizedLSSTransform or Fac.*: set MODEL.VTRANSFORM.NAME to"
     with pytest.raises(ConfigError, match=message):
         build("camera", ["MODEL.VTRANSFORM.NAME", "DepthLSSTransform"])
 
