@@ -67,10 +67,11 @@ class PerspectiveRenderHead(RenderHead):
         super().__init__(model_cfg, encoders)
         lift = encoders.view_transform
         if not getattr(lift, "renders_frustum", False):
+            found = "a network without cameras" if lift is None else type(lift).__name__
             raise ConfigError(
-                f"{model_cfg.NAME} renders the frustum of FactorizedLSSTransform or "
-                "FactorizedDepthLSSTransform: set MODEL.VTRANSFORM.NAME to one of them, or remove "
-                f"{model_cfg.NAME} from MODEL.RENDER_HEADS"
+                f"MODEL.RENDER_HEADS.{model_cfg.NAME} cannot render {found}: set "
+                "MODEL.VTRANSFORM.NAME to FactorizedLSSTransform or FactorizedDepthLSSTransform, "
+                "or remove the head"
             )
         self.stride = _cell_size(lift)
         self.reads_depth, self.kernels = lift.reads_lidar_depth, lift.kernels

@@ -209,9 +209,14 @@ def test_one_key_chooses_the_kernels_of_pooling_and_of_rendering():
 def test_a_view_transform_without_factors_is_refused():
     if host.NAME == "builtin":
         pytest.skip("there OpenPCDet's view transform is ours")
-    message = "renders the frustum of FactorizedLSSTransform or Fac.*: set MODEL.VTRANSFORM.NAME to"
+    message = r"cannot render DepthLSSTransform: set MODEL\.VTRANSFORM\.NAME to FactorizedL"
     with pytest.raises(ConfigError, match=message):
         build("camera", ["MODEL.VTRANSFORM.NAME", "DepthLSSTransform"])
+
+
+def test_a_view_of_cameras_that_are_not_there_is_refused():
+    with pytest.raises(ConfigError, match="PerspectiveRenderHead cannot render a network without"):
+        build("lidar", ["MODEL.RENDER_HEADS", "[{'NAME': 'PerspectiveRenderHead'}]"])
 
 
 def test_a_checkpoint_holds_no_geometry():
