@@ -10,18 +10,10 @@ from torch import Tensor, nn
 
 from nsmae_plugin import host
 from nsmae_plugin.data.loader import batches_per_epoch
+from nsmae_plugin.detectors import term_schedule
 from nsmae_plugin.detectors.branches import bev_grid, prepare_geometry, require_inputs
 from nsmae_plugin.detectors.nsmae_checks import check_branches, check_heads
 from nsmae_plugin.detectors.outputs import RENDERINGS
-from nsmae_plugin.detectors.term_schedule import (
-    CAMERA_FEATURES,
-    LIDAR_FEATURES,
-    can_stop,
-    factor,
-    has_stopped,
-    idle_modules,
-    reads,
-)
 from nsmae_plugin.models.mask_token import ImageMaskToken
 from nsmae_plugin.models.render_head import Encoders, RenderHead
 
@@ -88,7 +80,9 @@ class NSMAE(host.Detector3DTemplate):
 
     def forward(self, batch_dict: Batch) -> tuple[Any, ...]:
         """Loss of a batch in training mode, renderings of its samples in evaluation mode."""
-        heads = self.running_heads(batch_dict["batch_size"])
+        if self.training and self.steps_per_epoch is None:
+            self.steps_per_epoch = batches_per_epoch(self.dataset, batch_dict["batch_size"])
+        heads = term_schedule.running_heads(self)
         batch_dict = self.mask(batch_dict, heads)
         batch_dict = self.encode(batch_dict, heads)
         batch_dict = self.render(batch_dict, heads)
@@ -114,12 +108,12 @@ class NSMAE(host.Detector3DTemplate):
 
     def encode(self, batch_dict: Batch, heads: Sequence[RenderHead]) -> Batch:
         """The features that the heads read, as in BEVFusion up to its fuser."""
-        needed = reads(heads)
-        if self.backbone_3d is not None and needed & LIDAR_FEATURES:
+        needed = term_schedule.reads(heads)
+        if self.backbone_3d is not None and needed & term_schedule.LIDAR_FEATURES:
             batch_dict = self.vfe(batch_dict)
             batch_dict = self.backbone_3d(batch_dict)
             batch_dict = self.map_to_bev_module(batch_dict)
-        if self.image_backbone is not None and needed & CAMERA_FEATURES:
+        if self.image_backbone is not None and needed & term_schedule.CAMERA_FEATURES:
             batch_dict = self.image_backbone(batch_dict)
             batch_dict = self.neck(batch_dict)
             pooled = "spatial_features_img" in needed
@@ -151,7 +145,11 @@ class NSMAE(host.Detector3DTemplate):
         steps = self.steps_per_epoch if self.training else None
         terms = {name: term for head in heads for name, term in head.losses(batch_dict).items()}
         weighted = {
-            name: term * (config.LOSS_WEIGHTS[f"{name}_weight"] * factor(name, config, step, steps))
+            name: term
+            * (
+                config.LOSS_WEIGHTS[f"{name}_weight"]
+                * term_schedule.factor(name, config, step, steps)
+            )
             for name, term in terms.items()
         }
         loss = torch.stack(list(weighted.values())).sum()
@@ -178,31 +176,11 @@ class NSMAE(host.Detector3DTemplate):
             sample["render_heads"] = [entry.NAME for entry in self.model_cfg.RENDER_HEADS]
         return samples
 
-    # ---- terms that stop
-
-    def running_heads(self, batch_size: int) -> list[RenderHead]:
-        """The heads with a term that still trains; all heads in evaluation mode.
-
-        What only the others train is frozen: its gradients are None, so that neither AdamW nor the
-        decay of OpenPCDet's optimizer moves it.
-        """
-        if not self.training:
-            return self.render_heads
-        if self.steps_per_epoch is None:
-            self.steps_per_epoch = batches_per_epoch(self.dataset, batch_size)
-        if self.steps_per_epoch is None or not self.find_unused_parameters:
-            return self.render_heads
-        config, done = self.model_cfg.LOSS_CONFIG, (int(self.global_step), self.steps_per_epoch)
-        running = [head for head in self.render_heads if not has_stopped(head, config, *done)]
-        if len(running) < len(self.render_heads):
-            for module in idle_modules(self, running):
-                module.requires_grad_(False)
-        return running
-
     @property
     def find_unused_parameters(self) -> bool:
         """Argument of ``DistributedDataParallel``: some parameters may stop learning."""
-        return any(can_stop(head, self.model_cfg.LOSS_CONFIG) for head in self.render_heads)
+        config = self.model_cfg.LOSS_CONFIG
+        return any(term_schedule.can_stop(head, config) for head in self.render_heads)
 
     # ---- slots that stock detectors do not have
 

@@ -18,14 +18,29 @@ def reads(heads: Sequence[RenderHead]) -> set[str]:
     return {key for head in heads for key in head.reads}
 
 
+def running_heads(detector: Any) -> list[RenderHead]:
+    """The heads with a term that still trains; all heads in evaluation mode.
+
+    What only the others train is frozen: its gradients are None, so that neither AdamW nor the
+    decay of OpenPCDet's optimizer moves it.
+    """
+    heads, config = detector.render_heads, detector.model_cfg.LOSS_CONFIG
+    steps = detector.steps_per_epoch
+    if not detector.training or steps is None or not any(can_stop(head, config) for head in heads):
+        return heads
+    done = int(detector.global_step)
+    running = [
+        head for head in heads if any(factor(term, config, done, steps) for term in head.terms)
+    ]
+    if len(running) < len(heads):
+        for module in _idle_modules(detector, running):
+            module.requires_grad_(False)
+    return running
+
+
 def can_stop(head: RenderHead, loss_config: Any) -> bool:
     """True if every term of a head has a stop, so that the head stops with the last."""
     return all(_stop_epoch(term, loss_config) is not None for term in head.terms)
-
-
-def has_stopped(head: RenderHead, loss_config: Any, step: int, steps_per_epoch: int) -> bool:
-    """True if all terms of a head have stopped after ``step`` optimizer steps."""
-    return all(factor(term, loss_config, step, steps_per_epoch) == 0 for term in head.terms)
 
 
 def factor(
@@ -45,8 +60,8 @@ def factor(
     return running.float() if isinstance(running, Tensor) else float(running)
 
 
-def idle_modules(detector: Any, running: Sequence[RenderHead]) -> list[nn.Module]:
-    """Modules of a detector whose features only stopped heads read, and these heads."""
+def _idle_modules(detector: Any, running: Sequence[RenderHead]) -> list[nn.Module]:
+    """Modules whose features only stopped heads read, and these heads."""
     idle = [head for head in detector.render_heads if head not in running]
     if not reads(running) & LIDAR_FEATURES:
         idle += [detector.vfe, detector.backbone_3d, detector.map_to_bev_module]

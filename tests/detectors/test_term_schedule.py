@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from nsmae_plugin.detectors.term_schedule import can_stop, factor, has_stopped
+from nsmae_plugin.detectors.term_schedule import can_stop, factor, running_heads
 
 
 @pytest.mark.parametrize(
@@ -29,10 +29,26 @@ def test_a_term_stops_at_its_epoch(step, steps_per_epoch, stop_epoch, expected):
 
 
 def test_a_head_stops_with_the_last_of_its_terms():
-    head = SimpleNamespace(terms=("rgb", "depth"))
+    head, other = SimpleNamespace(terms=("rgb", "depth")), SimpleNamespace(terms=("bev_depth",))
     config = {"DEPTH_STOP_EPOCH": 1}
     assert not can_stop(head, config)
-    assert not has_stopped(head, config, 100, 10)
     config["RGB_STOP_EPOCH"] = 2
     assert can_stop(head, config)
-    assert [has_stopped(head, config, step, 10) for step in (0, 10, 19, 20)] == [0, 0, 0, 1]
+    head.reads, other.reads = ["depth_logits"], ["depth_context", "spatial_features_img"]
+    detector = SimpleNamespace(
+        render_heads=[head, other],
+        model_cfg=SimpleNamespace(LOSS_CONFIG=config),
+        steps_per_epoch=10,
+        training=True,
+        vfe=None,
+        backbone_3d=None,
+        map_to_bev_module=None,
+    )
+    head.requires_grad_ = lambda learns: frozen.append(learns)
+    frozen = []
+    for step, count in ((0, 2), (19, 2), (20, 1)):
+        detector.global_step = torch.tensor([step])
+        assert len(running_heads(detector)) == count
+    assert frozen == [False]
+    detector.training = False
+    assert running_heads(detector) == [head, other]
