@@ -1,4 +1,4 @@
-"""Sections of earlier versions, rewritten as the sections that have taken their place."""
+"""Sections and names of earlier versions, rewritten as those that have taken their place."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from nsmae_plugin.errors import ConfigError
 
 # Section of MODEL -> NAME of the entry of RENDER_HEADS that it has become.
 RENDER_HEADS = {"PERSPECTIVE_HEAD": "PerspectiveRenderHead", "BEV_HEAD": "BEVRenderHead"}
+# Step of DATA_PROCESSOR -> its name today.
+STEPS = {"mask_depth_hints": "mask_depth_points"}
 
 
 class OldPerspectiveHead(Section):
@@ -32,11 +34,14 @@ def update_sections(config: Any) -> None:
 
     MODEL.PERSPECTIVE_HEAD and MODEL.BEV_HEAD become entries of MODEL.RENDER_HEADS, or change those
     that are there; null removes one. IN_CHANNELS and NUM_BINS follow from the rest of the
-    configuration now, and are checked.
+    configuration now, and are checked. The step mask_depth_hints is called mask_depth_points.
 
     Raises:
         ConfigError: IN_CHANNELS or NUM_BINS contradicts the rest.
     """
+    for step in (config.get("DATA_CONFIG") or {}).get("DATA_PROCESSOR") or []:
+        if isinstance(step, Mapping) and step.get("NAME") in STEPS:
+            step["NAME"] = STEPS[step["NAME"]]  # type: ignore[index]
     model = config.get("MODEL")
     if not isinstance(model, Mapping) or not any(section in model for section in RENDER_HEADS):
         return

@@ -73,6 +73,7 @@ PATHS: dict[str, dict[str, str]] = {
         "image_normalize": f"{_STEPS}:ImageNormalization",
         "mask_image_patches": f"{_DATA}:PatchMask",
         "mask_voxels": f"{_DATA}:VoxelMask",
+        "mask_depth_points": f"{_DATA}:DepthMask",
         "mask_depth_hints": f"{_DATA}:DepthMask",
     },
 }

@@ -9,18 +9,18 @@ from nsmae_plugin.errors import DataError
 
 
 def collate(samples: list[dict[str, Any]]) -> dict[str, Any]:
-    """As the host's; ``depth_hint_mask`` is concatenated like ``points``, and the rows of
+    """As the host's; ``depth_point_mask`` is concatenated like ``points``, and the rows of
     ``hidden_voxel_coords`` get the sample's number in front like those of ``voxel_coords``.
 
     Raises:
         DataError: samples with different numbers of cameras or image sizes.
     """
     _check_same_cameras(samples)
-    own = {"depth_hint_mask", "hidden_voxel_coords"} & set(samples[0])
+    own = {"depth_point_mask", "depth_hint_mask", "hidden_voxel_coords"} & set(samples[0])
     rest = [{k: v for k, v in sample.items() if k not in own} for sample in samples]
     batch = host.DatasetTemplate.collate_batch(rest)
-    if "depth_hint_mask" in own:
-        batch["depth_hint_mask"] = np.concatenate([one["depth_hint_mask"] for one in samples])
+    for key in own - {"hidden_voxel_coords"}:
+        batch[key] = np.concatenate([one[key] for one in samples])
     if "hidden_voxel_coords" in own:
         batch["hidden_voxel_coords"] = np.concatenate(
             [

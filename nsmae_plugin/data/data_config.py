@@ -54,7 +54,7 @@ class VoxelMask(Step):
 
 
 class DepthMask(Step):
-    """``mask_depth_hints``."""
+    """``mask_depth_points``."""
 
     RATIO: Ratio
 

@@ -89,20 +89,21 @@ def mask_voxels(self: Any, data_dict: Any = None, config: Any = None) -> Any:
     return {**data_dict, **visible, "hidden_voxel_coords": coords[hidden]}
 
 
-def mask_depth_hints(self: Any, data_dict: Any = None, config: Any = None) -> Any:
-    """Add ``depth_hint_mask`` (P,): points that the view transform may not use."""
+def mask_depth_points(self: Any, data_dict: Any = None, config: Any = None) -> Any:
+    """Add ``depth_point_mask`` (P,): points that the view transform may not use."""
     if data_dict is None:
         _check_ratio(config)
-        return partial(mask_depth_hints, self, config=config)
-    points = _require(data_dict, "points", "mask_depth_hints", "the LiDAR (USE_LIDAR: True)")
+        return partial(mask_depth_points, self, config=config)
+    points = _require(data_dict, "points", "mask_depth_points", "the LiDAR (USE_LIDAR: True)")
     mask = hidden_subset(len(points), config["RATIO"], sample_generator())
-    return {**data_dict, "depth_hint_mask": mask}
+    return {**data_dict, "depth_point_mask": mask}
 
 
 PROCESSORS = {
     "mask_image_patches": mask_image_patches,
     "mask_voxels": mask_voxels,
-    "mask_depth_hints": mask_depth_hints,
+    "mask_depth_points": mask_depth_points,
+    "mask_depth_hints": mask_depth_points,  # its earlier name
 }
 
 

@@ -9,7 +9,7 @@ from nsmae_plugin.errors import ConfigError
 
 CAMERA_AUGMENTORS = ("imgaug",)
 CAMERA_PROCESSORS = ("image_calibrate", "image_normalize", "mask_image_patches")
-LIDAR_PROCESSORS = ("mask_voxels", "mask_depth_hints")
+LIDAR_PROCESSORS = ("mask_voxels", "mask_depth_points")
 # These change or reorder the points; a mask over the points must be drawn after them.
 POINT_PROCESSORS = ("mask_points_and_boxes_outside_range", "shuffle_points", "sample_points")
 
@@ -76,8 +76,8 @@ def _check_sensors(
 
 
 def _check_order(processors: list[str]) -> None:
-    if "mask_depth_hints" in processors:
-        position = processors.index("mask_depth_hints")
+    if "mask_depth_points" in processors:
+        position = processors.index("mask_depth_points")
         late = [name for name in processors[position:] if name in POINT_PROCESSORS]
         if late:
-            raise ConfigError(f"mask_depth_hints must come after {', '.join(late)}")
+            raise ConfigError(f"mask_depth_points must come after {', '.join(late)}")

@@ -32,12 +32,12 @@ class ViewGeometry(NamedTuple):
     """Geometry that follows from calibration and points alone.
 
     plan: where the pairs of pixel and depth bin go in the view from above.
-    hints: (B * N, 1, H, W) metres, the LiDAR depth that the view transform reads; None if it reads
+    depth: (B * N, 1, H, W) metres, the LiDAR depth that the view transform reads; None if it reads
         none.
     """
 
     plan: PoolingPlan
-    hints: torch.Tensor | None = None
+    depth: torch.Tensor | None = None
 
 
 class LiftSplatTransform(nn.Module, ABC):

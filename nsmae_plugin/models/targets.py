@@ -74,13 +74,13 @@ def nearest_returns(
     """The nearest LiDAR return in every cell of ``stride`` × ``stride`` pixels.
 
     Args:
-        visible: only of the points that ``depth_hint_mask`` (P,) does not hide from the network.
+        visible: only of the points that :func:`hidden_points` does not hide from the network.
 
     Returns:
         depth (B, N, h, w) in metres along the camera's z axis, and a bool mask of the cells in
         which a point falls.
     """
-    hidden = batch_dict.get("depth_hint_mask") if visible else None
+    hidden = hidden_points(batch_dict) if visible else None
     height, width = batch_dict["camera_imgs"].shape[-2:]
     return lidar_depth_map(
         unmasked_points(batch_dict),
@@ -133,3 +133,11 @@ def unmasked_points(batch_dict: Mapping[str, Any]) -> Tensor:
     """The whole point cloud of a batch; (0, 4) without one."""
     points = batch_dict.get("points")
     return batch_dict["lidar_aug_matrix"].new_zeros(0, 4) if points is None else points
+
+
+def hidden_points(batch_dict: Mapping[str, Any]) -> Tensor | None:
+    """(P,) bool, true: a view transform that reads LiDAR depth may not see the point.
+
+    None hides no point. Earlier versions called the key ``depth_hint_mask``.
+    """
+    return batch_dict.get("depth_point_mask", batch_dict.get("depth_hint_mask"))

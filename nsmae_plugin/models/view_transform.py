@@ -15,6 +15,7 @@ from nsmae_plugin.models.lift_splat import (
     ViewGeometry,
     build_downsample,
 )
+from nsmae_plugin.models.targets import hidden_points
 from nsmae_plugin.ops.conv_block import conv_block, with_norm
 
 
@@ -38,13 +39,13 @@ class FactorizedLSSTransform(LiftSplatTransform):
 class FactorizedDepthLSSTransform(LiftSplatTransform):
     """OpenPCDet's ``DepthLSSTransform`` on the factors: same weights, same result.
 
-    (Except without a single LiDAR point in any image, see :meth:`hint_features`.)
+    (Except without a single LiDAR point in any image, see :meth:`depth_features`.)
 
     Parameter names are OpenPCDet's (``dtransform``, ``depthnet``, ``downsample``). Keys: those of
     :class:`~nsmae_plugin.models.lift_splat.LiftSplatTransform`, with FEATURE_SIZE an eighth of
     IMAGE_SIZE.
 
-    Also reads ``points`` (absent: no depth points), ``depth_hint_mask`` (optional, true: hidden),
+    Also reads ``points`` (absent: no depth points), ``depth_point_mask`` (optional, true: hidden),
     and ``lidar2image`` (B, N, 4, 4).
 
     Raises:
@@ -63,30 +64,30 @@ class FactorizedDepthLSSTransform(LiftSplatTransform):
         self.downsample = build_downsample(self.out_channels, model_cfg.DOWNSAMPLE)
 
     def factors(self, features: torch.Tensor, geometry: ViewGeometry) -> torch.Tensor:
-        assert geometry.hints is not None
-        return self.depthnet(torch.cat((self.hint_features(geometry.hints), features), dim=1))
+        assert geometry.depth is not None
+        return self.depthnet(torch.cat((self.depth_features(geometry.depth), features), dim=1))
 
-    def hint_features(self, hints: torch.Tensor) -> torch.Tensor:
+    def depth_features(self, depth: torch.Tensor) -> torch.Tensor:
         """(B * N, 64, fH, fW) features of the depth points; 0 in a batch without any.
 
         An image of zeros has no spread, for which BatchNorm's running variance would shrink to
         nothing while the bias before it drifts: evaluation would then multiply noise by 300.
         """
         # Chosen on the device, and every parameter keeps a gradient for distributed training.
-        return torch.where(hints.any(), self.dtransform(hints), 0.0)
+        return torch.where(depth.any(), self.dtransform(depth), 0.0)
 
     def prepare(self, batch_dict: Mapping[str, Any]) -> ViewGeometry:
         """As the base class, with the depth points."""
-        return ViewGeometry(self.plan(batch_dict), self.depth_hints(batch_dict).to(self.depths))
+        return ViewGeometry(self.plan(batch_dict), self.depth_points(batch_dict).to(self.depths))
 
     @torch.no_grad()
-    def depth_hints(self, batch_dict: Mapping[str, Any]) -> torch.Tensor:
+    def depth_points(self, batch_dict: Mapping[str, Any]) -> torch.Tensor:
         """(B * N, 1, H, W) metres, 0 where no visible LiDAR point falls."""
         lidar2image = batch_dict["lidar2image"]
         points = batch_dict.get("points")
         if points is None:
             return lidar2image.new_zeros(lidar2image.shape[:2].numel(), 1, *self.image_size)
-        hidden = batch_dict.get("depth_hint_mask")
+        hidden = hidden_points(batch_dict)
         depth, _ = lidar_depth_map(
             points,
             lidar2image,

@@ -81,3 +81,23 @@ def test_an_entry_is_reached_by_its_name_on_the_command_line():
 def test_keys_that_contradict_the_rest_are_named(tmp_path, changes, message):
     with pytest.raises(ConfigError, match=message):
         load_config(old_file(tmp_path, **changes))
+
+
+def test_a_step_of_another_name_is_renamed(tmp_path):
+    path, step = tmp_path / "old.yaml", "DATA_CONFIG.DATA_PROCESSOR.mask_depth_hints.RATIO"
+    text = (TINY / "nsmae_pretrain_camera_depth.yaml").read_text()
+    text = text.replace("mask_depth_points", "mask_depth_hints")
+    path.write_text(text.replace("_BASE_CONFIG_: ", f"_BASE_CONFIG_: {TINY}/"))
+    steps = load_config(path, [step, "0.5"]).DATA_CONFIG.DATA_PROCESSOR
+    assert steps[-1] == {"NAME": "mask_depth_points", "RATIO": 0.5}
+    with pytest.raises(ConfigError, match=r"no such section \(did you mean mask_depth_points"):
+        load_config(TINY / "nsmae_pretrain_camera_depth.yaml", [step, "0.5"])
+
+
+def test_the_patches_of_the_token_are_those_of_the_mask():
+    size = "DATA_CONFIG.DATA_PROCESSOR.mask_image_patches.PATCH_SIZE"
+    path = TINY / "nsmae_pretrain.yaml"
+    assert load_config(path).MODEL.MASK_TOKEN.PATCH_SIZE == 8
+    assert load_config(path, [size, "16"]).MODEL.MASK_TOKEN.PATCH_SIZE == 16
+    with pytest.raises(ConfigError, match=r"MASK_TOKEN\.PATCH_SIZE is 4, but \S+PATCH_SIZE is 8"):
+        load_config(path, ["MODEL.MASK_TOKEN.PATCH_SIZE", "4"])

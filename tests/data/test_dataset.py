@@ -49,8 +49,8 @@ def test_a_batch_has_the_documented_keys_and_shapes_for_any_number_of_cameras(tm
     assert torch.allclose(batch["image_mean"], torch.tensor([0.5, 0.4, 0.3]).expand(2, 3))
     assert torch.allclose(batch["image_std"], torch.tensor([0.2, 0.25, 0.5]).expand(2, 3))
     assert batch["points"].shape[1] == 6
-    assert batch["depth_hint_mask"].shape == batch["points"].shape[:1]
-    assert batch["depth_hint_mask"].dtype == torch.bool
+    assert batch["depth_point_mask"].shape == batch["points"].shape[:1]
+    assert batch["depth_point_mask"].dtype == torch.bool
     assert batch["voxels"].shape[1:] == (5, 5)
     assert batch["voxel_coords"].shape == (len(batch["voxels"]), 4)
     assert batch["hidden_voxel_coords"].shape[1] == 4
@@ -68,8 +68,8 @@ def test_rows_of_a_batch_carry_the_number_of_their_sample(root):
         for number, sample in enumerate(samples):
             rows = batch[key][batch[key][:, 0] == number]
             assert np.array_equal(rows[:, 1:], sample[key])
-    masks = [sample["depth_hint_mask"] for sample in samples]
-    assert np.array_equal(batch["depth_hint_mask"], np.concatenate(masks))
+    masks = [sample["depth_point_mask"] for sample in samples]
+    assert np.array_equal(batch["depth_point_mask"], np.concatenate(masks))
 
 
 def test_frames_without_boxes_are_kept_when_labels_are_not_used(tmp_path):
@@ -176,7 +176,7 @@ def test_a_test_sample_is_the_same_every_time(root):
 
 
 def test_without_lidar_no_point_leaves_the_dataset(root):
-    without = ("mask_voxels", "mask_depth_hints", "shuffle_points")
+    without = ("mask_voxels", "mask_depth_points", "shuffle_points")
     sample = dataset(root, augmentors=AUGMENTORS, USE_LIDAR=False, without=without)[0]
     assert not {"points", "voxels", "voxel_coords", "voxel_num_points"} & set(sample)
     assert len(sample["camera_imgs"]) == 3
@@ -194,7 +194,7 @@ def test_without_cameras_no_image_is_read(tmp_path):
     ("options", "message"),
     [
         ({"CAMERA_CONFIG": {"USE_CAMERA": False}}, "image_calibrate.*switch the sensor on"),
-        ({"USE_LIDAR": False}, "mask_voxels, mask_depth_hints cannot work"),
+        ({"USE_LIDAR": False}, "mask_voxels, mask_depth_points cannot work"),
         ({"without": ("image_normalize", "mask_image_patches")}, "cameras need image_normalize"),
         ({"CAMERA_CONFIG": None, "USE_LIDAR": False}, "both off"),
     ],
@@ -204,10 +204,10 @@ def test_steps_and_sensors_that_do_not_fit_are_refused(root, options, message):
         dataset(root, **options)
 
 
-def test_depth_hints_must_be_masked_after_the_points_are_final(root):
+def test_depth_points_must_be_masked_after_the_points_are_final(root):
     config = configuration(root)
     config.DATA_PROCESSOR = [config.DATA_PROCESSOR[-1], *config.DATA_PROCESSOR[:-1]]
-    with pytest.raises(ConfigError, match=r"mask_depth_hints must come after .*shuffle_points"):
+    with pytest.raises(ConfigError, match=r"mask_depth_points must come after .*shuffle_points"):
         MultiModalNuScenesDataset(config, CLASSES)
 
 

@@ -267,7 +267,7 @@ def test_the_cell_of_a_boxs_centre_is_the_cell_of_a_point_there(tmp_path, augmen
     cloud = np.zeros((len(infos[0]["gt_boxes"]), 5), np.float32)
     cloud[:, :3] = infos[0]["gt_boxes"][:, :3]
     cloud.tofile(tmp_path / "v1.0-mini" / infos[0]["lidar_path"])
-    without = ("mask_voxels", "mask_depth_hints")
+    without = ("mask_voxels", "mask_depth_points")
     data = dataset(tmp_path, augmentors=augmentors, without=without, USE_LABELS=True, MAX_SWEEPS=1)
     for seed in range(6):
         with seeded(seed):

@@ -187,7 +187,7 @@ def test_without_lidar_cameras_are_enough(tmp_path):
     content = change("frames.0.lidar", None)
     folder = write(tmp_path, content)
     Image.new("RGB", (160, 96), "red").save(folder / "a.png")
-    data = load(folder, USE_LIDAR=False, without=("mask_voxels", "mask_depth_hints"))
+    data = load(folder, USE_LIDAR=False, without=("mask_voxels", "mask_depth_points"))
     sample = data[0]
     assert sample["frame_id"] == "a"
     assert "points" not in sample

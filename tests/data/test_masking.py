@@ -9,7 +9,7 @@ from nsmae_plugin.data.masking import (
     PROCESSORS,
     hidden_subset,
     image_patch_mask,
-    mask_depth_hints,
+    mask_depth_points,
     mask_image_patches,
     mask_voxels,
 )
@@ -89,12 +89,12 @@ def test_one_voxel_always_stays_visible():
     assert len(masked["voxels"]) == len(masked["hidden_voxel_coords"]) == 1
 
 
-def test_depth_hints_are_hidden_per_point_and_the_points_stay():
+def test_depth_points_are_hidden_per_point_and_the_points_stay():
     points = np.random.default_rng(0).random((40, 5))
-    masked = step("mask_depth_hints", RATIO=0.75)(data_dict={"points": points})
+    masked = step("mask_depth_points", RATIO=0.75)(data_dict={"points": points})
     assert masked["points"] is points
-    assert masked["depth_hint_mask"].dtype == bool
-    assert masked["depth_hint_mask"].sum() == 30
+    assert masked["depth_point_mask"].dtype == bool
+    assert masked["depth_point_mask"].sum() == 30
 
 
 @pytest.mark.parametrize("ratio", [-0.1, 1.5, float("nan"), "half", None])
@@ -120,7 +120,7 @@ def test_patches_that_do_not_divide_the_image_are_refused(patch):
     [
         (mask_image_patches, "camera_imgs"),
         (mask_voxels, "voxel_coords"),
-        (mask_depth_hints, "points"),
+        (mask_depth_points, "points"),
     ],
 )
 def test_a_mask_says_what_it_needs(function, key):

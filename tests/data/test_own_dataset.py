@@ -104,7 +104,7 @@ def test_it_is_pretrained_for_a_step_and_scored(config, tmp_path):
 
 def test_cameras_may_stand_alone(config):
     config.DATA_CONFIG |= {"USE_LIDAR": False}
-    lidar = ("mask_voxels", "mask_depth_hints")
+    lidar = ("mask_voxels", "mask_depth_points")
     steps = config.DATA_CONFIG.DATA_PROCESSOR
     config.DATA_CONFIG.DATA_PROCESSOR = [one for one in steps if one.NAME not in lidar]
     data = host.build_dataset(config.DATA_CONFIG, ["car"], training=True)

@@ -171,7 +171,7 @@ def test_targets_do_not_depend_on_the_masks():
     with torch.no_grad():
         (first, _), _ = model(batch)
         batch["image_patch_mask"] = ~batch["image_patch_mask"]
-        batch["depth_hint_mask"] = torch.ones_like(batch["depth_hint_mask"])
+        batch["depth_point_mask"] = torch.ones_like(batch["depth_point_mask"])
         batch["voxel_coords"], batch["voxels"] = batch["voxel_coords"][:9], batch["voxels"][:9]
         batch["voxel_num_points"] = batch["voxel_num_points"][:9]
         (second, _), _ = model(batch)
@@ -231,7 +231,7 @@ def test_no_point_in_view_gives_a_finite_loss_and_gradients(mode):
     batch = made_up_batch(mode)
     batch["points"] = batch["points"][:1]
     batch["points"][:, 1:4] = 1000.0
-    batch["depth_hint_mask"] = batch["depth_hint_mask"][:1]
+    batch["depth_point_mask"] = batch["depth_point_mask"][:1]
     model = build(mode).train()
     result, terms, _ = model(batch)
     result["loss"].backward()
@@ -279,7 +279,7 @@ def test_the_data_set_feeds_every_mode(mode, synthetic_root):
     assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
     with torch.no_grad():
         (rendered, _), _ = model.eval()(batch)
-    # Nine of ten voxels and hints are hidden; cells of several show one more often.
+    # Nine of ten voxels and depth points are hidden; cells of several show one more often.
     assert rendered["target_bev_mask"].any()
     assert 0.3 < rendered["target_bev_hidden"].sum() / rendered["target_bev_mask"].sum() <= 1
     if mode != "lidar":

@@ -66,7 +66,7 @@ def test_each_dataset_reads_the_others_info_file(synthetic_root, pcdet_root):
         "train": ["nuscenes_infos_3sweeps_train.pkl"],
         "test": ["nuscenes_infos_3sweeps_val.pkl"],
     }
-    masks = ("mask_image_patches", "mask_voxels", "mask_depth_hints")
+    masks = ("mask_image_patches", "mask_voxels", "mask_depth_points")
     ours = configuration(pcdet_root, INFO_PATH=names, USE_LABELS=True, without=masks)
     theirs = configuration(synthetic_root, INFO_PATH=names, without=masks)
     sample = MultiModalNuScenesDataset(ours, CLASSES)[0]
@@ -90,7 +90,7 @@ def test_ten_sweeps_are_loaded_as_by_openpcdet(
     builder = InfoBuilder(tables, max_sweeps=10, with_cam=False, labels=True)
     infos = [builder.build(token).info for token in tables.all("sample")]
     write_infos(root / VERSION / "ten.pkl", infos)
-    without = ("mask_image_patches", "mask_voxels", "mask_depth_hints", "image_calibrate")
+    without = ("mask_image_patches", "mask_voxels", "mask_depth_points", "image_calibrate")
     config = configuration(
         root,
         INFO_PATH={"train": ["ten.pkl"], "test": ["ten.pkl"]},

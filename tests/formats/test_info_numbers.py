@@ -103,7 +103,7 @@ def test_files_that_are_missing_are_found_before_the_first_sample(frames):
     path.unlink()
     with pytest.raises(DataError, match=rf"LiDAR file {path} of sample token-1: No such file"):
         dataset(root)
-    dataset(root, USE_LIDAR=False, without=("mask_voxels", "mask_depth_hints"))
+    dataset(root, USE_LIDAR=False, without=("mask_voxels", "mask_depth_points"))
 
 
 def test_repeated_stand_ins_at_the_start_of_a_scene_are_accepted(frames):

@@ -218,7 +218,7 @@ def test_without_the_section_there_are_no_maps_and_nobody_looks_for_them(tmp_pat
 
 
 def test_cameras_alone_get_maps_as_well(root):
-    without = ("mask_voxels", "mask_depth_hints")
+    without = ("mask_voxels", "mask_depth_points")
     sample = mapped(root, training=False, USE_LIDAR=False, without=without)[2]
     info = mapped(root, training=False).infos[2]
     np.testing.assert_array_equal(sample["gt_masks_bev"], expected_masks(info, np.eye(4)))

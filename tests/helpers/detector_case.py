@@ -67,6 +67,6 @@ def labels(counts=(3, 2)):
 
 def labelled_batch(recipe, counts=(3, 2), cameras=2, device="cpu"):
     batch = made_up_batch(SENSORS[recipe], samples=len(counts), cameras=cameras, device=device)
-    for key in ("hidden_voxel_coords", "image_patch_mask", "depth_hint_mask"):
+    for key in ("hidden_voxel_coords", "image_patch_mask", "depth_point_mask"):
         batch.pop(key, None)
     return {**batch, "gt_boxes": labels(counts).to(device)}

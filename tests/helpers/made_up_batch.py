@@ -39,7 +39,7 @@ def _made_up_batch(samples, cameras):
         "lidar_aug_matrix": np.tile(np.eye(4), (samples, 1, 1)),
     }
     batch["voxel_num_points"] = np.ones(len(batch["voxels"]))
-    batch["depth_hint_mask"] = rng.random(len(batch["points"])) < 0.9
+    batch["depth_point_mask"] = rng.random(len(batch["points"])) < 0.9
     return {**batch, **_cameras(rng, samples, cameras)}
 
 

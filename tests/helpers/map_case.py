@@ -40,7 +40,7 @@ def build(recipe, config=None, **data_config):
 def mapped_batch(recipe, samples=2, cameras=2, device="cpu"):
     """With ``gt_masks_bev``, half-planes by class, and for the multi-task recipe boxes."""
     batch = made_up_batch(MAPS[recipe], samples=samples, cameras=cameras, device=device)
-    for key in ("hidden_voxel_coords", "image_patch_mask", "depth_hint_mask"):
+    for key in ("hidden_voxel_coords", "image_patch_mask", "depth_point_mask"):
         batch.pop(key, None)
     x, y = torch.from_numpy(GRID.centres()).unbind(-1)
     masks = torch.stack([x > 2, y > -3, x + y > 0])

@@ -76,7 +76,7 @@ CONFIG = {
         {"NAME": "image_normalize", "mean": [0.5, 0.4, 0.3], "std": [0.2, 0.25, 0.5]},
         {"NAME": "mask_image_patches", "PATCH_SIZE": 8, "RATIO": 0.5},
         {"NAME": "mask_voxels", "RATIO": 0.9},
-        {"NAME": "mask_depth_hints", "RATIO": 0.75},
+        {"NAME": "mask_depth_points", "RATIO": 0.75},
     ],
 }
 MASKS = tuple(PROCESSORS)

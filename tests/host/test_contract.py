@@ -267,7 +267,7 @@ def test_a_batch_is_moved_into_a_new_dict(host, device):
     batch = {
         "points": np.ones((3, 5)),
         "voxel_coords": np.ones((3, 4), dtype=np.int32),
-        "depth_hint_mask": np.array([True, False]),
+        "depth_point_mask": np.array([True, False]),
         "camera_imgs": torch.ones(1, 2, dtype=torch.float64),
         "frame_id": np.array(["a", "b"]),
         "metadata": np.array([{"token": 1}], dtype=object),
@@ -281,7 +281,7 @@ def test_a_batch_is_moved_into_a_new_dict(host, device):
     assert moved is not batch
     assert all(batch[key] is before[key] for key in before)
     kinds = {"points": torch.float32, "voxel_coords": torch.float32}
-    kinds |= {"depth_hint_mask": torch.bool, "camera_imgs": torch.float64}
+    kinds |= {"depth_point_mask": torch.bool, "camera_imgs": torch.float64}
     for key, kind in kinds.items():
         assert (moved[key].dtype, moved[key].device.type) == (kind, device.type)
     for key in ("frame_id", "metadata", "image_paths", "ori_shape", "names", "batch_size"):

@@ -40,8 +40,8 @@ def keep_few(batch, voxels):
     rows = batch["voxel_coords"][:voxels]
     few |= {key: batch[key][:voxels] for key in ("voxels", "voxel_num_points")}
     few |= {"voxel_coords": rows, "points": batch["points"][:voxels]}
-    if "depth_hint_mask" in batch:
-        few["depth_hint_mask"] = torch.zeros(voxels, dtype=torch.bool)
+    if "depth_point_mask" in batch:
+        few["depth_point_mask"] = torch.zeros(voxels, dtype=torch.bool)
     return few
 
 

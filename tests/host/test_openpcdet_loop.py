@@ -85,7 +85,7 @@ def test_a_checkpoint_that_cannot_be_resumed_is_an_error_in_the_log(tmp_path, ca
 def test_masks_stay_boolean_on_their_way_to_the_device():
     from pcdet.models import load_data_to_gpu
 
-    batch = {"depth_hint_mask": np.array([True, False]), "points": np.ones((2, 4), np.float64)}
+    batch = {"depth_point_mask": np.array([True, False]), "points": np.ones((2, 4), np.float64)}
     load_data_to_gpu(batch)
-    assert torch.equal(batch["depth_hint_mask"], torch.tensor([True, False]))
+    assert torch.equal(batch["depth_point_mask"], torch.tensor([True, False]))
     assert batch["points"].dtype == torch.float32

@@ -146,7 +146,7 @@ def test_lidar_in_the_batch_changes_nothing():
     with_points = module(seeing)["spatial_features_img"]
     without = module(blind_batch())["spatial_features_img"]
     assert torch.equal(with_points, without)
-    assert module.prepare(blind_batch()).hints is None
+    assert module.prepare(blind_batch()).depth is None
 
 
 def test_checkpoints_hold_the_names_of_bevfusion_and_no_grid():

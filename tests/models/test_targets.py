@@ -167,7 +167,7 @@ def test_masking_the_input_leaves_targets_and_points_alone():
     points = [ahead(4), [0, 6, 4, 2], [0, 5, -5, -3], [0, 0.5, 0.5, 0.6], [0, 3.5, 1.5, -0.9]]
     batch = camera_batch(points)
     before, copy = targets_of(batch), batch["points"].clone()
-    batch["depth_hint_mask"] = torch.ones(len(points), dtype=torch.bool)
+    batch["depth_point_mask"] = torch.ones(len(points), dtype=torch.bool)
     batch["voxel_coords"] = torch.tensor([[0.0, 1, 0, 0]])
     after = targets_of(batch)
     assert all(torch.equal(before[key], after[key]) for key in before)
@@ -177,20 +177,23 @@ def test_masking_the_input_leaves_targets_and_points_alone():
 
 
 def test_hidden_cells_have_a_target_and_no_visible_input():
-    # Cell (1, 1): nearest point hidden, but a farther one gives a hint. Cell (0, 0): all hidden.
+    # Cell (1, 1): nearest point hidden, but a farther one is visible. Cell (0, 0): all hidden.
     points = [ahead(4), ahead(9), [0, 4.5, 3.5, 2], [0, 0.5, 0.5, 0.6], [0, 3.5, 1.5, -0.9]]
     batch = camera_batch(points)
-    batch["depth_hint_mask"] = torch.tensor([True, False, True, True, True])
+    batch["depth_point_mask"] = torch.tensor([True, False, True, True, True])
     batch["voxel_coords"] = torch.tensor([[0.0, 0.0, 1.0, 3.0]])  # as the hosts deliver: floats
     batch.update(targets_of(batch))
     hidden = hidden_cells(batch)
+    old = {"depth_hint_mask": batch["depth_point_mask"]}
+    earlier = {key: value for key, value in batch.items() if key != "depth_point_mask"} | old
+    assert torch.equal(hidden_cells(earlier)["target_depth_hidden"], hidden["target_depth_hidden"])
     assert batch["target_depth_mask"][0, 0].nonzero().tolist() == [[0, 0], [1, 1]]
     assert hidden["target_depth_hidden"][0, 0].nonzero().tolist() == [[0, 0]]
     assert batch["target_bev_mask"][0].nonzero().tolist() == [[0, 0], [1, 3]]
     assert hidden["target_bev_hidden"][0].nonzero().tolist() == [[0, 0]]
 
 
-def test_without_masks_every_hint_is_visible_and_without_voxels_none_is():
+def test_without_masks_every_point_is_visible_and_without_voxels_none_is():
     batch = camera_batch([ahead(4), [0, 0.5, 0.5, 0.6]])
     batch.update(targets_of(batch))
     hidden = hidden_cells(batch)

@@ -166,13 +166,13 @@ def test_hidden_points_give_no_hints():
     module = make_module()
     batch_dict = make_batch()
     every_other = torch.arange(300) % 4 < 2
-    batch_dict["depth_hint_mask"] = every_other
-    hints = module.depth_hints(batch_dict)
+    batch_dict["depth_point_mask"] = every_other
+    depth = module.depth_points(batch_dict)
     visible = {**make_batch(), "points": batch_dict["points"][~every_other]}
-    assert torch.equal(hints, module.depth_hints(visible))
-    assert hints.count_nonzero() < module.depth_hints(make_batch()).count_nonzero()
-    batch_dict["depth_hint_mask"] = torch.ones(300, dtype=torch.bool)
-    assert not module.depth_hints(batch_dict).any()
+    assert torch.equal(depth, module.depth_points(visible))
+    assert depth.count_nonzero() < module.depth_points(make_batch()).count_nonzero()
+    batch_dict["depth_point_mask"] = torch.ones(300, dtype=torch.bool)
+    assert not module.depth_points(batch_dict).any()
 
 
 @pytest.mark.parametrize("points", [None, torch.zeros(0, 5)])
@@ -183,7 +183,7 @@ def test_a_batch_without_points_passes(points):
 
 @pytest.mark.parametrize("training", [True, False])
 def test_without_a_hint_the_weights_of_hints_do_not_matter(training, device):
-    """BatchNorm has forgotten the spread of hints, and the bias before it has moved on."""
+    """BatchNorm has forgotten the spread of depth points, and the bias before it has moved on."""
     module = make_module().to(device)
     blind = {k: v for k, v in make_batch(device=device).items() if k != "points"}
     for _ in range(60):  # 0.9^60 of the first running variance remains

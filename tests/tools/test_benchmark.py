@@ -196,7 +196,7 @@ def test_made_up_batches_have_the_ratios_and_sizes_of_the_configuration():
     batch = made_up_batch(config, batch=2, cameras=4)
     assert batch["camera_imgs"].shape == (2, 4, 3, 64, 112)
     assert batch["image_patch_mask"].mean() == 0.5
-    assert batch["depth_hint_mask"].mean() == pytest.approx(0.9, abs=1e-4)
+    assert batch["depth_point_mask"].mean() == pytest.approx(0.9, abs=1e-4)
     visible, hidden = len(batch["voxels"]), len(batch["hidden_voxel_coords"])
     assert hidden / (visible + hidden) == pytest.approx(0.9, abs=1e-3)
     assert set(batch["points"][:, 0]) == {0.0, 1.0}

@@ -106,9 +106,9 @@ def made_up_batch(
         result.update(_voxels(scans, data, steps, mode, rng))
     if data.CAMERA_CONFIG.USE_CAMERA:
         result.update(_images(batch, cameras, data, steps, rng))
-        if "mask_depth_hints" in steps:
-            ratio = steps["mask_depth_hints"].RATIO
-            result["depth_hint_mask"] = hidden_subset(len(result["points"]), ratio, rng)
+        if "mask_depth_points" in steps:
+            ratio = steps["mask_depth_points"].RATIO
+            result["depth_point_mask"] = hidden_subset(len(result["points"]), ratio, rng)
     return {**result, **made_up_labels(config, batch, rng)} if mode == "train" else result
 
 

@@ -126,7 +126,7 @@ def stage_seconds(model: Any, batch: dict[str, Any], repeats: int) -> dict[str, 
         stages["targets"] = lambda: [head.targets(batch) for head in model.render_heads]
     vtransform = getattr(model, "vtransform", None)
     if getattr(vtransform, "reads_lidar_depth", False):
-        stages["depth maps"] = lambda: vtransform.depth_hints(batch)
+        stages["depth maps"] = lambda: vtransform.depth_points(batch)
     if getattr(vtransform, "renders_frustum", False):
         cells = len(batch["lidar_aug_matrix"]) * vtransform.grid.num_voxels
         stages["geometry"] = lambda: build_plan(vtransform.cells(batch), cells)

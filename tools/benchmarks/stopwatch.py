@@ -25,7 +25,7 @@ PROCESSORS = {
     "image_normalize": "normalisation",
     "mask_image_patches": "masks",
     "mask_voxels": "masks",
-    "mask_depth_hints": "masks",
+    "mask_depth_points": "masks",
 }
 
 
