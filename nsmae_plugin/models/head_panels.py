@@ -124,7 +124,9 @@ def _camera_sheet(sample: Mapping[str, Any], slot: int) -> list[Panel]:
     return [
         Panel(name, f"input image ({size} pixels)", image),
         Panel(
-            name, f"masked input: {hidden} of the cells in hidden patches", _masked(sample, slot)
+            name,
+            f"masked input: {hidden} of the cells in hidden patches",
+            _image(sample, "masked_camera_imgs", slot),
         ),
         Panel(name, f"target colour ({grid} cells)", target),
         _rendered_colour(sample, slot),
@@ -138,7 +140,7 @@ def _camera_sheet(sample: Mapping[str, Any], slot: int) -> list[Panel]:
 def _camera_row(sample: Mapping[str, Any], slot: int) -> list[Panel]:
     name, depth = sample["camera_names"][slot], depth_view(sample, "depth", slot)
     return [
-        Panel(name, "masked input", _masked(sample, slot)),
+        Panel(name, "masked input", _image(sample, "masked_camera_imgs", slot)),
         Panel(name, "target colour", _channels_last(sample["target_rgb"][slot])),
         _rendered_colour(sample, slot),
         Panel(name, "target depth", depth.target, CAMERA_DEPTH),
@@ -161,8 +163,6 @@ def _rendered_colour(sample: Mapping[str, Any], slot: int) -> Panel:
 def _cells(sample: Mapping[str, Any], slot: int) -> tuple[Tensor, Tensor]:
     """(h, w) bool: cells in hidden and in visible patches, as far as the image fills them."""
     filled = sample["target_rgb_mask"][slot]
-    if "image_patch_mask" not in sample:
-        return torch.zeros_like(filled), filled
     hidden, visible = cells_of_patches(sample["image_patch_mask"][slot], tuple(filled.shape))
     return hidden & filled, visible & filled
 
@@ -174,11 +174,6 @@ def _slots(sample: Mapping[str, Any]) -> range:
 def _extent(sample: Mapping[str, Any]) -> tuple[float, float, float, float]:
     x_min, y_min, _, x_max, y_max, _ = map(float, sample["point_cloud_range"])
     return x_min, x_max, y_min, y_max
-
-
-def _masked(sample: Mapping[str, Any], slot: int) -> Array:
-    masked = "masked_camera_imgs" in sample
-    return _image(sample, "masked_camera_imgs" if masked else "camera_imgs", slot)
 
 
 def _image(sample: Mapping[str, Any], key: str, slot: int) -> Array:

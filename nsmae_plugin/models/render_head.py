@@ -113,12 +113,12 @@ class RenderHead(nn.Module):
 
     @classmethod
     def record(cls, sample: Mapping[str, Any]) -> dict[str, Any]:
-        """What :meth:`totals` add up of one sample, by the same names."""
+        """Sums of one sample for each of :meth:`totals`, by name, in plain numbers and arrays."""
         return {}
 
     @classmethod
     def totals(cls) -> dict[str, Total]:
-        """Empty sums over samples, which turn into the metrics of the view."""
+        """Empty totals by name, which add up records and compute the metrics of the view."""
         return {}
 
     @classmethod
