@@ -91,8 +91,8 @@ def _add_command(
     return parser
 
 
-def main() -> int:
-    args = parse_arguments()
+def main(arguments: list[str] | None = None) -> int:
+    args = parse_arguments(arguments)
     report = {}
     try:
         if args.device == "cuda" and not torch.cuda.is_available():

@@ -61,12 +61,12 @@ def _readable(golden: dict) -> str:
 
 
 @errors_in_one_line
-def main() -> int:
+def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--commit", required=True, help="commit of the OpenPCDet checkout")
     parser.add_argument("--out", required=True, type=Path)
     parser.add_argument("--config", default=CONFIG, help="in the checkout (default: %(default)s)")
-    args = parser.parse_args()
+    args = parser.parse_args(arguments)
 
     root = os.environ.get("OPENPCDET_ROOT")
     if not root:

@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import logging
 import math
-import os
 import secrets
-import shlex
 import sys
-from argparse import ArgumentParser
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -30,6 +27,7 @@ from nsmae_plugin.host import hooks
 from nsmae_plugin.optimization import optim
 from nsmae_plugin.runs.options import RunOptions
 from nsmae_plugin.runtime import distributed, files
+from nsmae_plugin.runtime.command_line import command_to_resume
 from nsmae_plugin.runtime.distributed import World
 from nsmae_plugin.runtime.random_state import FIXED_SEED, seed_everything
 from nsmae_plugin.training import checkpoint, config_changes, engine, run_log, run_state, transfer
@@ -126,28 +124,12 @@ def _build(
     seed = _choose_seed(options, content)
     seed_everything(seed, world.rank)
     logger.info("seed %d", seed)
-    facts = {
-        "config": plain(config),
-        "config_tag": options.cfg_file.stem,
-        "host": host.NAME,
-        "pretrained_model": content.get("pretrained_model"),
-        "precision": str(loop.amp_dtype or torch.float32).removeprefix("torch."),
-    }
+    facts = _facts(options, config, loop.amp_dtype, content)
     if source:
         config_changes.check_resume(content, source, config, facts["precision"], logger)
-    batch_size = options.batch_per_process(config, world)
-    load = partial(
-        build_dataloader,
-        config.DATA_CONFIG,
-        config.CLASS_NAMES,
-        batch_size,
-        options.workers,
-        rank=world.rank,
-        world_size=world.size,
-        logger=logger,
-    )
+    load = _loader_builder(options, config, world, logger)
     dataset, loader, sampler = load(training=True, seed=seed)
-    settings = _run_settings(options, config, world, seed, batch_size, len(loader))
+    settings = _run_settings(options, config, world, seed, len(loader))
     model = host.build_network(config.MODEL, len(config.CLASS_NAMES), dataset).to(world.device)
     fit_precision(model, loop.amp_dtype)
     if options.pretrained_model and not source:
@@ -161,6 +143,9 @@ def _build(
     copy = folder / f"{options.cfg_file.stem}.yaml"
     distributed.on_main(lambda: run_log.write_config(config, copy))
     _log_settings(settings, run, logger)
+    hook = hooks.build_hook(
+        config.get("HOOK"), dataset, loader.restart_workers, settings.epochs, logger
+    )
     session = Session(
         run=run,
         settings=settings,
@@ -172,26 +157,38 @@ def _build(
         facts=facts,
         command=command_to_resume(options.launcher, sys.argv),
         evaluate=evaluate or _evaluation(options, config, world, model, load, logger),
-        before_epoch=hooks.build_hook(
-            config.get("HOOK"), dataset, loader.restart_workers, settings.epochs, logger
-        ),
+        before_epoch=hook,
     )
     return session, loader, sampler
 
 
-def command_to_resume(launcher: str, words: list[str]) -> str:
-    """The command line that resumes a run: the one that started it, from its own checkpoints.
+def _facts(
+    options: TrainOptions, config: Any, amp_dtype: torch.dtype | None, content: dict[str, Any]
+) -> dict[str, Any]:
+    """The entries of checkpoints that describe the run."""
+    return {
+        "config": plain(config),
+        "config_tag": options.cfg_file.stem,
+        "host": host.NAME,
+        "pretrained_model": content.get("pretrained_model"),
+        "precision": str(amp_dtype or torch.float32).removeprefix("torch."),
+    }
 
-    Args:
-        words: ``sys.argv``.
-    """
-    parser = ArgumentParser(add_help=False, allow_abbrev=False)
-    for flag in ("--ckpt", "--pretrained_model"):
-        parser.add_argument(flag)
-    rest = parser.parse_known_args(words)[1]
-    local = os.environ.get("LOCAL_WORLD_SIZE", "1")
-    starts = {"pytorch": f"torchrun --nproc_per_node {local}", "slurm": "srun python"}
-    return f"{starts.get(launcher, 'python')} {shlex.join(rest)}"
+
+def _loader_builder(
+    options: TrainOptions, config: Any, world: World, logger: logging.Logger
+) -> Callable[..., Any]:
+    """:func:`~nsmae_plugin.data.loader.build_dataloader` for this process; takes the split."""
+    return partial(
+        build_dataloader,
+        config.DATA_CONFIG,
+        config.CLASS_NAMES,
+        options.batch_per_process(config, world),
+        options.workers,
+        rank=world.rank,
+        world_size=world.size,
+        logger=logger,
+    )
 
 
 def _choose_seed(options: TrainOptions, content: dict[str, Any]) -> int:
@@ -205,7 +202,7 @@ def _choose_seed(options: TrainOptions, content: dict[str, Any]) -> int:
 
 
 def _run_settings(
-    options: TrainOptions, config: Any, world: World, seed: int, batch_size: int, batches: int
+    options: TrainOptions, config: Any, world: World, seed: int, batches: int
 ) -> RunSettings:
     accumulate = options.accumulate_steps or config.OPTIMIZATION.get("ACCUMULATE_STEPS", 1)
     epochs = config.OPTIMIZATION.NUM_EPOCHS if options.epochs is None else options.epochs
@@ -214,7 +211,7 @@ def _run_settings(
             raise ConfigError(f"OPTIMIZATION.{name} must be at least 1, not {value}")
     return RunSettings(
         seed=seed,
-        batch_size=batch_size,
+        batch_size=options.batch_per_process(config, world),
         accumulate_steps=accumulate,
         world_size=world.size,
         epochs=epochs,

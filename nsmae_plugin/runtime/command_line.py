@@ -3,7 +3,9 @@
 import logging
 import math
 import os
+import shlex
 import sys
+from argparse import ArgumentParser
 from collections.abc import Callable
 from functools import wraps
 from typing import ParamSpec
@@ -39,6 +41,21 @@ def waiting_time(text: str) -> float:
     if not 0 <= value < math.inf:
         raise ValueError(f"{value} is no time that ends")
     return value
+
+
+def command_to_resume(launcher: str, words: list[str]) -> str:
+    """The command line that resumes a run: the one that started it, from its own checkpoints.
+
+    Args:
+        words: ``sys.argv``.
+    """
+    parser = ArgumentParser(add_help=False, allow_abbrev=False)
+    for flag in ("--ckpt", "--pretrained_model"):
+        parser.add_argument(flag)
+    rest = parser.parse_known_args(words)[1]
+    local = os.environ.get("LOCAL_WORLD_SIZE", "1")
+    starts = {"pytorch": f"torchrun --nproc_per_node {local}", "slurm": "srun python"}
+    return f"{starts.get(launcher, 'python')} {shlex.join(rest)}"
 
 
 def errors_in_one_line(main: Callable[P, int]) -> Callable[P, int]:

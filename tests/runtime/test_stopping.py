@@ -8,9 +8,8 @@ import time
 
 import pytest
 
-from nsmae_plugin.runs.train import command_to_resume
 from nsmae_plugin.runtime import stopping
-from nsmae_plugin.runtime.command_line import errors_in_one_line
+from nsmae_plugin.runtime.command_line import command_to_resume, errors_in_one_line
 from tests.helpers import toys
 from tests.helpers.programs import TORCHRUN, TOYS, environment_of_a_program, run_python
 from tests.runs.test_train import arguments, assert_same, folder, last_content, train, workspace  # noqa: F401

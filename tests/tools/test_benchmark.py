@@ -2,7 +2,6 @@
 
 import json
 import math
-import sys
 
 import numpy as np
 import pytest
@@ -160,9 +159,8 @@ def test_the_command_compares_the_formulations_from_any_folder_without_an_instal
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a CUDA device is there")
-def test_without_cuda_the_command_says_so(capsys, monkeypatch):
-    monkeypatch.setattr(sys, "argv", ["benchmark.py", "frustum", "--device", "cuda"])
-    assert benchmark.main() == 1
+def test_without_cuda_the_command_says_so(capsys):
+    assert benchmark.main(["frustum", "--device", "cuda"]) == 1
     assert "no CUDA device" in capsys.readouterr().err
 
 
@@ -224,15 +222,14 @@ def test_the_stages_beside_the_network_are_those_of_the_configuration(mode):
     assert all(seconds > 0 for seconds in stages.values())
 
 
-def test_the_command_measures_a_whole_step(tmp_path, capsys, monkeypatch):
+def test_the_command_measures_a_whole_step(tmp_path, capsys):
     path = tmp_path / "report.json"
     arguments = ["step", "--cfg_file", str(TINY / "nsmae_pretrain_camera.yaml")]
     arguments += ["--rounds", "1", "--repeats", "1", "--json", str(path)]
     arguments += ["--set", "DATA_CONFIG.CAMERA_CONFIG.IMAGE.FINAL_DIM", "[64, 112]"]
     arguments += ["MODEL.VTRANSFORM.IMAGE_SIZE", "[64, 112]"]
     arguments += ["MODEL.VTRANSFORM.FEATURE_SIZE", "[8, 14]", "DATA_CONFIG.MAX_SWEEPS", "1"]
-    monkeypatch.setattr(sys, "argv", ["benchmark.py", *arguments])
-    assert benchmark.main() == 0
+    assert benchmark.main(arguments) == 0
     report = json.loads(path.read_text())["batch 1"]
     assert report["parameters"] > 1e6
     assert report["seconds_ratio"] > 0
@@ -260,6 +257,5 @@ def test_parity_that_is_broken_is_named(capsys, monkeypatch):
     monkeypatch.setattr(parity, "step_differences", lambda *_: {"loss_rgb": float("nan")})
     arguments = ["parity", "--device", "cpu", "--size", "tiny"]
     config = ["--cfg_file", str(TINY / "nsmae_pretrain.yaml")]
-    monkeypatch.setattr(sys, "argv", ["benchmark.py", *arguments, *config])
-    assert benchmark.main() == 1
+    assert benchmark.main([*arguments, *config]) == 1
     assert "disagree on: loss_rgb" in capsys.readouterr().err

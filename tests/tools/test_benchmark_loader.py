@@ -1,7 +1,6 @@
 """The benchmark of the loader: stages that add up, variants that load the same, a command."""
 
 import json
-import sys
 
 import numpy as np
 import pytest
@@ -72,9 +71,8 @@ def run_command(monkeypatch, tmp_path, root, *more):
     path = tmp_path / "report.json"
     options = ["--cfg_file", str(RECIPE), "--rounds", "1", "--repeats", "2", "--json", str(path)]
     overrides = ["--set", "DATA_CONFIG.DATA_PATH", str(root)]
-    monkeypatch.setattr(sys, "argv", ["benchmark.py", "loader", *options, *more, *overrides])
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    assert benchmark.main() == 0
+    assert benchmark.main(["loader", *options, *more, *overrides]) == 0
     return json.loads(path.read_text())["batch 1"]
 
 

@@ -1,7 +1,6 @@
 """Growth, prediction and made-up labels of the benchmark."""
 
 import json
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -79,8 +78,7 @@ def test_the_command_draws_growth(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(growth, "AXES", {"tiny": {"batch": (1, 2), "points": (1000, 4000)}})
     plot = tmp_path / "growth.png"
     options = ["growth", "--size", "tiny", "--repeats", "1", "--plot", str(plot)]
-    monkeypatch.setattr(sys, "argv", ["benchmark.py", *options])
-    assert benchmark.main() == 0
+    assert benchmark.main(options) == 0
     assert plot.stat().st_size > 1000
     assert "time as batch^" in capsys.readouterr().out
 
@@ -142,12 +140,11 @@ def test_settled_features_do_not_fade():
     assert not any(module.training for module in model.modules())
 
 
-def test_the_command_measures_prediction(tmp_path, monkeypatch):
+def test_the_command_measures_prediction(tmp_path):
     path = tmp_path / "report.json"
     options = ["inference", "--cfg_file", str(TINY / "camera_map.yaml"), "--only_factorised"]
     options += ["--rounds", "1", "--repeats", "1", "--json", str(path)]
-    monkeypatch.setattr(sys, "argv", ["benchmark.py", *options])
-    assert benchmark.main() == 0
+    assert benchmark.main(options) == 0
     report = json.loads(path.read_text())["batch 1"]
     assert report["factorised"]["seconds"]["median"] > 0
     assert report["agreement"] == {}
@@ -159,9 +156,8 @@ def test_openpcdets_modules_compute_the_same(openpcdet_root, tmp_path, monkeypat
     options = ["inference", "--cfg_file", str(TINY / "bevfusion_det.yaml")]
     options += ["--rounds", "1", "--repeats", "1", "--json", str(path)]
     options += ["--set", "DATA_CONFIG.MAX_SWEEPS", "1"]
-    monkeypatch.setattr(sys, "argv", ["benchmark.py", *options])
     monkeypatch.setenv("NSMAE_HOST", "builtin")
-    assert benchmark.main() == 0
+    assert benchmark.main(options) == 0
     report = json.loads(Path(path).read_text())["batch 1"]
     assert report["agreement"]["features"]["share"] > inference.AGREEING
     assert np.isfinite(report["openpcdet"]["seconds"]["median"])
