@@ -9,13 +9,12 @@ from typing import Any, ClassVar
 import numpy as np
 
 from nsmae_plugin import host
-from nsmae_plugin.data import label_fraction, labels
+from nsmae_plugin.data import label_fraction
 from nsmae_plugin.data.camera_views import load_views, report_black_pixels
-from nsmae_plugin.data.collation import collate
 from nsmae_plugin.data.data_config import MultiModalData
 from nsmae_plugin.data.loader import seeded
 from nsmae_plugin.data.pipeline import check_pipeline, enabled_augmentors, find_step, processors
-from nsmae_plugin.data.preparation import PreparedDataset
+from nsmae_plugin.data.preparation import PreparedDataset, finish_boxes, load_boxes
 from nsmae_plugin.data.scoring import Benchmark, Scoring
 from nsmae_plugin.data.timeline import Timeline
 from nsmae_plugin.data.training_frames import training_frames
@@ -272,7 +271,7 @@ class MultiModalDataset(PreparedDataset):
         if self.use_camera:
             sample |= load_views(self.root_path, info, self.camera_config.IMAGE, self.training)
         if self.use_labels and "gt_boxes" in info:
-            sample |= labels.load_boxes(info, self.dataset_cfg)
+            sample |= load_boxes(info, self.dataset_cfg)
         try:
             prepared = self.prepare_data(sample)
         except RecursionError:  # both hosts replace a sample without boxes by another one
@@ -310,17 +309,12 @@ class MultiModalDataset(PreparedDataset):
             for name in ("mean", "std"):
                 sample[f"image_{name}"] = np.array(self.normalization[name], dtype=np.float32)
         if "gt_boxes" in sample:
-            sample["gt_boxes"] = labels.finish_boxes(sample["gt_boxes"], self.dataset_cfg)
+            sample["gt_boxes"] = finish_boxes(sample["gt_boxes"], self.dataset_cfg)
         flips = sample.pop("world_flips", None)
         if "gt_masks_bev" not in sample:  # else another sample stands in
             masks = self.draw_map(info, sample["lidar_aug_matrix"], flips)
             sample |= {} if masks is None else {"gt_masks_bev": masks}
         return sample
-
-    @staticmethod
-    def collate_batch(batch_list: list[dict[str, Any]], _unused: bool = False) -> dict[str, Any]:
-        """See :func:`nsmae_plugin.data.collation.collate`."""
-        return collate(batch_list)
 
     # OpenPCDet's contract of evaluation.
 

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from nsmae_plugin import host
-from nsmae_plugin.data.labels import finish_boxes
 from nsmae_plugin.data.loader import build_dataloader
 from nsmae_plugin.data.nuscenes_dataset import MultiModalNuScenesDataset
+from nsmae_plugin.data.preparation import finish_boxes
 from nsmae_plugin.errors import DataError
 from nsmae_plugin.formats.infos import write_infos
 from tests.helpers.tiny_frames import CLASSES, MASKS, configuration, dataset, write_frames
