@@ -1,12 +1,9 @@
 """Masking of the input: image patches, LiDAR voxels and depth points.
 
-The functions are pure and draw from an explicit generator. Counts are exact: of ``n`` elements,
-``round(ratio * n)`` are hidden, per sample and, for images, per camera. Everywhere ``True`` means
-hidden.
-
-The processors (:data:`PROCESSORS`) follow OpenPCDet's protocol: called with a config alone they
-return the configured step, called with a sample they return it masked. They seed a generator from
-NumPy's global state, which the loader seeds per sample.
+Of ``n`` elements exactly ``round(ratio * n)`` are hidden, per sample and, for images, per camera;
+``True`` means hidden. The processors (:data:`PROCESSORS`) follow OpenPCDet's protocol: called with
+a config alone they return the configured step, called with a sample they return it masked. Their
+generator is seeded from NumPy's global state, which the loader seeds per sample.
 """
 
 from functools import partial
@@ -31,11 +28,8 @@ def image_patch_mask(
 ) -> np.ndarray:
     """(num_cameras, height / patch, width / patch) bool; each camera hides the same number.
 
-    Args:
-        height, width: image size in pixels, multiples of ``patch``.
-
     Raises:
-        ConfigError: the image does not divide into patches.
+        ConfigError: the image, in pixels, does not divide into patches.
     """
     if patch < 1 or height % patch or width % patch:
         raise ConfigError(
@@ -57,13 +51,10 @@ def sample_generator() -> np.random.Generator:
 def mask_image_patches(self: Any, data_dict: Any = None, config: Any = None) -> Any:
     """Add ``image_patch_mask``; reads the sizes of ``camera_imgs``, tensors (3, H, W)."""
     if data_dict is None:
-        _check_ratio(config)
         return partial(mask_image_patches, self, config=config)
     images = _require(data_dict, "camera_imgs", "mask_image_patches", "image_normalize")
-    height, width = images[0].shape[-2:]
-    mask = image_patch_mask(
-        len(images), height, width, config["PATCH_SIZE"], config["RATIO"], sample_generator()
-    )
+    patch, ratio, (height, width) = config["PATCH_SIZE"], config["RATIO"], images[0].shape[-2:]
+    mask = image_patch_mask(len(images), height, width, patch, ratio, sample_generator())
     return {**data_dict, "image_patch_mask": mask}
 
 
@@ -73,9 +64,6 @@ def mask_voxels(self: Any, data_dict: Any = None, config: Any = None) -> Any:
     At least one voxel stays visible: a sparse backbone cannot run on none.
     """
     if data_dict is None:
-        _check_ratio(config)
-        if config["RATIO"] == 1:
-            raise ConfigError("mask_voxels: RATIO 1 leaves the LiDAR backbone nothing to encode")
         return partial(mask_voxels, self, config=config)
     coords = _require(data_dict, "voxel_coords", "mask_voxels", "transform_points_to_voxels")
     if isinstance(coords, list):
@@ -83,16 +71,14 @@ def mask_voxels(self: Any, data_dict: Any = None, config: Any = None) -> Any:
     hidden = hidden_subset(len(coords), config["RATIO"], sample_generator())
     if hidden.all():
         hidden[:1] = False
-    visible = {
-        key: data_dict[key][~hidden] for key in ("voxels", "voxel_coords", "voxel_num_points")
-    }
+    keys = ("voxels", "voxel_coords", "voxel_num_points")
+    visible = {key: data_dict[key][~hidden] for key in keys}
     return {**data_dict, **visible, "hidden_voxel_coords": coords[hidden]}
 
 
 def mask_depth_points(self: Any, data_dict: Any = None, config: Any = None) -> Any:
     """Add ``depth_point_mask`` (P,): points that the view transform may not use."""
     if data_dict is None:
-        _check_ratio(config)
         return partial(mask_depth_points, self, config=config)
     points = _require(data_dict, "points", "mask_depth_points", "the LiDAR (USE_LIDAR: True)")
     mask = hidden_subset(len(points), config["RATIO"], sample_generator())
@@ -105,12 +91,6 @@ PROCESSORS = {
     "mask_depth_points": mask_depth_points,
     "mask_depth_hints": mask_depth_points,  # its earlier name
 }
-
-
-def _check_ratio(config: Any) -> None:
-    ratio = config["RATIO"]
-    if not isinstance(ratio, int | float) or not 0 <= ratio <= 1:
-        raise ConfigError(f"{config['NAME']}: RATIO must lie between 0 and 1, not {ratio!r}")
 
 
 def _require(data_dict: dict[str, Any], key: str, step: str, source: str) -> Any:

@@ -25,16 +25,14 @@ class NSMAE(host.Detector3DTemplate):
 
     The camera branch is MASK_TOKEN, IMAGE_BACKBONE, NECK and VTRANSFORM, the LiDAR branch VFE,
     BACKBONE_3D and MAP_TO_BEV; either may be left out. RENDER_HEADS lists what is rendered from
-    their features. Encoders have the slot names, and so the checkpoint prefixes, of stock
-    detectors; mask token and heads have slots of their own and stay behind when weights are
-    transferred.
+    their features. Encoders have the slots, and so the checkpoint prefixes, of stock detectors;
+    mask token and heads have slots of their own and stay behind when weights are transferred.
 
     In training mode the forward pass returns OpenPCDet's ``({'loss': loss}, tb_dict, disp_dict)``.
     In evaluation mode it returns ``(pred_dicts, {})``; for each sample
 
     - ``rendered_*``, ``target_*`` and ``target_*_hidden`` of all heads, without the batch axis,
-    - with cameras ``image_patch_mask``, and ``masked_camera_imgs``, the images as the network got
-      them,
+    - with cameras ``image_patch_mask`` and the network's input ``masked_camera_imgs``,
     - ``loss_terms``: the terms of this sample as floats, with the weights of the first epoch,
     - ``render_heads``: the registered names of the heads.
 
@@ -55,15 +53,8 @@ class NSMAE(host.Detector3DTemplate):
         super().__init__(model_cfg=model_cfg, num_class=num_class, dataset=dataset)
         check_branches(model_cfg)
         self.steps_per_epoch: int | None = None
-        self.module_topology = [
-            "vfe",
-            "backbone_3d",
-            "map_to_bev_module",
-            "mask_token",
-            "image_backbone",
-            "neck",
-            "vtransform",
-        ]
+        self.module_topology = ["vfe", "backbone_3d", "map_to_bev_module"]
+        self.module_topology += ["mask_token", "image_backbone", "neck", "vtransform"]
         self.module_list = self.build_networks()
         self.render_heads: list[RenderHead] = self._build_render_heads()
 
@@ -75,8 +66,6 @@ class NSMAE(host.Detector3DTemplate):
     def set_steps_per_epoch(self, steps: int) -> None:
         """Called by a training loop that knows it; else the batches of the dataset are counted."""
         self.steps_per_epoch = steps
-
-    # ---- the method
 
     def forward(self, batch_dict: Batch) -> tuple[Any, ...]:
         """Loss of a batch in training mode, renderings of its samples in evaluation mode."""
@@ -144,14 +133,10 @@ class NSMAE(host.Detector3DTemplate):
         config, step = self.model_cfg.LOSS_CONFIG, self.global_step[0]
         steps = self.steps_per_epoch if self.training else None
         terms = {name: term for head in heads for name, term in head.losses(batch_dict).items()}
-        weighted = {
-            name: term
-            * (
-                config.LOSS_WEIGHTS[f"{name}_weight"]
-                * term_schedule.factor(name, config, step, steps)
-            )
-            for name, term in terms.items()
-        }
+        weighted = {}
+        for name, term in terms.items():
+            factor = term_schedule.factor(name, config, step, steps)
+            weighted[name] = term * (config.LOSS_WEIGHTS[f"{name}_weight"] * factor)
         loss = torch.stack(list(weighted.values())).sum()
         tb_dict = {f"loss_{name}": term.detach() for name, term in terms.items()}
         tb_dict |= {f"weighted_{name}": term.detach() for name, term in weighted.items()}
@@ -181,8 +166,6 @@ class NSMAE(host.Detector3DTemplate):
         """Argument of ``DistributedDataParallel``: some parameters may stop learning."""
         config = self.model_cfg.LOSS_CONFIG
         return any(term_schedule.can_stop(head, config) for head in self.render_heads)
-
-    # ---- slots that stock detectors do not have
 
     def build_mask_token(self, model_info_dict: Any) -> tuple[nn.Module | None, Any]:
         if self.model_cfg.get("MASK_TOKEN") is None:

@@ -11,9 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nsmae_plugin.errors import ConfigError
-from nsmae_plugin.models import head_panels, module_config
+from nsmae_plugin.models import head_panels, module_config, scores
 from nsmae_plugin.models.render_head import Encoders, Panel, RenderHead, masked_mean
-from nsmae_plugin.models.scores import DepthTotal, MeanTotal, Total, depth_record, mean_record
 from nsmae_plugin.models.targets import depth_from_above, occupied_cells, unmasked_points
 from nsmae_plugin.ops.compositing import at_least_float32, composite, density_bias
 
@@ -97,13 +96,16 @@ class BEVRenderHead(RenderHead):
     def record(cls, sample: Mapping[str, Any]) -> dict[str, Any]:
         view = ("rendered_bev_depth", "target_bev_depth", "target_bev_mask", "target_bev_hidden")
         return {
-            "bev_depth": depth_record(*(sample[key] for key in view)),
-            "bev_opacity": mean_record(sample["rendered_bev_opacity"]),
+            "bev_depth": scores.depth_record(*(sample[key] for key in view)),
+            "bev_opacity": scores.mean_record(sample["rendered_bev_opacity"]),
         }
 
     @classmethod
-    def totals(cls) -> dict[str, Total]:
-        return {"bev_depth": DepthTotal("bev_depth"), "bev_opacity": MeanTotal("bev_opacity")}
+    def totals(cls) -> dict[str, scores.Total]:
+        return {
+            "bev_depth": scores.DepthTotal("bev_depth"),
+            "bev_opacity": scores.MeanTotal("bev_opacity"),
+        }
 
     @classmethod
     def panels(cls, sample: Mapping[str, Any]) -> list[Panel]:
@@ -123,10 +125,9 @@ class BEVRenderHead(RenderHead):
         return raw
 
     def _check(self, features: Sequence[Tensor]) -> None:
-        grids = {tuple(map_.shape[-2:]) for map_ in features}
-        found = [map_.shape[1] for map_ in features]
-        if len(grids) > 1 or found != list(self.channels.values()):
-            shapes = {k: tuple(m.shape) for k, m in zip(self.channels, features, strict=True)}
+        shapes = {key: tuple(one.shape) for key, one in zip(self.channels, features, strict=True)}
+        grids = {shape[-2:] for shape in shapes.values()}
+        if len(grids) > 1 or any(shapes[key][1] != self.channels[key] for key in shapes):
             raise ConfigError(
                 f"the BEV head expects {self.channels} channels on one grid, but the features are "
                 f"{shapes}: check MODEL.MAP_TO_BEV.NUM_BEV_FEATURES, MODEL.VTRANSFORM.OUT_CHANNEL, "

@@ -102,6 +102,20 @@ class LiftSplatTransform(nn.Module, ABC):
         start, _, step = self.model_cfg.DBOUND
         return (start + step * (torch.arange(self.num_bins + 1, dtype=torch.float64) - 0.5)).float()
 
+    def pixels_per_cell(self) -> int:
+        """Pixels of the image per feature, along both sides.
+
+        Raises:
+            ConfigError: there is no such whole number.
+        """
+        stride = self.image_size[0] // self.feature_size[0]
+        if tuple(stride * side for side in self.feature_size) != self.image_size:
+            raise ConfigError(
+                f"MODEL.VTRANSFORM.IMAGE_SIZE {list(self.image_size)} must be one multiple of "
+                f"FEATURE_SIZE {list(self.feature_size)} along both sides"
+            )
+        return stride
+
     @abstractmethod
     def factors(self, features: torch.Tensor, geometry: ViewGeometry) -> torch.Tensor:
         """(B * N, D + OUT_CHANNEL, fH, fW): depth logits, then context, of the image features."""

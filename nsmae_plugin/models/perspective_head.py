@@ -9,18 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from nsmae_plugin.errors import ConfigError
-from nsmae_plugin.models import head_panels
+from nsmae_plugin.models import head_panels, scores
 from nsmae_plugin.models.render_head import Encoders, Panel, RenderHead, masked_mean
-from nsmae_plugin.models.scores import (
-    ColourTotal,
-    DepthTotal,
-    MeanTotal,
-    Total,
-    cells_of_patches,
-    colour_record,
-    depth_record,
-    mean_record,
-)
 from nsmae_plugin.models.targets import colour_target, filled_cells, nearest_returns
 from nsmae_plugin.ops.compositing import bin_centres, density_bias
 from nsmae_plugin.ops.frustum_render import render_frustum
@@ -73,7 +63,7 @@ class PerspectiveRenderHead(RenderHead):
                 "MODEL.VTRANSFORM.NAME to FactorizedLSSTransform or FactorizedDepthLSSTransform, "
                 "or remove the head"
             )
-        self.stride = _cell_size(lift)
+        self.stride = lift.pixels_per_cell()
         self.reads_depth, self.kernels = lift.reads_lidar_depth, lift.kernels
         self.projection = nn.Conv2d(lift.out_channels, 4, kernel_size=1, bias=False)
         edges = lift.depth_edges()
@@ -89,10 +79,8 @@ class PerspectiveRenderHead(RenderHead):
         rgb, depth, opacity = render_frustum(
             logits, raw, bin_centres(self.edges), self.edges, self.density_bias, self.kernels
         )
-        views = (batch_dict["batch_size"], -1)
-        batch_dict["rendered_rgb"] = rgb.unflatten(0, views)
-        batch_dict["rendered_depth"] = depth.unflatten(0, views)
-        batch_dict["rendered_opacity"] = opacity.unflatten(0, views)
+        for name, value in (("rgb", rgb), ("depth", depth), ("opacity", opacity)):
+            batch_dict[f"rendered_{name}"] = value.unflatten(0, (batch_dict["batch_size"], -1))
         return batch_dict
 
     def targets(self, batch_dict: Mapping[str, Any]) -> dict[str, Tensor]:
@@ -131,21 +119,21 @@ class PerspectiveRenderHead(RenderHead):
     @classmethod
     def record(cls, sample: Mapping[str, Any]) -> dict[str, Any]:
         target, filled = sample["target_rgb"], sample["target_rgb_mask"]
-        patches = cells_of_patches(sample["image_patch_mask"], tuple(filled.shape[-2:]))
+        patches = scores.cells_of_patches(sample["image_patch_mask"], tuple(filled.shape[-2:]))
         cells = (filled, *(filled & kind for kind in patches))
         depth = ("rendered_depth", "target_depth", "target_depth_mask", "target_depth_hidden")
         return {
-            "rgb": colour_record(sample["rendered_rgb"], target, cells),
-            "depth": depth_record(*(sample[key] for key in depth)),
-            "opacity": mean_record(sample["rendered_opacity"]),
+            "rgb": scores.colour_record(sample["rendered_rgb"], target, cells),
+            "depth": scores.depth_record(*(sample[key] for key in depth)),
+            "opacity": scores.mean_record(sample["rendered_opacity"]),
         }
 
     @classmethod
-    def totals(cls) -> dict[str, Total]:
+    def totals(cls) -> dict[str, scores.Total]:
         return {
-            "rgb": ColourTotal("rgb"),
-            "depth": DepthTotal("depth"),
-            "opacity": MeanTotal("opacity"),
+            "rgb": scores.ColourTotal("rgb"),
+            "depth": scores.DepthTotal("depth"),
+            "opacity": scores.MeanTotal("opacity"),
         }
 
     @classmethod
@@ -155,14 +143,3 @@ class PerspectiveRenderHead(RenderHead):
     @classmethod
     def overview(cls, sample: Mapping[str, Any]) -> list[Panel]:
         return head_panels.camera_overview(sample)
-
-
-def _cell_size(lift: Any) -> int:
-    """Pixels of the image per feature, along both sides."""
-    stride = lift.image_size[0] // lift.feature_size[0]
-    if tuple(stride * side for side in lift.feature_size) != lift.image_size:
-        raise ConfigError(
-            f"MODEL.VTRANSFORM.IMAGE_SIZE {list(lift.image_size)} must be one multiple of "
-            f"FEATURE_SIZE {list(lift.feature_size)} along both sides"
-        )
-    return stride

@@ -52,13 +52,6 @@ def composite(
         edges: (S+1,) increasing distances from the eye in metres.
         colour: (..., S, K) colour of each bin.
         background: colour behind the last bin.
-
-    Example:
-        One bin of 2 m with density ln(2)/2 lets half of the ray through:
-
-        >>> result = composite(torch.tensor([math.log(2) / 2]), torch.tensor([0.0, 2.0]))
-        >>> result.opacity, result.depth
-        (tensor(0.5000), tensor(1.5000))
     """
     with torch.autocast(density.device.type, enabled=False):
         density = at_least_float32(density)

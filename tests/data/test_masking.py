@@ -97,18 +97,6 @@ def test_depth_points_are_hidden_per_point_and_the_points_stay():
     assert masked["depth_point_mask"].sum() == 30
 
 
-@pytest.mark.parametrize("ratio", [-0.1, 1.5, float("nan"), "half", None])
-@pytest.mark.parametrize("name", list(PROCESSORS))
-def test_a_ratio_outside_0_to_1_is_refused(name, ratio):
-    with pytest.raises(ConfigError, match=f"{name}: RATIO must lie between 0 and 1"):
-        step(name, RATIO=ratio, PATCH_SIZE=8)
-
-
-def test_hiding_all_voxels_is_refused():
-    with pytest.raises(ConfigError, match="nothing to encode"):
-        step("mask_voxels", RATIO=1.0)
-
-
 @pytest.mark.parametrize("patch", [7, 0, -8])
 def test_patches_that_do_not_divide_the_image_are_refused(patch):
     with pytest.raises(ConfigError, match=r"64 x 72 pixels does not divide into patches"):
