@@ -1,12 +1,10 @@
 """Compositing against hand-computed rays, a loop in plain Python, and float64 gradients."""
 
-import doctest
 import math
 
 import pytest
 import torch
 
-from nsmae_plugin.ops import compositing
 from nsmae_plugin.ops.compositing import composite, density_bias
 
 
@@ -130,9 +128,3 @@ def test_density_bias_gives_the_opacity_asked_for(length):
     density = torch.nn.functional.softplus(torch.tensor(density_bias(length, 0.95)))
     edges = torch.tensor([0.0, length])
     assert composite(density[None], edges).opacity.item() == pytest.approx(0.95, abs=1e-6)
-
-
-def test_examples_in_the_docstrings_hold():
-    failures, tests = doctest.testmod(compositing)
-    assert tests
-    assert not failures

@@ -7,6 +7,7 @@ from torch import nn
 
 import nsmae_plugin
 from nsmae_plugin import host
+from nsmae_plugin.config.load import load_config
 from nsmae_plugin.models.render_head import Panel, RenderHead
 from nsmae_plugin.models.scores import MeanTotal, mean_record
 from tests.helpers.paths import TINY
@@ -52,7 +53,17 @@ class OccupancyHead(RenderHead):
         return [Panel("occupancy", "rendered", sample["rendered_occupancy"].numpy(), "occupancy")]
 
 
-def test_an_own_head_is_measured_and_drawn(synthetic_root, tmp_path, capsys):
+def trains_a_step(config):
+    dataset = host.build_dataset(config.DATA_CONFIG, config.CLASS_NAMES, True)
+    model = host.build_network(config.MODEL, len(config.CLASS_NAMES), dataset).train()
+    batch = host.to_device(dataset.collate_batch([dataset[0], dataset[1]]), "cpu")
+    result, terms, _ = model(batch)
+    result["loss"].backward()
+    assert terms["weighted_occupancy"] == 3 * terms["loss_occupancy"] == 0.75
+    assert model.occupancy_head.projection.bias.grad.item() < 0  # towards occupied
+
+
+def test_an_own_head_is_trained_measured_and_drawn(synthetic_root, tmp_path, capsys):
     nsmae_plugin.register()
     host.register("render_head", "OccupancyHead", OccupancyHead)
     content = f"""
@@ -62,8 +73,10 @@ MODEL:
     LOSS_CONFIG: {{LOSS_WEIGHTS: {{occupancy_weight: 3.0, bev_depth_weight: 5.0e-2}}}}
 """
     (tmp_path / "own.yaml").write_text(content)
+    overrides = ["DATA_CONFIG.DATA_PATH", str(synthetic_root), *SMALL]
+    trains_a_step(load_config(tmp_path / "own.yaml", overrides))
     options = ["--device", "cpu", "--cfg_file", str(tmp_path / "own.yaml")]
-    overrides = ["--set", "DATA_CONFIG.DATA_PATH", str(synthetic_root), *SMALL]
+    overrides = ["--set", *overrides]
 
     assert evaluate_pretrain.main([*options, "--json", *overrides]) == 0
     metrics = json.loads(capsys.readouterr().out)["untrained"]
