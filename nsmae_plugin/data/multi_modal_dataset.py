@@ -18,7 +18,7 @@ from nsmae_plugin.data.preparation import PreparedDataset, finish_boxes, load_bo
 from nsmae_plugin.data.scoring import Benchmark, Scoring
 from nsmae_plugin.data.timeline import Timeline
 from nsmae_plugin.data.training_frames import training_frames
-from nsmae_plugin.errors import DataError
+from nsmae_plugin.errors import ConfigError, DataError
 from nsmae_plugin.formats import lidar_files
 from nsmae_plugin.formats.frames import Frame, check_frames
 from nsmae_plugin.formats.info_checks import Needs
@@ -147,6 +147,10 @@ class MultiModalDataset(PreparedDataset):
 
         Here those of the info files ``INFO_PATH[mode]``. What is read is checked afterwards.
         """
+        if not self.dataset_cfg.get("INFO_PATH"):
+            raise ConfigError(
+                f"DATA_CONFIG.INFO_PATH must name the info files of {type(self).__name__}"
+            )
         paths = [self.root_path / name for name in self.dataset_cfg.INFO_PATH[self.mode]]
         return {f"the info file {path}": read_infos(path) for path in paths}
 

@@ -134,6 +134,11 @@ def test_what_it_lacks_is_said_in_one_line(config, tmp_path):
     data = host.build_dataset(config.DATA_CONFIG, ["car"], training=False)
     with pytest.raises(ConfigError, match=r"^DashcamDataset has no benchmark that could score"):
         data.scoring.check(data.infos, ["car"])
+    del config.DATA_CONFIG["INFO_PATH"]
+    with pytest.raises(
+        ConfigError, match="INFO_PATH must name the info files of MultiModalDataset"
+    ):
+        MultiModalDataset(config.DATA_CONFIG, ["car"])
     config.DATA_CONFIG.MAX_SWEEPS = 3
     with pytest.raises(ConfigError, match=r"MAX_SWEEPS is 3, but .*index.json lists only 0"):
         host.build_dataset(config.DATA_CONFIG, ["car"], training=False)
