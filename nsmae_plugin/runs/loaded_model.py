@@ -80,7 +80,7 @@ def load_model(
     Raises:
         CheckpointError: when ``ckpt`` cannot be read or belongs to another architecture or
             other settings.
-        ConfigError, DataError: from the data set and the modules.
+        ConfigError, DataError: from the dataset and the modules.
     """
     nsmae_plugin.register()
     dataset, loader, _ = build_dataloader(

@@ -163,7 +163,7 @@ def _build(options: TestOptions, config: Any, world: World) -> TestSession:
         logger=logger,
     )
     if not hasattr(dataset, "evaluation"):
-        raise ConfigError(f"the data set {type(dataset).__name__} has no evaluation")
+        raise ConfigError(f"the dataset {type(dataset).__name__} has no evaluation")
     model = host.build_network(config.MODEL, len(config.CLASS_NAMES), dataset).to(world.device)
     prediction_loop.check_data(dataset, model)
     split = config.DATA_CONFIG.DATA_SPLIT["test"]

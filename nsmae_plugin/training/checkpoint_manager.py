@@ -18,7 +18,7 @@ def to_resume(folder: Path, ckpt: Path | None, pretrained: Path | None) -> Path 
     Args:
         folder: where the run keeps its checkpoints.
         ckpt, pretrained: ``--ckpt`` and ``--pretrained_model``; a run that was started from these
-            weights goes on.
+            weights is resumed.
 
     Raises:
         ConfigError: when both a checkpoint and pre-trained weights would start the run, or ``ckpt``
@@ -27,7 +27,7 @@ def to_resume(folder: Path, ckpt: Path | None, pretrained: Path | None) -> Path 
     """
     if ckpt is not None and pretrained is not None:
         raise ConfigError(
-            "--ckpt goes on with a run and --pretrained_model starts one from weights: give one"
+            "--ckpt resumes a run and --pretrained_model starts one from weights: give one"
         )
     found = checkpoint.latest(folder)
     if found is None:
@@ -38,7 +38,7 @@ def to_resume(folder: Path, ckpt: Path | None, pretrained: Path | None) -> Path 
         raise ConfigError(
             f"{folder} holds checkpoints of another run ({found.name}), so --pretrained_model "
             "would be overwritten by them; give another --extra_tag to start a new run, or --ckpt "
-            "instead of --pretrained_model to go on"
+            "instead of --pretrained_model to resume"
         )
     return found if ckpt is None else _not_behind(checkpoint.find(ckpt), found)
 

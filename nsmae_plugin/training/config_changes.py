@@ -154,8 +154,8 @@ def check_resume(
     _refuse(
         [one for one in found if one.of_meaning or one.key.startswith(_OPTIMISER)],
         source,
-        "go on with the old value, or start a new run from its weights with --pretrained_model and "
-        "another --extra_tag",
+        "resume with the old value, or start a new run from its weights with --pretrained_model "
+        "and another --extra_tag",
     )
     old = content.get("precision", precision)
     found += [Change("precision", old, precision)] if old != precision else []

@@ -38,12 +38,12 @@ def slots_of(names: Iterable[str]) -> list[str]:
 
 
 def inputs_of(data: Mapping[str, Any]) -> dict[str, Any]:
-    """What the sensors' data look like to encoders trained with this DATA_CONFIG.
+    """The sensor data that encoders trained with this DATA_CONFIG expect.
 
     Returns:
         ``point_features``, ``max_sweeps``, ``point_cloud_range`` (m), ``voxel_size`` (m),
-        ``image_size`` (height, width), ``image_mean``, ``image_std``, and under their own names in
-        lower case what it says of the LiDAR and its intensities; those that it tells.
+        ``image_size`` (height, width), ``image_mean``, ``image_std``, and the keys about the LiDAR
+        and its intensities under their own names in lower case; without those that are not set.
     """
     steps = {step["NAME"]: step for step in data.get("DATA_PROCESSOR", ())}
     cameras = data.get("CAMERA_CONFIG") or {}

@@ -2,7 +2,7 @@
 
 A trial fine-tunes one detector, from scratch or from pre-trained weights, on a fraction of the
 labels with one seed, and evaluates it. It lives in a run folder of its own,
-``<output_dir>/<group>/<config>/<tag>/<arm>_<fraction>_seed<seed>``, whose ``trial.json`` tells how
+``<output_dir>/<group>/<config>/<tag>/<arm>_<fraction>_seed<seed>``, whose ``trial.json`` says how
 far it is and which settings it has. A record counts only for the settings that it was made with.
 """
 
@@ -186,7 +186,7 @@ class Experiment:
 
 
 def _data_files(data: Mapping[str, Any]) -> list[Path]:
-    """The info files and vector maps that a data set of nuScenes reads, those that are there."""
+    """The existing info files and vector maps that a nuScenes dataset reads."""
     root = Path(data.get("DATA_PATH", "")) / data.get("VERSION", "")
     names = [name for split in data.get("INFO_PATH", {}).values() for name in split]
     maps = sorted(root.glob("maps/expansion/*.json")) if data.get("MAP_CONFIG") else []
