@@ -16,6 +16,7 @@ from nsmae_plugin.config.section import Section
 from nsmae_plugin.config.values import (
     ABSENT,
     Fraction,
+    LayerCount,
     NonNegative,
     NonNegativeInt,
     PointCloudRange,
@@ -29,7 +30,7 @@ class Branch(Section):
     """Layers of one predicted quantity."""
 
     out_channels: PositiveInt
-    num_conv: PositiveInt
+    num_conv: LayerCount
 
 
 class _CommonBranches(Section):
@@ -154,7 +155,7 @@ class CenterHead(Module):
     USE_BIAS_BEFORE_NORM: bool = ABSENT
     BN_EPS: PositiveFloat = ABSENT
     BN_MOM: Ratio = ABSENT
-    NUM_HM_CONV: PositiveInt
+    NUM_HM_CONV: LayerCount
     IOU_REG_LOSS: bool = ABSENT
     SEPARATE_HEAD_CFG: _CenterBranchConfig
     TARGET_ASSIGNER_CONFIG: _CenterAssigner
@@ -181,7 +182,7 @@ class TransFusionHead(Module):
     DROPOUT: Ratio
     BN_MOMENTUM: Ratio
     ACTIVATION: Literal["relu", "gelu"]
-    NUM_HM_CONV: PositiveInt
+    NUM_HM_CONV: LayerCount
     SEPARATE_HEAD_CFG: _TransFusionBranchConfig
     TARGET_ASSIGNER_CONFIG: _TransFusionAssigner
     LOSS_CONFIG: _TransFusionLoss

@@ -15,6 +15,7 @@ from nsmae_plugin.config.values import (
     ABSENT,
     BelowOne,
     Bound,
+    LayerCount,
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
@@ -22,7 +23,7 @@ from nsmae_plugin.config.values import (
     Words,
 )
 
-PerStage = Annotated[list[PositiveInt], Len(4, 4), Words("a list of 4 positive integers")]
+PerStage = Annotated[list[LayerCount], Len(4, 4), Words("a list of 4 integers from 1 to 1000")]
 Stages = Annotated[
     list[Annotated[int, Ge(0), Le(3)]], Len(1), Words("a list of numbers of stages, from 0 to 3")
 ]
@@ -133,7 +134,7 @@ class ConvFuser(Module):
 class BaseBEVBackbone(Module):
     """Lists have one entry per level; there may be no level, or no way back to finer cells."""
 
-    LAYER_NUMS: list[NonNegativeInt] = ABSENT
+    LAYER_NUMS: list[LayerCount | Literal[0]] = ABSENT
     LAYER_STRIDES: list[PositiveInt] = ABSENT
     NUM_FILTERS: list[PositiveInt] = ABSENT
     UPSAMPLE_STRIDES: list[PositiveFloat] = ABSENT

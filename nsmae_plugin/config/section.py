@@ -23,7 +23,7 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-from nsmae_plugin.config.values import Words
+from nsmae_plugin.config.values import INT_LIMIT, Words
 from nsmae_plugin.errors import ConfigError, brief
 
 _Section = TypeVar("_Section", bound="Section")
@@ -95,6 +95,8 @@ class Section(BaseModel):
             field = cls.model_fields[info.field_name]
             expected = describe(field.annotation, field.metadata)
             text = f"must be {expected}, not {shown(value)}{_yaml_number(value)}"
+            if any(one.get("ctx", {}).get("lt") == INT_LIMIT for one in error.errors()):
+                text += " (too large)"
             raise PydanticCustomError(_VALUE, "{text}", {"text": text}) from None
 
 

@@ -14,6 +14,10 @@ from pydantic import AfterValidator
 from nsmae_plugin.errors import ConfigError
 from nsmae_plugin.geometry.intervals import count_steps
 
+INT_LIMIT = 1 << 31
+MOST_LAYERS = 1000
+MOST_STEPS = 100_000
+
 #: Default of a key that may be left out, but not be null.
 ABSENT: Any = None
 
@@ -46,14 +50,25 @@ def _box(value: list[float]) -> list[float]:
 
 def _steps(value: list[float]) -> list[float]:
     try:
-        count_steps(value, "")
+        count = count_steps(value, "")
     except ConfigError as error:
         raise ValueError(str(error)) from None
+    if count > MOST_STEPS:
+        raise ValueError(f"holds {count} steps")
     return value
 
 
-PositiveInt = Annotated[int, Gt(0), Words("a positive integer", "positive integers")]
-NonNegativeInt = Annotated[int, Ge(0), Words("an integer of at least 0", "integers of at least 0")]
+PositiveInt = Annotated[int, Gt(0), Lt(INT_LIMIT), Words("a positive integer", "positive integers")]
+#: Layers, one after the other.
+LayerCount = Annotated[
+    int,
+    Gt(0),
+    Le(MOST_LAYERS),
+    Words(f"an integer from 1 to {MOST_LAYERS}", f"integers from 1 to {MOST_LAYERS}"),
+]
+NonNegativeInt = Annotated[
+    int, Ge(0), Lt(INT_LIMIT), Words("an integer of at least 0", "integers of at least 0")
+]
 PositiveFloat = Annotated[float, Gt(0), Words("a positive number", "positive numbers")]
 NonNegative = Annotated[float, Ge(0), Words("a number of at least 0", "numbers of at least 0")]
 Ratio = Annotated[float, Ge(0), Le(1), Words("a number from 0 to 1", "numbers from 0 to 1")]
@@ -101,5 +116,8 @@ PointCloudRange = Annotated[
 Bound = Annotated[
     Triple,
     AfterValidator(_steps),
-    Words("a list of 3 numbers, min, max and step, with a whole number of steps between the two"),
+    Words(
+        "a list of 3 numbers, min, max and step, with a whole number of steps between the two, "
+        f"at most {MOST_STEPS}"
+    ),
 ]

@@ -14,6 +14,7 @@ from nsmae_plugin.config.data_steps import Step
 from nsmae_plugin.config.section import Section
 from nsmae_plugin.config.sections import InSlot
 from nsmae_plugin.config.values import (
+    ABSENT,
     BelowOne,
     Fraction,
     NonNegativeInt,
@@ -85,7 +86,13 @@ class Cameras(Section):
     """``CAMERA_CONFIG``."""
 
     USE_CAMERA: bool = True
-    IMAGE: Images
+    IMAGE: Images = ABSENT
+
+    @model_validator(mode="after")
+    def _check(self) -> Cameras:
+        if self.USE_CAMERA and self.IMAGE is ABSENT:
+            raise ValueError("USE_CAMERA True needs the key IMAGE")
+        return self
 
 
 class Augmentors(Section):
@@ -146,6 +153,20 @@ class MultiModalData(Section):
     DATA_AUGMENTOR: Augmentors | None = None
     POINT_FEATURE_ENCODING: PointFeatures
     DATA_PROCESSOR: list[Annotated[Any, InSlot("processor")]]
+
+    @property
+    def use_camera(self) -> bool:
+        """Whether images are read."""
+        return self.CAMERA_CONFIG is not None and self.CAMERA_CONFIG.USE_CAMERA
+
+    @model_validator(mode="after")
+    def _check_labels(self) -> MultiModalData:
+        if self.LABEL_FRACTION < 1 and not (self.USE_LABELS or self.MAP_CONFIG):
+            raise ValueError(
+                f"LABEL_FRACTION {self.LABEL_FRACTION:g} needs USE_LABELS True or MAP_CONFIG; "
+                "training without labels uses every frame"
+            )
+        return self
 
 
 class NuScenesData(MultiModalData):

@@ -11,32 +11,7 @@ import numpy as np
 
 from nsmae_plugin.errors import ConfigError, DataError
 
-MODES = ("frames", "scenes")
 TOLERANCE = 0.1  # how far k · fraction may lie from 1
-
-
-def settings(dataset_cfg: Any) -> tuple[float, str, int]:
-    """``LABEL_FRACTION`` (1), ``LABEL_FRACTION_BY`` ("frames") and ``LABEL_FRACTION_SEED`` (0).
-
-    Raises:
-        ConfigError: an invalid value, or a fraction without labels, neither
-            boxes (``USE_LABELS``) nor maps (``MAP_CONFIG``).
-    """
-    fraction = dataset_cfg.get("LABEL_FRACTION", 1.0)
-    mode = dataset_cfg.get("LABEL_FRACTION_BY", "frames")
-    seed = dataset_cfg.get("LABEL_FRACTION_SEED", 0)
-    if not 0 < fraction <= 1:
-        raise ConfigError(f"LABEL_FRACTION must lie in (0, 1], not {fraction}")
-    if mode not in MODES:
-        raise ConfigError(f"LABEL_FRACTION_BY must be {' or '.join(MODES)}, not {mode!r}")
-    if seed < 0:
-        raise ConfigError(f"LABEL_FRACTION_SEED must not be negative, as {seed} is")
-    if fraction < 1 and not (dataset_cfg.get("USE_LABELS", False) or dataset_cfg.get("MAP_CONFIG")):
-        raise ConfigError(
-            f"LABEL_FRACTION {fraction} needs USE_LABELS True or MAP_CONFIG; training without "
-            "labels uses every frame"
-        )
-    return fraction, mode, seed
 
 
 def every_kth(frames: Sequence[dict[str, Any]], fraction: float, seed: int) -> list[dict[str, Any]]:
@@ -97,7 +72,7 @@ def _none(fraction: float, count: int, mode: str) -> ConfigError:
 def select(
     frames: list[dict[str, Any]], dataset_cfg: Any, scenes: Callable[[], Mapping[str, str]]
 ) -> list[dict[str, Any]]:
-    """The frames that ``LABEL_FRACTION`` and its companions leave of ``frames``.
+    """The frames that ``LABEL_FRACTION``, ``_BY`` and ``_SEED`` leave of ``frames``.
 
     Args:
         scenes: gives token → name of the scene; called for whole scenes only.
@@ -105,10 +80,11 @@ def select(
     Raises:
         ConfigError, DataError: see the functions above; or the scenes are unknown.
     """
-    fraction, mode, seed = settings(dataset_cfg)
+    fraction = dataset_cfg.get("LABEL_FRACTION", 1.0)
+    seed = dataset_cfg.get("LABEL_FRACTION_SEED", 0)
     if fraction == 1:
         return frames
-    if mode == "frames":
+    if dataset_cfg.get("LABEL_FRACTION_BY", "frames") == "frames":
         return every_kth(frames, fraction, seed)
     try:
         scene_of = scenes()

@@ -9,7 +9,6 @@ from typing import Any, ClassVar
 import numpy as np
 
 from nsmae_plugin import host
-from nsmae_plugin.data import label_fraction
 from nsmae_plugin.data.camera_views import load_views, report_black_pixels
 from nsmae_plugin.data.data_config import MultiModalData
 from nsmae_plugin.data.loader import seeded
@@ -89,13 +88,12 @@ class MultiModalDataset(PreparedDataset):
         root = Path(dataset_cfg.DATA_PATH if root_path is None else root_path)
         root = self.data_folder(root, dataset_cfg)
         self.evaluation_seed = 0
-        self.use_labels = dataset_cfg.get("USE_LABELS", False)
-        self.use_lidar = dataset_cfg.get("USE_LIDAR", True)
-        self.max_sweeps = dataset_cfg.get("MAX_SWEEPS", 1) if self.use_lidar else 1
-        self.lidar_files = LidarFiles.from_config(dataset_cfg.get("LIDAR_FILES"))
+        settings = self.Config.of(dataset_cfg, "DATA_CONFIG")
+        self.use_labels, self.use_lidar = settings.USE_LABELS, settings.USE_LIDAR
+        self.max_sweeps = settings.MAX_SWEEPS if self.use_lidar else 1
+        self.lidar_files = settings.LIDAR_FILES or LidarFiles()
         self.camera_config = dataset_cfg.get("CAMERA_CONFIG")
-        self.use_camera = bool(self.camera_config) and self.camera_config.get("USE_CAMERA", True)
-        label_fraction.settings(dataset_cfg)  # refuses bad settings before anything is read
+        self.use_camera = settings.use_camera
         dataset_cfg = check_pipeline(dataset_cfg, training, self.use_camera, self.use_lidar)
         augmentors = enabled_augmentors(dataset_cfg)
         steps = augmentors if training else [], processors(dataset_cfg)

@@ -6,8 +6,6 @@ import logging
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from nsmae_plugin.errors import ConfigError
-
 NAME = "DisableAugmentationHook"
 
 
@@ -31,9 +29,6 @@ def build_hook(
     """
     if not config:
         return None
-    unknown = set(config) - {NAME}
-    if unknown:
-        raise ConfigError(f"unknown key HOOK.{', HOOK.'.join(sorted(unknown))}; known: {NAME}")
     names = list(config[NAME]["DISABLE_AUG_LIST"])
     first = epochs - int(config[NAME]["NUM_LAST_EPOCHS"])
 

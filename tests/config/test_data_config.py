@@ -2,6 +2,7 @@
 
 import pytest
 
+from nsmae_plugin.config.data_steps import GroundTruthSampling
 from nsmae_plugin.config.load import load_config
 from nsmae_plugin.errors import ConfigError
 from nsmae_plugin.formats.maps.map_classes import LAYERS_OF_CLASS
@@ -42,11 +43,20 @@ def problem(*overrides: str, name: str = "bevfusion_map") -> str:
         (f"{AUG}.random_world_rotation.WORLD_ROT_ANGLE", "[1, -1]", "the lower one first or a"),
         (f"{AUG}.random_world_translation.NOISE_TRANSLATE_STD", "[1, -1, 1]", "at least 0"),
         (f"{AUG}.random_world_flip.ALONG_AXIS_LIST", "['z']", "must be a list of x or y, not"),
+        (f"{STEP}.mask_points_and_boxes_outside_range.min_num_corners", "0", "a positive integer"),
         (f"{MAP}.CLASSES", "['walkways']", "one or more of drivable_area, road_segment"),
         (f"{MAP}.CLASSES", "['walkway', 'walkway']", "each once, not ['walkway', 'walkway']"),
         (f"{MAP}.CLASSES", "[]", "must be a list that names one or more of"),
-        (f"{MAP}.XBOUND", "[-50, 50, 0.3]", "a whole number of steps between the two, not [-50,"),
-        (f"{MAP}.YBOUND", "[5, -5, 0.5]", "a whole number of steps between the two, not [5,"),
+        (
+            f"{MAP}.XBOUND",
+            "[-50, 50, 0.3]",
+            "a whole number of steps between the two, at most 100000, not [-50,",
+        ),
+        (
+            f"{MAP}.YBOUND",
+            "[5, -5, 0.5]",
+            "a whole number of steps between the two, at most 100000, not [5,",
+        ),
         (f"{MAP}.LINE_WIDTH", "0", "must be a positive number, not 0"),
         (f"{MAP}.RASTERISER", "fast", "must be devkit or exact, not 'fast'"),
         (f"{MAP}.CLASS", "[]", "unknown key DATA_CONFIG.MAP_CONFIG.CLASS (did you mean CLASSES?)"),
@@ -59,9 +69,42 @@ def test_what_cannot_be_meant_is_refused(key, value, message):
     assert key.rpartition(".")[0] in text
 
 
-def test_a_voxel_must_be_left():
-    text = problem(f"{STEP}.mask_voxels.RATIO", "1", name="nsmae_pretrain")
-    assert f"{STEP}.mask_voxels.RATIO must be a number from 0 to below 1, not 1" in text
+@pytest.mark.parametrize(
+    ("step", "value"),
+    [
+        ("mask_voxels", "1"),  # some voxel must be left
+        ("mask_voxels", "-0.1"),
+        ("mask_image_patches", "1.5"),
+        ("mask_depth_points", "1e400"),
+        ("mask_depth_points", "None"),
+    ],
+)
+def test_ratios_of_masks_lie_between_0_and_1(step, value):
+    text = problem(f"{STEP}.{step}.RATIO", value, name="nsmae_pretrain")
+    assert f"{STEP}.{step}.RATIO must be a number from 0 to " in text
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("PREPARE", {"filter_by_size": [1]}, "unknown key PREPARE.filter_by_size"),
+        ("PREPARE", {"filter_by_min_points": ["car=5"]}, "classes and numbers such as car:5, not"),
+        ("SAMPLE_GROUPS", ["car"], "SAMPLE_GROUPS must be a list of classes and numbers such as"),
+        ("SAMPLE_GROUPS", ["car:two"], "SAMPLE_GROUPS must be a list of classes and numbers such"),
+    ],
+)
+def test_the_settings_of_object_sampling_are_read(key, value, message):
+    section = {
+        "NAME": "gt_sampling",
+        "DB_INFO_PATH": ["objects.pkl"],
+        "PREPARE": {"filter_by_min_points": ["car:5"], "filter_by_difficulty": [-1]},
+        "SAMPLE_GROUPS": ["car:2", "bus: 3"],
+        "NUM_POINT_FEATURES": 5,
+        "REMOVE_EXTRA_WIDTH": [0.0, 0.0, 0.0],
+    }
+    GroundTruthSampling.of(section)
+    with pytest.raises(ConfigError, match=message.replace(".", "[.]")):
+        GroundTruthSampling.of({**section, key: value})
 
 
 def test_a_class_of_the_map_is_a_layer_or_joins_layers():

@@ -91,7 +91,7 @@ def test_labelled_training_needs_a_box_of_a_known_class(root):
 
 def test_a_sample_without_boxes_in_range_is_replaced_and_without_any_it_is_an_error(tmp_path):
     infos = write_frames(tmp_path, frames=2)
-    options = {"CAMERA_CONFIG": {"USE_CAMERA": False, "IMAGE": {}}, "without": CAMERA_STEPS}
+    options = {"CAMERA_CONFIG": {"USE_CAMERA": False}, "without": CAMERA_STEPS}
     path = tmp_path / "v1.0-mini" / "infos.pkl"
     infos[0]["gt_boxes"][:, 0] = 500.0
     write_infos(path, infos)
@@ -185,7 +185,7 @@ def test_without_lidar_no_point_leaves_the_dataset(root):
 def test_without_cameras_no_image_is_read(tmp_path):
     infos = write_frames(tmp_path, frames=1)
     (tmp_path / "v1.0-mini" / infos[0]["cams"]["CAM_0"]["data_path"]).unlink()
-    cameras = {"USE_CAMERA": False, "IMAGE": {}}
+    cameras = {"USE_CAMERA": False}
     data = dataset(tmp_path, augmentors=WORLD, without=CAMERA_STEPS, CAMERA_CONFIG=cameras)
     assert not {"camera_imgs", "image_mean", "lidar2image"} & set(data[0])
 

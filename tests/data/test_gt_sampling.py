@@ -15,7 +15,14 @@ from nsmae_plugin.data.nuscenes_dataset import MultiModalNuScenesDataset
 from nsmae_plugin.errors import ConfigError, DataError
 from nsmae_plugin.formats.gt_database import read_gt_database
 from nsmae_plugin.formats.infos import read_infos, write_infos
-from tests.helpers.tiny_frames import CLASSES, MASKS, VERSION, add_gt_database, configuration
+from tests.helpers.tiny_frames import (
+    CLASSES,
+    CONFIG,
+    MASKS,
+    VERSION,
+    add_gt_database,
+    configuration,
+)
 
 LIST = "nuscenes_dbinfos_3sweeps_withvelo.pkl"
 INFOS = "nuscenes_infos_3sweeps_train.pkl"
@@ -131,9 +138,9 @@ def test_classes_without_an_object_are_left_out_with_a_warning(root, caplog):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"CAMERA_CONFIG": {"USE_CAMERA": True}}, "gt_sampling pastes objects that no camera"),
+        ({"CAMERA_CONFIG": CONFIG["CAMERA_CONFIG"]}, "gt_sampling pastes objects that no camera"),
         ({"USE_LABELS": False}, "gt_sampling needs USE_LABELS True"),
-        ({"USE_LIDAR": False, "CAMERA_CONFIG": {"USE_CAMERA": True}}, "no camera image shows"),
+        ({"USE_LIDAR": False, "CAMERA_CONFIG": CONFIG["CAMERA_CONFIG"]}, "no camera image shows"),
     ],
 )
 def test_sensors_and_labels_that_do_not_fit_are_refused(root, changes, message):

@@ -1,13 +1,16 @@
 """Parts of the labels: which frames remain, and that the epoch keeps its length."""
 
 import json
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from nsmae_plugin import host
-from nsmae_plugin.data.label_fraction import every_kth, settings, whole_scenes
+from nsmae_plugin.config.load import plain
+from nsmae_plugin.data.data_config import MultiModalData
+from nsmae_plugin.data.label_fraction import every_kth, whole_scenes
 from nsmae_plugin.data.loader import build_dataloader
 from nsmae_plugin.data.nuscenes_dataset import MultiModalNuScenesDataset
 from nsmae_plugin.data.training_frames import balanced_resampling
@@ -89,10 +92,13 @@ def test_the_choice_of_scenes_does_not_depend_on_the_order_of_frames():
             r"LABEL_FRACTION 0.1 of 3 scenes selects none; raise it to at least 0.333",
         ),
         ({"LABEL_FRACTION": 0.7}, r"0.7 is no k-th part: every 1-th frame would be 1; choose 0.5"),
-        ({"LABEL_FRACTION": 0.0}, r"must lie in \(0, 1\], not 0.0"),
-        ({"LABEL_FRACTION": 10}, r"must lie in \(0, 1\], not 10"),
+        ({"LABEL_FRACTION": 0.0}, "LABEL_FRACTION must be a number above 0, at most 1, not 0.0"),
+        ({"LABEL_FRACTION": 10}, "LABEL_FRACTION must be a number above 0, at most 1, not 10"),
         ({"LABEL_FRACTION": 0.5, "LABEL_FRACTION_BY": "scene"}, "frames or scenes, not 'scene'"),
-        ({"LABEL_FRACTION": 0.5, "LABEL_FRACTION_SEED": -1}, "must not be negative"),
+        (
+            {"LABEL_FRACTION": 0.5, "LABEL_FRACTION_SEED": -1},
+            "an integer of at least 0, not -1",
+        ),
         (
             {"LABEL_FRACTION": 0.5, "USE_LABELS": False},
             "LABEL_FRACTION 0.5 needs USE_LABELS True or MAP_CONFIG",
@@ -104,13 +110,13 @@ def test_fractions_that_select_nothing_or_mean_nothing_are_refused(root, options
         dataset(root, **{"USE_LABELS": True, **options})
 
 
-def test_without_the_key_all_labels_are_used_whatever_use_labels_says():
-    for config in ({}, {"USE_LABELS": False}, {"USE_LABELS": False, "LABEL_FRACTION": 1}):
-        assert settings(config) == (config.get("LABEL_FRACTION", 1), "frames", 0)
-
-
-def test_maps_are_labels_too():
-    assert settings({"MAP_CONFIG": {"CLASSES": ["walkway"]}, "LABEL_FRACTION": 0.5})[0] == 0.5
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"LABEL_FRACTION": 1}, {"LABEL_FRACTION": 0.5, "USE_LABELS": True}],
+)
+def test_a_part_of_the_labels_needs_labels(options):
+    config = plain({**configuration(Path("data")), "USE_LABELS": False, **options})
+    assert options.get("LABEL_FRACTION", 1) == MultiModalData.of(config).LABEL_FRACTION
 
 
 @pytest.mark.parametrize(

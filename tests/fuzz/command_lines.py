@@ -127,14 +127,18 @@ def _mutate(rng: np.random.Generator, arguments: list[str], folder: Path) -> lis
 
 
 def _run(tool: Any, arguments: list[str], folder: Path) -> bool:
+    with _borders(tool, folder):
+        return run_tool(tool, arguments)
+
+
+def run_tool(tool: Any, arguments: list[str]) -> bool:
     """True after exit status 0.
 
     Raises:
         Told: with what the tool printed instead.
     """
     output, errors = io.StringIO(), io.StringIO()
-    streams = contextlib.redirect_stdout(output), contextlib.redirect_stderr(errors)
-    with _borders(tool, folder), streams[0], streams[1]:
+    with contextlib.redirect_stdout(output), contextlib.redirect_stderr(errors):
         try:
             status = tool.main(arguments)
         except SystemExit as end:

@@ -10,6 +10,7 @@ from tests.fuzz import (
     checkpoints,
     clouds,
     command_lines,
+    configurations,
     images,
     maps,
     pickles,
@@ -32,4 +33,5 @@ KINDS: dict[str, Callable[[Path], Draw]] = {
     "records": results.records,
     "checkpoints": checkpoints.checkpoints,
     "command_lines": command_lines.command_lines,
+    "configurations": configurations.configurations,
 }

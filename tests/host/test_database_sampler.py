@@ -190,10 +190,6 @@ def test_pasted_objects_are_augmented_like_the_rest(tmp_path):
         ({"USE_ROAD_PLANE": True}, "has no USE_ROAD_PLANE"),
         ({"DATABASE_WITH_FAKELIDAR": True}, "has no DATABASE_WITH_FAKELIDAR"),
         ({"USE_SHARED_MEMORY": True, "IMG_AUG_TYPE": "kitti"}, "IMG_AUG_TYPE, USE_SHARED_MEMORY"),
-        ({"PREPARE": {"filter_by_size": [1]}}, "PREPARE knows no filter_by_size; known: filter_by"),
-        ({"SAMPLE_GROUPS": ["car"]}, r"SAMPLE_GROUPS must read .*not \['car'\]"),
-        ({"SAMPLE_GROUPS": ["car:two"]}, "SAMPLE_GROUPS must read"),
-        ({"PREPARE": {"filter_by_min_points": ["car=5"]}}, "filter_by_min_points must read"),
     ],
 )
 def test_settings_that_cannot_be_meant_are_refused(tmp_path, changes, message):

@@ -11,7 +11,6 @@ from easydict import EasyDict
 from torch.utils.data import Dataset
 
 from nsmae_plugin.data.loader import RestartableLoader
-from nsmae_plugin.errors import ConfigError
 from nsmae_plugin.host import hooks
 from nsmae_plugin.host.builtin.augmentor import DataAugmentor
 
@@ -79,7 +78,5 @@ def test_the_built_in_augmentor_goes_on_with_the_steps_that_are_left():
     assert "flip_x" not in sample
 
 
-def test_no_section_is_no_hook_and_other_hooks_are_refused():
+def test_no_section_is_no_hook():
     assert hooks.build_hook(None, None, None, 4, LOGGER) is None
-    with pytest.raises(ConfigError, match=r"HOOK\.Other"):
-        hooks.build_hook({"Other": {}}, None, None, 4, LOGGER)

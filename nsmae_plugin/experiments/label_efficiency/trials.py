@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 from nsmae_plugin.config.load import load_config
-from nsmae_plugin.data import label_fraction
 from nsmae_plugin.errors import ConfigError
 from nsmae_plugin.experiments.label_efficiency.records import (
     FINISHED,
@@ -91,7 +90,6 @@ class Experiment:
         """
         if trial not in self._settings:
             config = load_config(self.cfg_file, self._train_overrides(trial))
-            label_fraction.settings(config.DATA_CONFIG)
             weights = self.weights if trial.arm == PRETRAINED else None
             self._settings[trial] = {
                 "config": json.loads(json.dumps(config)),

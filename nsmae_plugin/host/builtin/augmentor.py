@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from nsmae_plugin.errors import ConfigError
 from nsmae_plugin.geometry import augmentation
 from nsmae_plugin.host.builtin.database_sampler import DatabaseSampler
 from nsmae_plugin.host.builtin.steps import StepPipeline
@@ -63,9 +62,6 @@ class DataAugmentor(StepPipeline):
     def random_world_flip(self, data_dict: Any = None, config: Any = None) -> Any:
         """Mirror along each axis of ``ALONG_AXIS_LIST`` with probability one half."""
         if data_dict is None:
-            unknown = set(config["ALONG_AXIS_LIST"]) - {"x", "y"}
-            if unknown:
-                raise ConfigError(f"random_world_flip: ALONG_AXIS_LIST holds {unknown}, not x or y")
             return partial(self.random_world_flip, config=config)
         drawn = {
             axis: np.random.choice([False, True], replace=False, p=[0.5, 0.5])
@@ -98,8 +94,6 @@ class DataAugmentor(StepPipeline):
     def random_world_translation(self, data_dict: Any = None, config: Any = None) -> Any:
         """Shift by Gaussian noise with the standard deviations ``NOISE_TRANSLATE_STD``, metres."""
         if data_dict is None:
-            if len(config["NOISE_TRANSLATE_STD"]) != 3:
-                raise ConfigError("random_world_translation: NOISE_TRANSLATE_STD needs 3 numbers")
             return partial(self.random_world_translation, config=config)
         offset = [np.random.normal(0, deviation) for deviation in config["NOISE_TRANSLATE_STD"]]
         return _transform(data_dict, augmentation.translation(offset))

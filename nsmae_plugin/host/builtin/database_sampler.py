@@ -69,7 +69,7 @@ class DatabaseSampler:
             for name, entries in self.db_infos.items():
                 entries += content.get(name, [])
         self._prepare(config["PREPARE"])
-        counts = _numbers(config["SAMPLE_GROUPS"], "SAMPLE_GROUPS")
+        counts = _numbers(config["SAMPLE_GROUPS"])
         self.sample_groups = {
             name: {"sample_num": count} for name, count in counts.items() if name in self.db_infos
         }
@@ -78,13 +78,7 @@ class DatabaseSampler:
             logger.info("gt_sampling: objects in the database: %s", found)
 
     def _prepare(self, filters: Any) -> None:
-        unknown = set(filters) - {"filter_by_min_points", "filter_by_difficulty"}
-        if unknown:
-            raise ConfigError(
-                f"gt_sampling: PREPARE knows no {', '.join(sorted(unknown))}; known: "
-                "filter_by_min_points, filter_by_difficulty"
-            )
-        least = _numbers(filters.get("filter_by_min_points", ()), "filter_by_min_points")
+        least = _numbers(filters.get("filter_by_min_points", ()))
         removed = filters.get("filter_by_difficulty", ())
         for name, entries in self.db_infos.items():
             if removed and not all("difficulty" in entry for entry in entries):
@@ -175,14 +169,9 @@ class DatabaseSampler:
         return points
 
 
-def _numbers(pairs: Sequence[str], key: str) -> dict[str, int]:
+def _numbers(pairs: Sequence[str]) -> dict[str, int]:
     """``["car:5", ...]`` as a dict."""
-    try:
-        return {name: int(number) for name, number in (pair.split(":") for pair in pairs)}
-    except (AttributeError, ValueError):
-        raise ConfigError(
-            f'gt_sampling: {key} must read ["class:number", ...], not {list(pairs)}'
-        ) from None
+    return {name.strip(): int(number) for name, number in (pair.split(":") for pair in pairs)}
 
 
 def _free(candidates: np.ndarray, boxes: np.ndarray) -> np.ndarray:
