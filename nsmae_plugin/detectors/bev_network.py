@@ -7,9 +7,9 @@ from typing import Any, ClassVar
 from torch import nn
 
 from nsmae_plugin import host
-from nsmae_plugin.detectors.bev_config import check_sections
-from nsmae_plugin.detectors.branches import prepare_geometry, require_inputs
+from nsmae_plugin.detectors.branches import find_branches, prepare_geometry, require_inputs
 from nsmae_plugin.detectors.outputs import BOXES, MAP
+from nsmae_plugin.errors import ConfigError
 from nsmae_plugin.host.dense_head import DenseHeadDetector
 
 ModelInfo = dict[str, Any]
@@ -36,7 +36,7 @@ class BEVNetwork(DenseHeadDetector, host.Detector3DTemplate):
 
     def __init__(self, model_cfg: Any, num_class: int, dataset: Any) -> None:
         super().__init__(model_cfg=model_cfg, num_class=num_class, dataset=dataset)
-        check_sections(model_cfg, self.heads)
+        self.check_sections(model_cfg)
         self.module_topology = [
             "vfe",
             "backbone_3d",
@@ -49,6 +49,25 @@ class BEVNetwork(DenseHeadDetector, host.Detector3DTemplate):
             *map(str.lower, self.heads),
         ]
         self.module_list = self.build_networks()
+
+    @classmethod
+    def check_sections(cls, model_cfg: Any) -> None:
+        """Check that the sections of MODEL make a detector.
+
+        Raises:
+            ConfigError: half a branch, no branch, a FUSER for one branch or none for two, no
+                backbone or no head.
+        """
+        camera, lidar = find_branches(model_cfg)
+        if model_cfg.get("FUSER") is not None and not (camera and lidar):
+            raise ConfigError(
+                "MODEL.FUSER joins a camera and a LiDAR branch: remove it, or add both"
+            )
+        needed = ["FUSER"] if camera and lidar else []
+        needed += ["BACKBONE_2D", *(head for head, needed in cls.heads.items() if needed)]
+        missing = [f"MODEL.{key}" for key in needed if model_cfg.get(key) is None]
+        if missing:
+            raise ConfigError(f"{model_cfg.NAME} needs {', '.join(missing)}")
 
     @classmethod
     def outputs(cls, model_cfg: Any) -> set[str]:

@@ -15,12 +15,23 @@ CAMERA_SECTIONS = ("IMAGE_BACKBONE", "NECK", "VTRANSFORM")
 LIDAR_SECTIONS = ("VFE", "BACKBONE_3D", "MAP_TO_BEV")
 
 
-def has_branch(model_cfg: Any, name: str, sections: Sequence[str]) -> bool:
-    """Whether MODEL has all sections of a branch, as against none.
+def find_branches(
+    model_cfg: Any, camera_sections: Sequence[str] = CAMERA_SECTIONS
+) -> tuple[bool, bool]:
+    """Return whether MODEL has a camera branch, and whether it has a LiDAR branch.
 
     Raises:
-        ConfigError: it has some of them.
+        ConfigError: half a branch, or none.
     """
+    branches = {"camera": camera_sections, "LiDAR": LIDAR_SECTIONS}
+    camera, lidar = (_has_branch(model_cfg, *branch) for branch in branches.items())
+    if not camera and not lidar:
+        either = ", ".join(f"a {k} branch (MODEL.{', '.join(v)})" for k, v in branches.items())
+        raise ConfigError(f"{model_cfg.NAME} needs {either} or both")
+    return camera, lidar
+
+
+def _has_branch(model_cfg: Any, name: str, sections: Sequence[str]) -> bool:
     found = [f"MODEL.{key}" for key in sections if model_cfg.get(key) is not None]
     missing = [f"MODEL.{key}" for key in sections if model_cfg.get(key) is None]
     if found and missing:
@@ -32,7 +43,7 @@ def has_branch(model_cfg: Any, name: str, sections: Sequence[str]) -> bool:
 
 
 def require_inputs(batch_dict: Mapping[str, Any], detector: Any) -> None:
-    """Whether the data has what the branches of a detector read.
+    """Check that the data has what the branches of a detector read.
 
     Raises:
         ConfigError: ``camera_imgs`` or ``voxels`` is missing.

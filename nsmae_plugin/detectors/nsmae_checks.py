@@ -6,12 +6,10 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from nsmae_plugin.detectors.branches import CAMERA_SECTIONS, LIDAR_SECTIONS, has_branch
+from nsmae_plugin.detectors.branches import CAMERA_SECTIONS, find_branches
 from nsmae_plugin.detectors.nsmae_config import STOP
 from nsmae_plugin.errors import ConfigError
 from nsmae_plugin.models.render_head import RenderHead
-
-MASKED_CAMERA = ("MASK_TOKEN", *CAMERA_SECTIONS)
 
 
 def check_branches(model_cfg: Any) -> None:
@@ -20,13 +18,7 @@ def check_branches(model_cfg: Any) -> None:
     Raises:
         ConfigError: half a branch, no branch or no head.
     """
-    camera = has_branch(model_cfg, "camera", MASKED_CAMERA)
-    lidar = has_branch(model_cfg, "LiDAR", LIDAR_SECTIONS)
-    if not camera and not lidar:
-        raise ConfigError(
-            f"NSMAE needs a camera branch (MODEL.{', '.join(MASKED_CAMERA)}), a LiDAR branch "
-            f"(MODEL.{', '.join(LIDAR_SECTIONS)}) or both"
-        )
+    find_branches(model_cfg, ("MASK_TOKEN", *CAMERA_SECTIONS))
     if not model_cfg.get("RENDER_HEADS"):
         raise ConfigError("NSMAE needs MODEL.RENDER_HEADS, the views that it learns to render")
 

@@ -10,6 +10,7 @@ from pydantic import model_validator
 from nsmae_plugin.config.model import Model
 from nsmae_plugin.config.section import Section
 from nsmae_plugin.config.values import NonNegative
+from nsmae_plugin.models.module_config import ImageMaskToken
 
 STOP = "_STOP_EPOCH"
 
@@ -36,4 +37,5 @@ class LossConfig(Section):
 class Config(Model):
     """MODEL of the pre-training detector."""
 
+    MASK_TOKEN: ImageMaskToken | None = None
     LOSS_CONFIG: LossConfig

@@ -74,11 +74,21 @@ def refuse_unused_sections(model: nn.Module, model_cfg: Any) -> None:
     slots = {
         key: "map_to_bev_module" if key == "MAP_TO_BEV" else key.lower()
         for key, value in model_cfg.items()
-        if isinstance(value, Mapping) and "NAME" in value
+        if _names_modules(value)
     }
-    unused = [key for key, slot in slots.items() if slot not in topology]
+    # A detector may keep modules of its own beside the topology.
+    unused = [
+        key for key, slot in slots.items() if slot not in topology and not hasattr(model, slot)
+    ]
     if unused:
         raise ConfigError(
             f"{model_cfg.NAME} has no place for MODEL.{', MODEL.'.join(unused)}: remove what it "
-            "does not use, or choose another MODEL.NAME (BEVFusionMap has a MAP_HEAD)"
+            "does not use, or choose another MODEL.NAME (BEVFusionMap has a MAP_HEAD, NSMAE "
+            "RENDER_HEADS)"
         )
+
+
+def _names_modules(section: Any) -> bool:
+    """Return whether a section of MODEL names a module, or is a list of sections that do."""
+    sections = section if isinstance(section, list) else [section]
+    return bool(sections) and all(isinstance(one, Mapping) and "NAME" in one for one in sections)

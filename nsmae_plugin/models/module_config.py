@@ -85,6 +85,7 @@ class BEVSegmentationHead(Module):
 class ImageMaskToken(Module):
     """PATCH_SIZE: pixels, as in ``mask_image_patches``."""
 
+    NAME: Literal["ImageMaskToken"]
     PATCH_SIZE: PositiveInt = ABSENT
 
 

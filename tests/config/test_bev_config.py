@@ -2,17 +2,14 @@
 
 import pytest
 
-from nsmae_plugin.detectors.bev_config import check_sections
+from nsmae_plugin.detectors.bev_detector import BEVDetector
 from nsmae_plugin.errors import ConfigError
 from tests.helpers.detector_case import SENSORS, make_config
-
-BOXES = {"DENSE_HEAD": True}
-PRETRAINING = [{"NAME": "BEVRenderHead"}]
 
 
 @pytest.mark.parametrize("recipe", SENSORS)
 def test_the_recipes_are_accepted(recipe):
-    check_sections(make_config(recipe), BOXES)
+    BEVDetector.check_sections(make_config(recipe))
 
 
 @pytest.mark.parametrize(
@@ -22,16 +19,15 @@ def test_the_recipes_are_accepted(recipe):
         ("bevfusion_det", {"VFE": None}, "LiDAR branch lacks MODEL.VFE"),
         ("camera_det", {"VTRANSFORM": None}, "camera branch lacks MODEL.VTRANSFORM"),
         ("centerpoint_lidar", dict.fromkeys(("VFE", "BACKBONE_3D", "MAP_TO_BEV")), "or both"),
-        ("bevfusion_det", {"FUSER": None}, "needs MODEL.FUSER to join"),
+        ("bevfusion_det", {"FUSER": None}, "needs MODEL.FUSER"),
         ("camera_det", {"FUSER": {"NAME": "ConvFuser"}}, "remove it, or add both"),
         ("centerpoint_lidar", {"FUSER": {"NAME": "ConvFuser"}}, "remove it, or add both"),
         ("camera_det", {"BACKBONE_2D": None}, "needs MODEL.BACKBONE_2D"),
         ("camera_det", {"DENSE_HEAD": None}, "needs MODEL.DENSE_HEAD"),
-        ("camera_det", {"RENDER_HEADS": PRETRAINING}, "MODEL.RENDER_HEADS belong to pre-training"),
     ],
 )
 def test_sections_that_make_no_detector_are_named(recipe, changes, message):
     config = make_config(recipe)
     config.update(changes)
     with pytest.raises(ConfigError, match=message):
-        check_sections(config, BOXES)
+        BEVDetector.check_sections(config)

@@ -80,7 +80,7 @@ def test_half_a_lidar_branch_is_named(section):
 
 def test_no_branch_is_refused():
     with pytest.raises(ConfigError, match="or both"):
-        check_branches(model())
+        check_branches(EasyDict(model(), NAME="NSMAE"))
 
 
 def test_no_head_is_refused():

@@ -179,7 +179,7 @@ def test_data_without_labels_or_with_another_grid_is_named():
         ({}, {"MAP_CONFIG": None}, r"MAP_HEAD needs DATA_CONFIG\.MAP_CONFIG"),
         ({"MAP_HEAD": None}, {}, r"BEVFusionMap needs MODEL\.MAP_HEAD"),
         ({"BACKBONE_2D": None}, {}, r"BEVFusionMap needs MODEL\.BACKBONE_2D"),
-        ({"NAME": "BEVDetector"}, {}, r"no place for MODEL\.MAP_HEAD.*set MODEL\.NAME to BEVFusio"),
+        ({"NAME": "BEVDetector"}, {}, r"no place for MODEL\.MAP_HEAD.*\(BEVFusionMap has a MAP"),
         ({}, {"XBOUND": [-50.0, 50.0, 0.5]}, r"XBOUND reaches from -50 to 50 m"),
         (
             {},

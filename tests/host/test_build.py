@@ -43,6 +43,13 @@ def test_a_stock_detector_refuses_a_map_head(recipe):
         build(recipe, config=config)
 
 
+def test_a_detector_refuses_the_heads_of_pre_training():
+    config = make_config("camera_det")
+    config.RENDER_HEADS = make_config("nsmae_pretrain").RENDER_HEADS
+    with pytest.raises(ConfigError, match=r"has no place for MODEL\.RENDER_HEADS: .*NSMAE"):
+        build("camera_det", config=config)
+
+
 def test_pre_training_refuses_a_head_for_boxes():
     config = make_config("nsmae_pretrain")
     config.DENSE_HEAD = make_config("bevfusion_det").DENSE_HEAD
