@@ -12,7 +12,8 @@ from nsmae_plugin.config.load import load_config
 from nsmae_plugin.errors import ConfigError
 from tests.helpers.bfloat16_check import check_bfloat16_training
 from tests.helpers.dataset_specification import DatasetSpecification
-from tests.helpers.made_up_batch import CORNERS, EXTENT, HEIGHT, VOXEL, WIDTH, made_up_batch
+from tests.helpers.detector_case import on_small_range
+from tests.helpers.made_up_batch import CORNERS, HEIGHT, VOXEL, WIDTH, made_up_batch
 from tests.helpers.paths import TINY
 
 MODES = {
@@ -30,16 +31,8 @@ LOSSES = {
 def build(mode, overrides=(), **loss_config):
     """The tiny network of a mode on a range of 25.6 m, seeded."""
     nsmae_plugin.register()
-    config = load_config(TINY / MODES[mode], overrides).MODEL
+    config = on_small_range(load_config(TINY / MODES[mode], overrides).MODEL)
     config.LOSS_CONFIG.update(loss_config)
-    if "VTRANSFORM" in config:
-        config.VTRANSFORM.update(
-            IMAGE_SIZE=[HEIGHT, WIDTH],
-            FEATURE_SIZE=[HEIGHT // 8, WIDTH // 8],
-            XBOUND=[-EXTENT, EXTENT, 0.8],
-            YBOUND=[-EXTENT, EXTENT, 0.8],
-            DBOUND=[1.0, 25.0, 1.0],
-        )
     dataset = DatasetSpecification(CORNERS, [VOXEL] * 3)
     torch.manual_seed(0)
     return host.build_network(model_cfg=config, num_class=1, dataset=dataset)

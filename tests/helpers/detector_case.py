@@ -20,7 +20,15 @@ SENSORS = {
 
 def make_config(recipe):
     """MODEL of a tiny recipe, for the small range."""
-    config = load_config(TINY / f"{recipe}.yaml").MODEL
+    config = on_small_range(load_config(TINY / f"{recipe}.yaml").MODEL)
+    if config.get("DENSE_HEAD", {}).get("NAME") == "CenterHead":
+        # OpenPCDet's head needs no fewer cells than objects; here there are 256.
+        config.DENSE_HEAD.POST_PROCESSING.MAX_OBJ_PER_SAMPLE = 100
+    return config
+
+
+def on_small_range(config):
+    """MODEL with the view transform of the small range and images, if it has one."""
     if "VTRANSFORM" in config:
         config.VTRANSFORM.update(
             IMAGE_SIZE=[HEIGHT, WIDTH],
@@ -29,9 +37,6 @@ def make_config(recipe):
             YBOUND=[-EXTENT, EXTENT, 0.8],
             DBOUND=[1.0, 25.0, 1.0],
         )
-    if config.get("DENSE_HEAD", {}).get("NAME") == "CenterHead":
-        # OpenPCDet's head needs no fewer cells than objects; here there are 256.
-        config.DENSE_HEAD.POST_PROCESSING.MAX_OBJ_PER_SAMPLE = 100
     return config
 
 
