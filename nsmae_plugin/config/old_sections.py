@@ -55,7 +55,10 @@ def update_sections(config: Any) -> None:
         else:
             known = {"NAME": name, **heads.get(name, {}), **content}
             heads[name] = _derive(known, f"MODEL.{section}", config)
-    model["RENDER_HEADS"] = list(heads.values())  # type: ignore[index]
+    order = [*RENDER_HEADS.values(), *heads]  # in which they were built
+    model["RENDER_HEADS"] = [  # type: ignore[index]
+        heads[name] for name in dict.fromkeys(order) if name in heads
+    ]
 
 
 def _derive(head: dict[str, Any], where: str, config: Any) -> dict[str, Any]:

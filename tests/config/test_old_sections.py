@@ -18,12 +18,6 @@ OLD = """
 HEADS = [{"NAME": "PerspectiveRenderHead"}, {"NAME": "BEVRenderHead", "BIN_HEIGHT": 0.2}]
 
 
-def write(folder, change="", base="nsmae_pretrain.yaml"):
-    path = folder / "changed.yaml"
-    path.write_text(f"_BASE_CONFIG_: {TINY / base}\nMODEL:{change or ' {}'}\n")
-    return path
-
-
 def old_file(folder, **changes):
     """The shipped recipe as it was written before RENDER_HEADS."""
     text = (TINY / "nsmae_pretrain.yaml").read_text()
@@ -44,14 +38,17 @@ def test_sections_of_their_own_become_entries(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("change", "expected"),
+    ("base", "change", "expected"),
     [
-        ("\n    BEV_HEAD: {NUM_BINS: 41}", HEADS),
-        ("\n    PERSPECTIVE_HEAD: null", HEADS[1:]),
+        ("nsmae_pretrain.yaml", "BEV_HEAD: {NUM_BINS: 41}", HEADS),
+        ("nsmae_pretrain.yaml", "PERSPECTIVE_HEAD: null", HEADS[1:]),
+        ("nsmae_pretrain_lidar.yaml", "PERSPECTIVE_HEAD: {}", HEADS),
     ],
 )
-def test_they_change_the_entries_of_a_base(tmp_path, change, expected):
-    assert expected == load_config(write(tmp_path, change)).MODEL.RENDER_HEADS
+def test_they_change_the_entries_of_a_base(tmp_path, base, change, expected):
+    path = tmp_path / "changed.yaml"
+    path.write_text(f"_BASE_CONFIG_: {TINY / base}\nMODEL:\n    {change}\n")
+    assert expected == load_config(path).MODEL.RENDER_HEADS
 
 
 def test_so_they_do_on_the_command_line():
