@@ -59,11 +59,15 @@ def complete(model_cfg: Any, dataset: Any) -> Any:
     complete_head(model_cfg, dataset)
     if name_of(model_cfg, "DENSE_HEAD") == "CenterHead" and hasattr(dataset, "class_names"):
         _check_groups(model_cfg.DENSE_HEAD.CLASS_NAMES_EACH_HEAD, dataset.class_names)
+    if name_of(model_cfg, "DENSE_HEAD") == "TransFusionHead" and hasattr(dataset, "class_names"):
+        # No head reads it, but records of earlier versions have it.
+        model_cfg.DENSE_HEAD.setdefault("NUM_CLASSES", len(dataset.class_names))
     return model_cfg
 
 
-def described_data(data_cfg: Any) -> Any | None:
-    """What :func:`complete` asks of a dataset, from DATA_CONFIG; None if that does not say it."""
+def described_data(config: Any) -> Any | None:
+    """What :func:`complete` asks of a dataset, from a configuration; None if it does not say."""
+    data_cfg = config.DATA_CONFIG
     steps = {one.get("NAME"): one for one in data_cfg.get("DATA_PROCESSOR") or []}
     voxels = next((one["VOXEL_SIZE"] for one in steps.values() if "VOXEL_SIZE" in one), None)
     extent = data_cfg.get("POINT_CLOUD_RANGE")
@@ -72,6 +76,7 @@ def described_data(data_cfg: Any) -> Any | None:
     sides = zip(extent[:3], extent[3:], voxels, strict=True)
     return SimpleNamespace(
         dataset_cfg=data_cfg,
+        class_names=config.CLASS_NAMES,
         point_cloud_range=extent,
         voxel_size=voxels,
         grid_size=[round((high - low) / edge) for low, high, edge in sides],

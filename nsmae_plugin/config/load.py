@@ -44,7 +44,7 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> EasyDict:
         validate(config)
         update_sections(config)
         result = EasyDict(config)
-        data = described_data(result.DATA_CONFIG)
+        data = described_data(result)
         if data is not None:  # else the host completes MODEL, once it has the dataset
             result.MODEL = complete(result.MODEL, data)
     except ConfigError as error:

@@ -40,7 +40,7 @@ def test_its_heads_for_other_data_are_admitted(openpcdet_root, path):
         ("bevfusion_det", "LOSS_CONFIG.LOSS_CLS.alfa", "0.25", "did you mean alpha"),
         ("bevfusion_det", "TARGET_ASSIGNER_CONFIG.NUM_MAX_OBJS", "5", "unknown key"),
         ("bevfusion_det", "POST_PROCESSING.POST_CENTER_RANGE", "[1, 2]", "a list of 6"),
-        ("bevfusion_det", "SEPARATE_HEAD_CFG.HEAD_DICT.rot.num_conv", "two", "a positive integer"),
+        ("bevfusion_det", "SEPARATE_HEAD_CFG.HEAD_DICT.rot.num_conv", "two", "an integer from 1"),
         ("bevfusion_det", "TARGET_ASSIGNER_CONFIG.HUNGARIAN_ASSIGNER.giou", "1", "unknown key"),
         ("bevfusion_det", "ACTIVATION", "glu", "ACTIVATION must be relu or gelu, not 'glu'"),
         ("bevfusion_det", "NUM_HEADS", "3", "NUM_HEADS 3 must divide HIDDEN_CHANNEL 128"),

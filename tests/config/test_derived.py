@@ -37,7 +37,7 @@ def without_derived(model):
 @pytest.mark.openpcdet
 def test_openpcdets_bevfusion_follows_from_what_it_does_not_repeat(openpcdet_root):
     config = load_config(openpcdet_root / "tools/cfgs/nuscenes_models/bevfusion.yaml")
-    data = described_data(config.DATA_CONFIG)
+    data = described_data(config)
     assert complete(without_derived(config.MODEL), data) == config.MODEL
 
 
@@ -97,21 +97,21 @@ def test_behind_a_module_of_another_name_the_key_is_asked_for(section, key):
     model = without_derived(config.MODEL)
     model[section].NAME = "SomebodysOwn"
     with pytest.raises(ConfigError, match=rf"missing key MODEL\.{key}"):
-        complete(model, described_data(config.DATA_CONFIG))
+        complete(model, described_data(config))
 
 
 def test_the_configuration_that_is_completed_stays_as_it_is():
     config = load_config(TINY / "bevfusion_det.yaml")
     model = without_derived(config.MODEL)
     before = copy.deepcopy(model)
-    complete(model, described_data(config.DATA_CONFIG))
+    complete(model, described_data(config))
     assert model == before
 
 
 @pytest.mark.parametrize("groups", [[["car", "bus"]], [["car"], ["bus", "truck", "car"]]])
 def test_the_groups_of_a_center_head_hold_each_class_once(groups):
     config = load_config(TINY / "centerpoint_lidar.yaml")
-    data = described_data(config.DATA_CONFIG)
+    data = described_data(config)
     data.class_names = ["car", "bus", "truck"]
     config.MODEL.DENSE_HEAD.CLASS_NAMES_EACH_HEAD = groups
     with pytest.raises(ConfigError, match=r"CLASS_NAMES_EACH_HEAD .* must hold each of CLASS_NAM"):

@@ -67,7 +67,7 @@ def test_a_configuration_of_ours_is_what_our_tools_read(path, reading, tmp_path,
     if "POST_PROCESSING" not in expected.MODEL:  # which the evaluation asks for
         assert config.MODEL.pop("POST_PROCESSING").RECALL_THRESH_LIST
     # Its --set comes later, so that only the builder of the network can complete MODEL.
-    config.MODEL = complete(config.MODEL, described_data(config.DATA_CONFIG))
+    config.MODEL = complete(config.MODEL, described_data(config))
     assert config == expected
 
 
