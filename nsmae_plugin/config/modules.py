@@ -13,6 +13,7 @@ from pydantic import model_validator
 from nsmae_plugin.config.section import Section
 from nsmae_plugin.config.values import (
     ABSENT,
+    MOST_LAYERS,
     BelowOne,
     Bound,
     LayerCount,
@@ -23,7 +24,10 @@ from nsmae_plugin.config.values import (
     Words,
 )
 
-PerStage = Annotated[list[LayerCount], Len(4, 4), Words("a list of 4 integers from 1 to 1000")]
+PerStage = Annotated[list[PositiveInt], Len(4, 4), Words("a list of 4 positive integers")]
+LayersPerStage = Annotated[
+    list[LayerCount], Len(4, 4), Words(f"a list of 4 integers from 1 to {MOST_LAYERS}")
+]
 Stages = Annotated[
     list[Annotated[int, Ge(0), Le(3)]], Len(1), Words("a list of numbers of stages, from 0 to 3")
 ]
@@ -60,7 +64,7 @@ class SwinTransformer(Module):
     """Lists have one entry per stage; OUT_INDICES counts them from 0."""
 
     EMBED_DIMS: PositiveInt
-    DEPTHS: PerStage
+    DEPTHS: LayersPerStage
     NUM_HEADS: PerStage
     WINDOW_SIZE: PositiveInt
     MLP_RATIO: PositiveFloat

@@ -35,6 +35,7 @@ _BUILTIN = {
     NoneType: ("null", "null"),
     Any: ("anything", "anything"),
 }
+LONGEST = 300  # characters of what a section's own check says, which may name values
 # Types of the errors below.
 _KEY, _VALUE, _SECTION = "key", "value", "section"
 
@@ -177,7 +178,7 @@ def _first_problem(error: ValidationError, content: Any, where: str) -> str:
         prefix = f"{path}." if path else ""
         return f"{context['kind']} {prefix}{brief(context['key'])}{one['msg']}"
     if one["type"] == "value_error":
-        return f"{path}: {context['error']}"
+        return f"{path}: {brief(context['error'], LONGEST)}"
     if one["type"] in (_VALUE, _SECTION):
         return f"{path} {one['msg']}"
     return f"{path or 'the configuration'} must be a section, not {shown(one['input'])}"

@@ -11,7 +11,7 @@ from tests.helpers.paths import CFGS
     ("key", "value", "message"),
     [
         ("IMAGE_BACKBONE.FROZEN_STAGES", "1", r"unknown key MODEL\.IMAGE_BACKBONE\.FROZEN_STAGES"),
-        ("IMAGE_BACKBONE.NUM_HEADS", "[3, 6, 12]", "NUM_HEADS must be a list of 4 integers"),
+        ("IMAGE_BACKBONE.NUM_HEADS", "[3, 6, 12]", "NUM_HEADS must be a list of 4 positive"),
         (
             "IMAGE_BACKBONE.NUM_HEADS",
             "[3, 6, 12, 5]",
