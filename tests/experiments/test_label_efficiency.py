@@ -8,6 +8,7 @@ import pytest
 
 from tests.helpers.label_runs import (
     SEEDS,
+    SMALL,
     WHOLE,
     calls,
     experiment,
@@ -191,8 +192,8 @@ def test_bad_arguments_are_named(workspace, capsys):
     assert "--pretrained_model" in capsys.readouterr().err
     assert experiment("--set", "OPTIMIZATION.LRR", "1") == 1
     assert "did you mean LR" in capsys.readouterr().err
-    write_config(use_labels=False)
-    assert experiment() == 1
+    recipe = ["--cfg_file", str(TINY / "bevfusion_det.yaml"), *SMALL, "--only", "scratch"]
+    assert label_efficiency.main([*recipe, "--set", "DATA_CONFIG.USE_LABELS", "False"]) == 1
     assert "needs USE_LABELS True" in capsys.readouterr().err
     Path("weights.pth").unlink()
     assert experiment() == 1

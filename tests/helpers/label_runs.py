@@ -30,9 +30,9 @@ def make_workspace(folder, monkeypatch):
     return folder
 
 
-def write_config(use_labels=True, model=(), **optimization):
+def write_config(model=(), **optimization):
     """The configuration of the toys, with info files and further sections of ``model``."""
-    data = {"VERSION": "v1", "INFO_PATH": {"train": ["infos.pkl"]}, "USE_LABELS": use_labels}
+    data = {"VERSION": "v1", "INFO_PATH": {"train": ["infos.pkl"]}, "USE_LABELS": True}
     path = toys.write_config(".", **optimization)
     config = yaml.safe_load(path.read_text(encoding="utf-8"))
     config["DATA_CONFIG"].update(data)
