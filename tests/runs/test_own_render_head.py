@@ -2,55 +2,13 @@
 
 import json
 
-import torch
-from torch import nn
-
 import nsmae_plugin
 from nsmae_plugin import host
 from nsmae_plugin.config.load import load_config
-from nsmae_plugin.models.render_head import Panel, RenderHead
-from nsmae_plugin.models.scores import MeanTotal, mean_record
+from tests.helpers.occupancy_head import OccupancyHead
 from tests.helpers.paths import TINY
 from tests.runs.test_visualize import SMALL
 from tools import evaluate_pretrain, visualize
-
-
-class OccupancyHead(RenderHead):
-    """Whether a cell of the BEV grid is occupied: half everywhere, until it is trained."""
-
-    slot, terms = "occupancy_head", ("occupancy",)
-    rows = {"occupancy_error": "occupancy error"}  # noqa: RUF012
-
-    def __init__(self, model_cfg, encoders):
-        super().__init__(model_cfg, encoders)
-        self.reads = tuple(encoders.bev_channels)
-        self.projection = nn.Conv2d(encoders.bev_channels["spatial_features"], 1, 1)
-        nn.init.zeros_(self.projection.weight)
-        nn.init.zeros_(self.projection.bias)
-
-    def forward(self, batch_dict):
-        logits = self.projection(batch_dict["spatial_features"])[:, 0]
-        return batch_dict | {"rendered_occupancy": logits.sigmoid()}
-
-    def targets(self, batch_dict):
-        return {"target_occupancy": torch.ones(batch_dict["batch_size"], 1, 1)}
-
-    def losses(self, batch_dict):
-        error = batch_dict["rendered_occupancy"] - batch_dict["target_occupancy"]
-        return {"occupancy": error.square().mean()}
-
-    @classmethod
-    def record(cls, sample):
-        error = (sample["rendered_occupancy"] - sample["target_occupancy"]).abs()
-        return {"occupancy_error": mean_record(error)}
-
-    @classmethod
-    def totals(cls):
-        return {"occupancy_error": MeanTotal("occupancy_error")}
-
-    @classmethod
-    def panels(cls, sample):
-        return [Panel("occupancy", "rendered", sample["rendered_occupancy"].numpy(), "occupancy")]
 
 
 def trains_a_step(config):
@@ -89,8 +47,5 @@ MODEL:
 
     pictures = tmp_path / "pictures"
     assert visualize.main([*options, "--output_dir", str(pictures), *overrides]) == 0
-    assert {path.name for path in pictures.iterdir()} == {
-        "occupancy.png",
-        "bev.png",
-        "overview.png",
-    }
+    written = {path.name for path in pictures.iterdir()}
+    assert written == {"occupancy.png", "bev.png", "overview.png"}
