@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from nsmae_plugin.host.builtin.modules.nms import suppress
+from nsmae_plugin.host.builtin.modules.center_head import suppress
 from tests.helpers.center_head_case import head_config
 
 BOXES = torch.tensor(

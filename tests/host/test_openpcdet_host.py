@@ -105,7 +105,7 @@ print(torchvision.transforms.ToTensor)
     old = "torch-native (ingroup_inds_cuda.cpython-27.so is for another Python)"
     assert build == f"True compiled {old}"
     assert "torchvision::nms" in reason
-    assert "nsmae_plugin.host.openpcdet.image_transforms" in substitute
+    assert "nsmae_plugin.host.openpcdet.placeholders" in substitute
 
 
 def test_a_build_for_another_torch_is_refused_with_the_remedy(checkout):
@@ -212,7 +212,7 @@ def test_cuda_on_the_cpu_copies_and_keeps_the_gradient(openpcdet):
 def test_image_transforms_give_torchvisions_results(openpcdet):
     from PIL import Image
 
-    from nsmae_plugin.host.openpcdet import image_transforms as transforms
+    from nsmae_plugin.host.openpcdet import placeholders as transforms
 
     pixels = np.arange(2 * 3 * 3, dtype=np.uint8).reshape(2, 3, 3) * 10
     both = transforms.Compose([transforms.ToTensor(), transforms.Normalize([0.5] * 3, [0.25] * 3)])

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from nsmae_plugin.host import builtin
-from nsmae_plugin.host.builtin.modules.hungarian import iou_3d
+from nsmae_plugin.host.builtin.modules.transfusion_targets import iou_3d
 from tests.helpers.transfusion_case import arguments, gt_boxes, head_config, make_batch
 from tests.host.test_parity import randomise
 

@@ -9,11 +9,12 @@ from easydict import EasyDict
 
 from nsmae_plugin.errors import ConfigError
 from nsmae_plugin.geometry.bev_grid import BEVGrid
-from nsmae_plugin.host.builtin.modules.hungarian import HungarianAssigner, iou_3d
 from nsmae_plugin.host.builtin.modules.transfusion_targets import (
+    HungarianAssigner,
     TargetAssigner,
     decode_boxes,
     encode_boxes,
+    iou_3d,
 )
 from tests.helpers.transfusion_case import RANGE, gt_boxes, head_config
 

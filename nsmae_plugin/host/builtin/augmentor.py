@@ -16,7 +16,7 @@ from PIL import Image
 
 from nsmae_plugin.geometry import augmentation
 from nsmae_plugin.host.builtin.database_sampler import DatabaseSampler
-from nsmae_plugin.host.builtin.steps import StepPipeline
+from nsmae_plugin.host.builtin.registry import StepPipeline
 
 _PENDING = "pending_matrix"
 _BLIND = (*augmentation.STEPS, "imgaug")  # steps that look at neither points nor boxes

@@ -1,13 +1,14 @@
-"""Base class of detectors: builds the modules that a configuration names and chains them."""
+"""Detectors: a base class that builds and chains what a configuration names, and OpenPCDet's."""
 
 from typing import Any
 
 import torch
 from torch import nn
 
-from nsmae_plugin.errors import HostError
+from nsmae_plugin.errors import ConfigError, HostError
 from nsmae_plugin.host.builtin.recall import generate_recall_record
 from nsmae_plugin.host.builtin.registry import lookup
+from nsmae_plugin.host.dense_head import DenseHeadDetector
 
 #: What a ``build_<slot>`` method passes on to the next, under OpenPCDet's keys.
 ModelInfo = dict[str, Any]
@@ -186,3 +187,32 @@ class Detector3DTemplate(nn.Module):
             voxel_size=info["voxel_size"],
         )
         return head, info
+
+
+class _SingleStage(DenseHeadDetector, Detector3DTemplate):
+    """Encoders, BEV backbone and one dense head: OpenPCDet's single-stage detectors.
+
+    They differ in their configurations alone: the slots are those of the template, absent ones are
+    skipped, and either kind of head trains.
+
+    Raises:
+        ConfigError: there is no DENSE_HEAD.
+    """
+
+    def __init__(self, model_cfg: Any, num_class: int, dataset: Any) -> None:
+        super().__init__(model_cfg=model_cfg, num_class=num_class, dataset=dataset)
+        if model_cfg.get("DENSE_HEAD") is None:
+            raise ConfigError(f"{type(self).__name__} needs MODEL.DENSE_HEAD")
+        self.module_list = self.build_networks()
+
+
+class BevFusion(_SingleStage):
+    """Cameras and LiDAR fused in bird's-eye view (BEVFusion, arXiv 2205.13542)."""
+
+
+class CenterPoint(_SingleStage):
+    """LiDAR with a heatmap of centres per class (CenterPoint, arXiv 2006.11275)."""
+
+
+class TransFusion(_SingleStage):
+    """LiDAR with queries from a heatmap (the LiDAR half of TransFusion, arXiv 2203.11496)."""

@@ -13,7 +13,7 @@ from nsmae_plugin.errors import ConfigError
 from nsmae_plugin.geometry.bev_grid import BEVGrid
 from nsmae_plugin.geometry.boxes import GROUND_CORNERS, box_points
 from nsmae_plugin.geometry.rotations import yaw_matrix
-from nsmae_plugin.host.builtin.steps import StepPipeline
+from nsmae_plugin.host.builtin.registry import StepPipeline
 from nsmae_plugin.host.builtin.voxels import voxelize
 
 

@@ -5,12 +5,12 @@ camera-only model needs no spconv.
 """
 
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from operator import attrgetter
 from typing import Any
 
 from nsmae_plugin.config import sections
-from nsmae_plugin.errors import HostError
+from nsmae_plugin.errors import ConfigError, HostError
 
 SLOTS = (
     "detector",
@@ -35,15 +35,15 @@ REGISTRIES: dict[str, dict[str, object]] = {slot: {} for slot in SLOTS}
 _MODULES = "nsmae_plugin.host.builtin.modules"
 _VIEW_TRANSFORM = "nsmae_plugin.models.view_transform:FactorizedDepthLSSTransform"
 
-_DETECTORS = "nsmae_plugin.host.builtin.single_stage"
+_DETECTORS = "nsmae_plugin.host.builtin.detector"
 
 _OWN = {
     "detector": {
         name: f"{_DETECTORS}:{name}" for name in ("BevFusion", "CenterPoint", "TransFusion")
     },
-    "vfe": {"MeanVFE": f"{_MODULES}.vfe:MeanVFE"},
+    "vfe": {"MeanVFE": f"{_MODULES}.bev:MeanVFE"},
     "backbone_3d": {"VoxelResBackBone8x": f"{_MODULES}.backbone_3d:VoxelResBackBone8x"},
-    "map_to_bev": {"HeightCompression": f"{_MODULES}.map_to_bev:HeightCompression"},
+    "map_to_bev": {"HeightCompression": f"{_MODULES}.bev:HeightCompression"},
     "image_backbone": {"SwinTransformer": f"{_MODULES}.swin:SwinTransformer"},
     "neck": {"GeneralizedLSSFPN": f"{_MODULES}.neck:GeneralizedLSSFPN"},
     # Both names: a configuration of OpenPCDet's builds the same network here.
@@ -51,8 +51,8 @@ _OWN = {
         "DepthLSSTransform": _VIEW_TRANSFORM,
         "FactorizedDepthLSSTransform": _VIEW_TRANSFORM,
     },
-    "fuser": {"ConvFuser": f"{_MODULES}.fuser:ConvFuser"},
-    "backbone_2d": {"BaseBEVBackbone": f"{_MODULES}.backbone_2d:BaseBEVBackbone"},
+    "fuser": {"ConvFuser": f"{_MODULES}.bev:ConvFuser"},
+    "backbone_2d": {"BaseBEVBackbone": f"{_MODULES}.bev:BaseBEVBackbone"},
     "dense_head": {
         "CenterHead": f"{_MODULES}.center_head:CenterHead",
         "TransFusionHead": f"{_MODULES}.transfusion_head:TransFusionHead",
@@ -131,3 +131,30 @@ def _import(path: str) -> Any:
 
 def _describe(obj: Any) -> str:
     return f"{getattr(obj, '__module__', '?')}.{getattr(obj, '__qualname__', obj)}"
+
+
+class StepPipeline:
+    """Named steps applied to a sample one after the other.
+
+    A step is a method of the subclass that is listed in ``STEPS``, or a function registered under
+    ``SLOT``. Called with a config alone it returns the configured step; called with a sample it
+    returns the processed sample and leaves the one it was given as it was.
+    """
+
+    SLOT: str
+    STEPS: Sequence[str]
+
+    def build_step(self, config: Any) -> Callable[..., dict[str, Any]]:
+        """The configured step.
+
+        Raises:
+            ConfigError: no step has that NAME; lists the known ones.
+        """
+        name = config["NAME"]
+        registered: dict[str, Any] = REGISTRIES[self.SLOT]
+        if name in registered:
+            return registered[name](self, config=config)
+        if name in self.STEPS:
+            return getattr(self, name)(config=config)
+        known = ", ".join(sorted({*self.STEPS, *registered}))
+        raise ConfigError(f"unknown {self.SLOT} {name!r}; known: {known}")

@@ -19,6 +19,11 @@ from nsmae_plugin.ops.compiled import uncompiled
 
 logger = logging.getLogger(__name__)
 
+USAGE = """usage: python -m nsmae_plugin.host.openpcdet SCRIPT [ARGUMENTS ...]
+
+Run a script of OpenPCDet, such as tools/train.py, without its CUDA build. SCRIPT is a path from the
+root of the checkout that OPENPCDET_ROOT names, or from here."""
+
 _INSTALL = {
     "spconv": "spconv (CPU), or the spconv-cuXXX wheel of your CUDA version",
     "cumm": "cumm, or the cumm-cuXXX wheel that belongs to your spconv",
@@ -48,6 +53,21 @@ def load() -> HostDescription:
         raise HostError(_explain(error)) from error
     _repair()
     return _describe(stand_ins)
+
+
+def load_for_command() -> HostDescription:
+    """Import OpenPCDet for ``python -m nsmae_plugin.host.openpcdet``, or end with one line.
+
+    Python imports the package before its ``__main__``; until then ``sys.argv`` begins with -m.
+    ``--help`` does not need OpenPCDet.
+    """
+    if sys.argv[1:2] in (["-h"], ["--help"]):
+        print(USAGE)
+        sys.exit(0)
+    try:
+        return load()
+    except HostError as error:
+        sys.exit(f"error: {error}")
 
 
 def _describe(stand_ins: dict[str, str]) -> HostDescription:

@@ -1,18 +1,23 @@
 """Stand-ins for third-party packages that OpenPCDet imports and our path does not need.
 
-Using one raises :class:`HostError` naming the package; importing one does not.
+Using one raises :class:`HostError` naming the package; importing one does not. torchvision must
+match the installed torch exactly, which often breaks an environment: the three of its transforms
+that OpenPCDet uses are served with the same results.
 """
 
 import importlib
 import importlib.util
 import logging
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import ModuleType
 from typing import Any, NoReturn
 
+import numpy as np
+import torch
+from PIL import Image
+
 from nsmae_plugin.errors import HostError
-from nsmae_plugin.host.openpcdet import image_transforms
 
 logger = logging.getLogger(__name__)
 
@@ -52,13 +57,51 @@ class PlaceholderModule(ModuleType):
         return _MissingAttribute(f"{self.__name__}.{name}", self._package)
 
 
+class Compose:
+    """Applies transforms one after the other."""
+
+    def __init__(self, transforms: Sequence[Callable[[Any], Any]]):
+        self.transforms = transforms
+
+    def __call__(self, image: Any) -> Any:
+        for transform in self.transforms:
+            image = transform(image)
+        return image
+
+
+class ToTensor:
+    """An 8-bit image (H, W, C), PIL or array, to a float32 tensor (C, H, W) in [0, 1].
+
+    Arrays of another type than uint8 keep their values, as in torchvision.
+    """
+
+    def __call__(self, image: Image.Image | np.ndarray) -> torch.Tensor:
+        array = np.array(image)
+        if array.ndim == 2:
+            array = array[:, :, None]
+        tensor = torch.from_numpy(array).permute(2, 0, 1).contiguous()
+        return tensor.float().div(255) if tensor.dtype == torch.uint8 else tensor
+
+
+class Normalize:
+    """Subtracts ``mean`` and divides by ``std``, per channel of a (C, H, W) tensor."""
+
+    def __init__(self, mean: Sequence[float], std: Sequence[float]):
+        self.mean, self.std = mean, std
+
+    def __call__(self, tensor: torch.Tensor) -> torch.Tensor:
+        mean = torch.as_tensor(self.mean, dtype=tensor.dtype).view(-1, 1, 1)
+        std = torch.as_tensor(self.std, dtype=tensor.dtype).view(-1, 1, 1)
+        return (tensor - mean) / std
+
+
 def _torchvision() -> dict[str, ModuleType]:
     transforms = PlaceholderModule(
         "torchvision.transforms",
         "torchvision",
-        Compose=image_transforms.Compose,
-        ToTensor=image_transforms.ToTensor,
-        Normalize=image_transforms.Normalize,
+        Compose=Compose,
+        ToTensor=ToTensor,
+        Normalize=Normalize,
     )
     top = PlaceholderModule("torchvision", "torchvision", transforms=transforms)
     return {"torchvision": top, "torchvision.transforms": transforms}

@@ -27,17 +27,7 @@ DICT_SLOTS = {
 OWN_SLOTS: dict[str, dict[str, Callable[..., Any]]] = {"render_head": {}}
 
 # section of MODEL -> the slot in which OpenPCDet looks up its NAME
-SECTIONS = {
-    "VFE": "vfe",
-    "BACKBONE_3D": "backbone_3d",
-    "MAP_TO_BEV": "map_to_bev",
-    "IMAGE_BACKBONE": "image_backbone",
-    "NECK": "neck",
-    "VTRANSFORM": "vtransform",
-    "FUSER": "fuser",
-    "BACKBONE_2D": "backbone_2d",
-    "DENSE_HEAD": "dense_head",
-}
+SECTIONS = {slot.upper(): slot for slot in DICT_SLOTS if slot not in ("detector", "dataset")}
 
 # slot -> (module, class) whose methods OpenPCDet looks up by the NAME in the YAML
 METHOD_SLOTS = {

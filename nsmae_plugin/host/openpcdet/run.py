@@ -19,7 +19,7 @@ import nsmae_plugin
 from nsmae_plugin import host
 from nsmae_plugin.errors import HostError, OutputError
 from nsmae_plugin.host.openpcdet import DESCRIPTION
-from nsmae_plugin.host.openpcdet.command import USAGE
+from nsmae_plugin.host.openpcdet.loading import USAGE
 
 INPUTS = ("--ckpt", "--ckpt_dir", "--pretrained_model")  # arguments that name what exists
 

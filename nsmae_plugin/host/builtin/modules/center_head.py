@@ -8,19 +8,20 @@ import torch
 from torch import Tensor, nn
 
 from nsmae_plugin.errors import ConfigError, DataError, HostError
-from nsmae_plugin.host.builtin.modules.center_boxes import decode, gather
-from nsmae_plugin.host.builtin.modules.center_targets import assign_group
-from nsmae_plugin.host.builtin.modules.head_grid import head_grid, require_map
+from nsmae_plugin.host.builtin.modules.center_codes import assign_group, decode, gather
 from nsmae_plugin.host.builtin.modules.heatmap import (
+    RARE,
     clipped_sigmoid,
     gaussian_focal_loss,
+    head_grid,
     require_branches,
+    require_map,
 )
-from nsmae_plugin.host.builtin.modules.nms import check_type, suppress
 from nsmae_plugin.ops.conv_block import conv_block
+from nsmae_plugin.ops.rotated_boxes import non_maximum_suppression
 
-HEATMAP_BIAS = -2.19  # logit of 0.1: an untrained map claims little, and the loss starts small
 CODE = {"center": 2, "center_z": 1, "dim": 3, "rot": 2, "vel": 2}  # channels, in target order
+TYPES = {"nms_gpu": True, "nms_normal_gpu": False}  # NMS_TYPE -> whether the headings count
 Maps = dict[str, Tensor]
 
 
@@ -46,7 +47,7 @@ class SeparateHead(nn.Module):
             last = nn.Conv2d(channels, sizes["out_channels"], 3, padding=1)
             branch = nn.Sequential(*layers, last)
             if name == "hm":
-                last.get_parameter("bias").data.fill_(HEATMAP_BIAS)
+                last.get_parameter("bias").data.fill_(RARE)
             else:
                 _initialise(branch)
             self.add_module(name, branch)
@@ -148,7 +149,7 @@ class CenterHead(nn.Module):
     @torch.no_grad()
     def assign_targets(self, labels: Tensor) -> dict[str, list[Tensor]]:
         """For each group, under OpenPCDet's keys, what
-        :func:`~nsmae_plugin.host.builtin.modules.center_targets.assign_group` returns.
+        :func:`~nsmae_plugin.host.builtin.modules.center_codes.assign_group` returns.
 
         Args:
             labels: (B, M, 8 or 10).
@@ -221,8 +222,42 @@ def regression_loss(predicted: Tensor, target: Tensor, mask: Tensor) -> Tensor:
     return distance.sum(dim=(0, 1)) / mask.sum().clamp(min=1)
 
 
+def suppress(boxes: Tensor, scores: Tensor, config: Any) -> Tensor:
+    """Indices of the boxes that stay, by descending score, whatever their class.
+
+    Args:
+        boxes: (n, 7 or more); what follows the yaw does not matter.
+        scores: (n,).
+        config: NMS_TYPE, NMS_THRESH (IoU from above), NMS_PRE_MAXSIZE, NMS_POST_MAXSIZE.
+
+    Returns:
+        (k,) int64 on the device of the boxes.
+    """
+    order = scores.topk(min(config.NMS_PRE_MAXSIZE, len(scores))).indices
+    rotated = TYPES[config.NMS_TYPE]
+    kept = non_maximum_suppression(boxes[order, :7], config.NMS_THRESH, rotated)
+    return order[kept[: config.NMS_POST_MAXSIZE].to(order.device)]
+
+
 def _refuse_foreign_options(config: Any) -> None:
-    check_type(config.POST_PROCESSING.NMS_CONFIG)
+    """Refuse what only OpenPCDet can do.
+
+    Raises:
+        HostError: an NMS_TYPE that is not in :data:`TYPES`, one setting of it for each class, or an
+            IoU branch.
+    """
+    suppression = config.POST_PROCESSING.NMS_CONFIG
+    if suppression.NMS_TYPE not in TYPES:
+        raise HostError(
+            f"the built-in host has no NMS_TYPE {suppression.NMS_TYPE!r}, only {', '.join(TYPES)}; "
+            "choose one of them or use NSMAE_HOST=openpcdet"
+        )
+    for key in ("NMS_THRESH", "NMS_PRE_MAXSIZE", "NMS_POST_MAXSIZE"):
+        if isinstance(suppression[key], list):
+            raise HostError(
+                f"the built-in host has one {key} for all classes, not {suppression[key]}: give a "
+                "number or use NSMAE_HOST=openpcdet"
+            )
     if config.get("IOU_REG_LOSS", False) or "iou" in config.SEPARATE_HEAD_CFG.HEAD_DICT:
         raise HostError(
             "the built-in CenterHead has no IoU branch and no IOU_REG_LOSS; remove them from "

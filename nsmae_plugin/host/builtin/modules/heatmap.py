@@ -1,17 +1,19 @@
-"""Heatmaps of object centres: targets and loss shared by the detection heads.
+"""Heatmaps of object centres: grid, targets and loss shared by the detection heads.
 
 A heatmap is (H, W) in cells of the BEV feature map, rows along y, columns along x. Each object is a
 Gaussian whose peak is exactly 1 (Zhou et al., "Objects as Points", arXiv 1904.07850).
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 
 from nsmae_plugin.errors import ConfigError
+from nsmae_plugin.geometry.bev_grid import BEVGrid
 
 CLIP = 1e-4  # probabilities stay this far from 0 and 1
+RARE = -2.19  # bias of a classifier whose first answer is a probability of 0.1
 PEAK_POWER, TAIL_POWER = 2, 4  # alpha and beta of CornerNet's focal loss
 
 
@@ -112,4 +114,28 @@ def require_branches(config: Any, channels: Mapping[str, int]) -> None:
         raise ConfigError(
             f"MODEL.DENSE_HEAD.SEPARATE_HEAD_CFG: HEAD_ORDER must be {names} or {names[:-1]}, and "
             f"HEAD_DICT give each of them its out_channels {dict(channels)}"
+        )
+
+
+def head_grid(
+    model_cfg: Any, point_cloud_range: Sequence[float], voxel_size: Sequence[float]
+) -> BEVGrid:
+    """The grid of a head with TARGET_ASSIGNER_CONFIG.FEATURE_MAP_STRIDE over the voxels."""
+    stride = int(model_cfg.TARGET_ASSIGNER_CONFIG.FEATURE_MAP_STRIDE)
+    return BEVGrid.of_voxels(point_cloud_range, voxel_size, stride)
+
+
+def require_map(features: torch.Tensor, grid: BEVGrid) -> None:
+    """Check that a map (B, C, Y, X) lies on the grid of a head.
+
+    Raises:
+        ConfigError: it has another size.
+    """
+    rows, columns = grid.shape
+    if features.shape[2:] != (rows, columns):
+        raise ConfigError(
+            f"the BEV map has {features.shape[3]} x {features.shape[2]} cells, but the grid at "
+            f"FEATURE_MAP_STRIDE {grid.stride} has {columns} x {rows}: set "
+            "MODEL.DENSE_HEAD.TARGET_ASSIGNER_CONFIG.FEATURE_MAP_STRIDE to the stride of the "
+            "backbones"
         )

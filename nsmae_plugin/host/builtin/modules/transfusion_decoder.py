@@ -10,11 +10,11 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from nsmae_plugin.host.builtin.modules.heatmap import RARE
 from nsmae_plugin.ops.conv_block import with_norm
 
 ACTIVATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {"relu": F.relu, "gelu": F.gelu}
 BRANCH_WIDTH = 64
-RARE = -2.19  # bias of a classifier whose first answer is a probability of 0.1
 
 
 class PositionEmbedding(nn.Module):

@@ -21,17 +21,15 @@ import torch.nn.functional as F
 from torch import nn
 
 from nsmae_plugin.errors import ConfigError
-from nsmae_plugin.host.builtin.modules.head_grid import head_grid, require_map
 from nsmae_plugin.host.builtin.modules.heatmap import (
+    RARE,
     clipped_sigmoid,
     gaussian_focal_loss,
+    head_grid,
     require_branches,
+    require_map,
 )
-from nsmae_plugin.host.builtin.modules.transfusion_decoder import (
-    RARE,
-    DecoderLayer,
-    SeparateHead,
-)
+from nsmae_plugin.host.builtin.modules.transfusion_decoder import DecoderLayer, SeparateHead
 from nsmae_plugin.host.builtin.modules.transfusion_targets import (
     Predictions,
     TargetAssigner,

@@ -1,4 +1,4 @@
-"""Convolutional backbone on the bird's-eye-view map."""
+"""From voxels to bird's-eye-view maps, their fusion, and the backbone on them."""
 
 from functools import partial
 from typing import Any
@@ -11,9 +11,67 @@ from nsmae_plugin.ops.conv_block import conv_block, with_norm
 
 LEVEL_KEYS = ("LAYER_NUMS", "LAYER_STRIDES", "NUM_FILTERS")
 UPSAMPLE_KEYS = ("UPSAMPLE_STRIDES", "NUM_UPSAMPLE_FILTERS")
-
-
 _norm = partial(nn.BatchNorm2d, eps=1e-3, momentum=0.01)
+
+
+class MeanVFE(nn.Module):
+    """The mean of the points in each voxel."""
+
+    def __init__(self, model_cfg: Any, num_point_features: int, **kwargs: Any) -> None:
+        super().__init__()
+        self.model_cfg = model_cfg
+        self.num_point_features = num_point_features
+
+    def get_output_feature_dim(self) -> int:
+        return self.num_point_features
+
+    def forward(self, batch_dict: dict[str, Any]) -> dict[str, Any]:
+        """Reads ``voxels`` (V, M, F), zero beyond ``voxel_num_points`` (V,); writes
+        ``voxel_features`` (V, F)."""
+        voxels: torch.Tensor = batch_dict["voxels"]
+        counts: torch.Tensor = batch_dict["voxel_num_points"]
+        batch_dict["voxel_features"] = voxels.sum(dim=1) / counts.clamp(min=1).to(voxels)[:, None]
+        return batch_dict
+
+
+class HeightCompression(nn.Module):
+    """Stacks the height levels of a sparse volume into channels."""
+
+    def __init__(self, model_cfg: Any, **kwargs: Any) -> None:
+        super().__init__()
+        self.model_cfg = model_cfg
+        self.num_bev_features = model_cfg.NUM_BEV_FEATURES
+
+    def forward(self, batch_dict: dict[str, Any]) -> dict[str, Any]:
+        """Reads ``encoded_spconv_tensor`` (sparse, C channels on a Z x Y x X grid) and
+        ``encoded_spconv_tensor_stride``; writes ``spatial_features`` (B, C * Z, Y, X), where
+        channel ``c * Z + z`` is channel c at height z, and ``spatial_features_stride``."""
+        sparse = batch_dict["encoded_spconv_tensor"]
+        features: torch.Tensor = sparse.features
+        # Written in place rather than by sparse.dense(), which fills another layout and copies.
+        size = (sparse.batch_size, features.shape[1], *sparse.spatial_shape)
+        volume = features.new_zeros(size)  # (B, C, Z, Y, X)
+        sample, z, y, x = sparse.indices.long().unbind(1)
+        volume[sample, :, z, y, x] = features
+        batch_dict["spatial_features"] = volume.flatten(1, 2)
+        batch_dict["spatial_features_stride"] = batch_dict["encoded_spconv_tensor_stride"]
+        return batch_dict
+
+
+class ConvFuser(nn.Module):
+    """A 3x3 convolution over the concatenated maps, camera first (BEVFusion, arXiv 2205.13542)."""
+
+    def __init__(self, model_cfg: Any) -> None:
+        super().__init__()
+        self.model_cfg = model_cfg
+        self.conv = nn.Sequential(*conv_block(model_cfg.IN_CHANNEL, model_cfg.OUT_CHANNEL, 3))
+
+    def forward(self, batch_dict: dict[str, Any]) -> dict[str, Any]:
+        """Reads ``spatial_features_img`` (B, C1, Y, X) and ``spatial_features`` (B, C2, Y, X) with
+        C1 + C2 = IN_CHANNEL; overwrites ``spatial_features`` with (B, OUT_CHANNEL, Y, X)."""
+        maps = (batch_dict["spatial_features_img"], batch_dict["spatial_features"])
+        batch_dict["spatial_features"] = self.conv(torch.cat(maps, dim=1))
+        return batch_dict
 
 
 def _level(in_channels: int, channels: int, stride: int, extra_layers: int) -> nn.Sequential:
