@@ -82,7 +82,7 @@ def report_black_pixels(
 
     Args:
         root: folder that the paths of ``info`` start at.
-        settings: the section ``CAMERA_CONFIG.IMAGE``.
+        settings: the checked section ``CAMERA_CONFIG.IMAGE``.
         turned: images are rotated while training.
     """
     limits = settings.RESIZE_LIM_TRAIN
@@ -106,7 +106,7 @@ def report_black_pixels(
                 list(settings.FINAL_DIM),
             )
             break
-    if training and turned:
+    if turned:
         logger.info(
             "imgaug turns black corners into images; loss and metrics of reconstructions leave "
             "them out"

@@ -159,6 +159,11 @@ class MultiModalData(Section):
         """Whether images are read."""
         return self.CAMERA_CONFIG is not None and self.CAMERA_CONFIG.USE_CAMERA
 
+    @property
+    def image(self) -> Images | None:
+        """``CAMERA_CONFIG.IMAGE``."""
+        return self.CAMERA_CONFIG.IMAGE if self.CAMERA_CONFIG else None
+
     @model_validator(mode="after")
     def _check_labels(self) -> MultiModalData:
         if self.LABEL_FRACTION < 1 and not (self.USE_LABELS or self.MAP_CONFIG):

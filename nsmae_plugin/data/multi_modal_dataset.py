@@ -8,11 +8,10 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from nsmae_plugin import host
 from nsmae_plugin.data.camera_views import load_views, report_black_pixels
 from nsmae_plugin.data.data_config import MultiModalData
 from nsmae_plugin.data.loader import seeded
-from nsmae_plugin.data.pipeline import check_pipeline, enabled_augmentors, find_step, processors
+from nsmae_plugin.data.pipeline import check_pipeline, enabled_augmentors, find_step
 from nsmae_plugin.data.preparation import PreparedDataset, finish_boxes, load_boxes
 from nsmae_plugin.data.scoring import Benchmark, Scoring
 from nsmae_plugin.data.timeline import Timeline
@@ -36,20 +35,11 @@ class MultiModalDataset(PreparedDataset):
     A frame is a dict in the layout of OpenPCDet's nuScenes info files (docs/DATA.md lists its
     keys). Another dataset overrides what differs: :meth:`read_frames`, and perhaps
     :meth:`data_folder`, :meth:`read_points`, :meth:`scenes`, :meth:`make_benchmark` and
-    :meth:`draw_map`.
+    :meth:`draw_map`. :class:`~nsmae_plugin.data.data_config.MultiModalData` describes DATA_CONFIG.
 
-    Configured by ``DATA_CONFIG`` as OpenPCDet's datasets, and by
-
-    - ``USE_LABELS`` (False): without it no boxes are read, and frames without boxes are kept;
-      with it samples are those of OpenPCDet;
-    - ``MAX_SWEEPS`` (1): clouds of a sample, the keyframe included;
-    - ``LABEL_FRACTION`` (1): train on a part of the frames, every k-th or, with
-      ``LABEL_FRACTION_BY: scenes``, whole scenes; ``LABEL_FRACTION_SEED`` (0) chooses which. The
-      part is taken before ``BALANCED_RESAMPLING``;
-    - ``USE_LIDAR`` (True): without it no point leaves the dataset;
-    - ``LIDAR_FILES`` (nuScenes'): ``COLUMNS`` and ``DTYPE`` of LiDAR files, see
-      :class:`nsmae_plugin.formats.lidar_layout.LidarFiles`;
-    - ``CAMERA_CONFIG.USE_CAMERA``: without it no image is read.
+    With ``USE_LABELS`` samples are those of OpenPCDet; without, no boxes are read, and frames
+    without boxes are kept. The length is that of an epoch with all labels: with a part of them
+    there are fewer frames, each of which is drawn more than once.
 
     While training, sweeps, crops, augmentations and masks are drawn from NumPy's global state,
     which :mod:`nsmae_plugin.data.loader` seeds per sample. In test mode only masks are drawn; they
@@ -61,9 +51,6 @@ class MultiModalDataset(PreparedDataset):
         training: augment, and read the split ``train``.
         root_path: folder of the data; None takes ``dataset_cfg.DATA_PATH``.
         logger: None takes this module's.
-
-    Its length is that of an epoch with all labels. With a part of the labels there are fewer
-    frames, each of which is drawn more than once.
 
     Attributes:
         infos: the frames that are drawn from.
@@ -85,51 +72,31 @@ class MultiModalDataset(PreparedDataset):
         root_path: Path | str | None = None,
         logger: logging.Logger | None = None,
     ):
-        root = Path(dataset_cfg.DATA_PATH if root_path is None else root_path)
-        root = self.data_folder(root, dataset_cfg)
-        self.evaluation_seed = 0
         settings = self.Config.of(dataset_cfg, "DATA_CONFIG")
+        self.evaluation_seed = 0
         self.use_labels, self.use_lidar = settings.USE_LABELS, settings.USE_LIDAR
+        self.use_camera, self.image_settings = settings.use_camera, settings.image
         self.max_sweeps = settings.MAX_SWEEPS if self.use_lidar else 1
         self.lidar_files = settings.LIDAR_FILES or LidarFiles()
-        self.camera_config = dataset_cfg.get("CAMERA_CONFIG")
-        self.use_camera = settings.use_camera
-        dataset_cfg = check_pipeline(dataset_cfg, training, self.use_camera, self.use_lidar)
+        root = Path(dataset_cfg.DATA_PATH if root_path is None else root_path)
+        root = self.data_folder(root, dataset_cfg)
+        dataset_cfg = check_pipeline(dataset_cfg, settings, training, root, class_names)
+        logger = logger or logging.getLogger(__name__)
+        super().__init__(dataset_cfg, class_names, training, root, logger)
         augmentors = enabled_augmentors(dataset_cfg)
-        steps = augmentors if training else [], processors(dataset_cfg)
-        host.check_data_steps(dataset_cfg, root, class_names, *steps)
-        super().__init__(
-            dataset_cfg=dataset_cfg,
-            class_names=class_names,
-            training=training,
-            root_path=root,
-            logger=logger or logging.getLogger(__name__),
-        )
         self.world_steps = [name for name in augmentors if name in STEPS]
         self.normalization = find_step(dataset_cfg, "image_normalize")
         self.frames = self.infos = self._load_frames()
         self.epoch_length = len(self.infos)
         if training:
             self.infos, self.epoch_length = training_frames(
-                self.frames,
-                dataset_cfg,
-                class_names,
-                self.scenes,
-                self.data_augmentor,
-                self.logger,
+                self.frames, settings, class_names, self.scenes, self.data_augmentor, logger
             )
-        self.scoring = Scoring(
-            type(self).__name__, dataset_cfg.get("MAP_CONFIG"), self.make_benchmark()
-        )
+        map_config, benchmark = dataset_cfg.get("MAP_CONFIG"), self.make_benchmark()
+        self.scoring = Scoring(type(self).__name__, map_config, benchmark)
         if self.use_camera:
-            report_black_pixels(
-                self.root_path,
-                self.infos[0],
-                self.camera_config.IMAGE,
-                training,
-                "imgaug" in augmentors,
-                self.logger,
-            )
+            turned = training and "imgaug" in augmentors
+            report_black_pixels(root, self.infos[0], settings.image, training, turned, logger)
 
     # What another dataset overrides.
 
@@ -141,9 +108,9 @@ class MultiModalDataset(PreparedDataset):
         return root
 
     def read_frames(self) -> dict[str, list[Frame]]:
-        """The frames of :attr:`split`, by the source that messages name.
+        """The frames of :attr:`split`, by the source that messages name; checked afterwards.
 
-        Here those of the info files ``INFO_PATH[mode]``. What is read is checked afterwards.
+        Here those of the info files ``INFO_PATH[mode]``.
         """
         if not self.dataset_cfg.get("INFO_PATH"):
             raise ConfigError(
@@ -178,8 +145,8 @@ class MultiModalDataset(PreparedDataset):
         """``gt_masks_bev`` of a frame (C, Y, X) bool; None where there is no map.
 
         Args:
-            augmentation: (4, 4) ``lidar_aug_matrix``.
-            flips: whether it mirrors along x and along y; None if unknown.
+            augmentation: (4, 4) ``lidar_aug_matrix``. flips: whether it mirrors along x and along
+                y; None if unknown.
         """
         return None
 
@@ -192,25 +159,21 @@ class MultiModalDataset(PreparedDataset):
 
     def _load_frames(self) -> list[Frame]:
         found = self.read_frames()
-        for source, frames in found.items():
-            check_frames(frames, source, self.root_path, self.needs, self.remedy)
-        frames = [info for part in found.values() for info in part]
-        names = ", ".join(found)
-        if not frames:
-            raise DataError(f"no sample in {names}; no scene of the database is in this split")
-        self.logger.info("%s: %d samples from %s", type(self).__name__, len(frames), names)
-        return frames
-
-    @property
-    def needs(self) -> Needs:
-        """The files of a frame that will be read."""
-        return Needs(
+        needs = Needs(
             lidar=self.use_lidar,
             cameras=self.use_camera,
             labels=self.use_labels,
             training=self.training,
             max_sweeps=self.max_sweeps,
         )
+        for source, frames in found.items():
+            check_frames(frames, source, self.root_path, needs, self.remedy)
+        frames = [info for part in found.values() for info in part]
+        names = ", ".join(found)
+        if not frames:
+            raise DataError(f"no sample in {names}; no scene of the database is in this split")
+        self.logger.info("%s: %d samples from %s", type(self).__name__, len(frames), names)
+        return frames
 
     def pose(self, info: Frame) -> np.ndarray:
         """(4, 4) float64 from the LiDAR frame of ``info``, without augmentation, to the global one.
@@ -236,12 +199,10 @@ class MultiModalDataset(PreparedDataset):
         Raises:
             DataError: naming a frame that lacks a camera.
         """
-        problem = cameras_problem(self.infos) if self.use_camera and batch_size > 1 else None
-        if problem:
+        if problem := self.use_camera and batch_size > 1 and cameras_problem(self.infos):
             raise DataError(
                 f"{problem}, and a batch of {batch_size} samples needs the same in all: use a "
-                "batch size of 1, leave the sample out, or make the info file anew without that "
-                "camera"
+                "batch size of 1, leave the sample out, or make the info file without that camera"
             )
 
     # Samples.
@@ -271,7 +232,7 @@ class MultiModalDataset(PreparedDataset):
             "metadata": {"token": info["token"]},
         }
         if self.use_camera:
-            sample |= load_views(self.root_path, info, self.camera_config.IMAGE, self.training)
+            sample |= load_views(self.root_path, info, self.image_settings, self.training)
         if self.use_labels and "gt_boxes" in info:
             sample |= load_boxes(info, self.dataset_cfg)
         try:

@@ -1,9 +1,12 @@
 """Checks of the configured augmentors and processors before anything is loaded."""
 
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from easydict import EasyDict
 
+from nsmae_plugin import host
 from nsmae_plugin.data import gt_sampling
 from nsmae_plugin.errors import ConfigError
 
@@ -21,41 +24,36 @@ def enabled_augmentors(dataset_cfg: Any) -> list[str]:
     return [one["NAME"] for one in section["AUG_CONFIG_LIST"] if one["NAME"] not in disabled]
 
 
-def processors(dataset_cfg: Any) -> list[str]:
-    """Names of the processors, in order."""
-    return [one["NAME"] for one in dataset_cfg["DATA_PROCESSOR"]]
-
-
 def find_step(dataset_cfg: Any, name: str) -> Any:
     """The processor's config of that name, or None."""
     return next((one for one in dataset_cfg["DATA_PROCESSOR"] if one["NAME"] == name), None)
 
 
-def check_pipeline(dataset_cfg: Any, training: bool, cameras: bool, lidar: bool) -> Any:
-    """The configuration with an explicit, perhaps empty ``DATA_AUGMENTOR``.
+def check_pipeline(
+    dataset_cfg: Any, settings: Any, training: bool, root: Path, class_names: Sequence[str]
+) -> Any:
+    """Check the steps; return the configuration with an explicit, perhaps empty augmentor.
+
+    Args:
+        settings: the checked ``dataset_cfg``.
+        root: folder that the paths of frames start at.
 
     Raises:
         ConfigError: steps that need a sensor that is off, that are missing for one that is on, or
             that are in the wrong order.
     """
+    cameras, lidar = settings.use_camera, settings.USE_LIDAR
     if not (cameras or lidar):
         raise ConfigError("USE_LIDAR and CAMERA_CONFIG.USE_CAMERA are both off: nothing to load")
     augmentors = enabled_augmentors(dataset_cfg) if training else []
-    steps = processors(dataset_cfg)
-    _check_sensors(augmentors, steps, cameras, lidar)
-    labels = dataset_cfg.get("USE_LABELS", False)
-    gt_sampling.check_setting(augmentors, cameras, lidar, labels)
-    _check_order(steps)
-    return EasyDict(
-        {
-            **dataset_cfg,
-            "DATA_AUGMENTOR": {
-                "DISABLE_AUG_LIST": [],
-                "AUG_CONFIG_LIST": [],
-                **(dataset_cfg.get("DATA_AUGMENTOR") or {}),
-            },
-        }
-    )
+    processors = [one["NAME"] for one in dataset_cfg["DATA_PROCESSOR"]]
+    _check_sensors(augmentors, processors, cameras, lidar)
+    gt_sampling.check_setting(augmentors, cameras, lidar, settings.USE_LABELS)
+    _check_order(processors)
+    host.check_data_steps(dataset_cfg, root, class_names, augmentors, processors)
+    augmentor: dict[str, Any] = {"DISABLE_AUG_LIST": [], "AUG_CONFIG_LIST": []}
+    augmentor |= dataset_cfg.get("DATA_AUGMENTOR") or {}
+    return EasyDict({**dataset_cfg, "DATA_AUGMENTOR": augmentor})
 
 
 def _check_sensors(

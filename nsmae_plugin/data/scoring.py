@@ -88,11 +88,8 @@ class Scoring:
     def check(self, infos: Frames, class_names: Sequence[str], boxes: bool = True) -> Any:
         """Check, before a network runs for hours, that its predictions can be scored.
 
-        Args:
-            boxes: whether it predicts boxes, and not only maps.
-
         Raises:
-            ConfigError, DataError: from the benchmark; or there is none, and boxes to score.
+            ConfigError, DataError: from the benchmark; or there is none, and ``boxes`` to score.
         """
         if self.benchmark is not None:
             return self.benchmark.check(infos, class_names, boxes)

@@ -10,10 +10,9 @@ import pytest
 from nsmae_plugin import host
 from nsmae_plugin.config.load import plain
 from nsmae_plugin.data.data_config import MultiModalData
-from nsmae_plugin.data.label_fraction import every_kth, whole_scenes
 from nsmae_plugin.data.loader import build_dataloader
 from nsmae_plugin.data.nuscenes_dataset import MultiModalNuScenesDataset
-from nsmae_plugin.data.training_frames import balanced_resampling
+from nsmae_plugin.data.training_frames import balanced_resampling, every_kth, whole_scenes
 from nsmae_plugin.errors import ConfigError, DataError
 from nsmae_plugin.formats.infos import write_infos
 from tests.helpers.tiny_frames import CLASSES, VERSION, configuration, dataset, write_frames
