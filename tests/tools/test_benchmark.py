@@ -14,12 +14,11 @@ from nsmae_plugin.runtime.memory import CHOICES
 from tests.helpers.paths import REPOSITORY, TINY
 from tests.helpers.programs import run_python
 from tools import benchmark
-from tools.benchmarks import commands, frustum, parity, report, step
+from tools.benchmarks import commands, frustum, loader, parity, report, step
 from tools.benchmarks.inputs import FIRST_CAMERA, made_up_batch, ring_of_cameras, scan
 from tools.benchmarks.measure import MeasurementError, compare, interleave, run_isolated
 from tools.benchmarks.parity import without_dropout
 
-SIZE = frustum.SIZES["tiny"]
 CPU = torch.device("cpu")
 #: What the environment may tell the allocator.
 ALLOCATOR = {*CHOICES, "THP_MEM_ALLOC_ENABLE"}
@@ -39,7 +38,7 @@ print(json.dumps(measure_calls(allocate, torch.device("cpu"), repeats=2)))
 
 def test_both_formulations_give_the_same_values_and_gradients(device):
     """float64; 1e-13 is a few hundred roundings, the longest sum here."""
-    differences = frustum.largest_differences(SIZE, 2, device)
+    differences = frustum.largest_differences("tiny", 2, device)
     assert set(differences) == set(frustum.QUANTITIES)
     assert max(differences.values()) < 1e-13, differences
 
@@ -60,18 +59,18 @@ def test_the_fused_kernels_must_agree_with_the_other_formulations(kernel_device,
     size = frustum.Size((16, 24), 2, 4, (1.0, 7.0, 1.0), (-8.0, 8.0, 2.0))
     monkeypatch.setitem(frustum.SIZES, "tiny", size)
     monkeypatch.setattr(frustum, "variants", lambda _: frustum.VARIANTS)
-    assert max(frustum.largest_differences(size, 1, kernel_device).values()) < 1e-13
+    assert max(frustum.largest_differences("tiny", 1, kernel_device).values()) < 1e-13
     differences = parity.operation_differences(kernel_device, "tiny")
     assert {"fused bev_pool value", "fused render_frustum logit gradient"} <= set(differences)
     assert max(differences.values()) <= parity.OPERATION_TOLERANCE
     monkeypatch.setattr(fused_rendering, "BACKGROUND", 0.6)
-    assert frustum.largest_differences(size, 1, kernel_device)["rgb"] > 1e-3
+    assert frustum.largest_differences("tiny", 1, kernel_device)["rgb"] > 1e-3
 
 
 def test_a_formulation_that_errs_is_noticed(monkeypatch):
     real = frustum.pool_frustum
     monkeypatch.setattr(frustum, "pool_frustum", lambda *args: real(*args) * 1.001)
-    differences = frustum.largest_differences(SIZE, 1, CPU)
+    differences = frustum.largest_differences("tiny", 1, CPU)
     assert differences["bev"] == pytest.approx(1e-3, rel=0.1)
     assert differences["rgb"] < 1e-13
 
@@ -133,18 +132,19 @@ def test_memory_that_cannot_be_read_is_left_out():
 
 
 def test_a_process_that_fails_says_why():
-    with pytest.raises(MeasurementError, match="invalid choice: 'nonsense'"):
-        run_isolated("tools.benchmarks.frustum", ["nonsense"], memory="small_pages")
+    with pytest.raises(MeasurementError, match="unexpected keyword argument 'nonsense'"):
+        run_isolated(frustum.measure, {"nonsense": 1}, memory="small_pages")
 
 
 def test_what_a_process_refuses_is_one_line():
-    config = TINY / "centerpoint_lidar.yaml"
-    arguments = ["ours", "--cfg_file", str(config), "--set", "DATA_CONFIG.DATA_PATH", "nowhere"]
+    arguments = {"variant": "ours", "batch": 1, "repeats": 1, "sweeps": None}
+    arguments["cfg_file"] = TINY / "centerpoint_lidar.yaml"
+    arguments["overrides"] = ["DATA_CONFIG.DATA_PATH", "nowhere"]
     with pytest.raises(
         MeasurementError,
         match=r"^cannot read the info file nowhere/.*create_infos.py .*--with_cam$",
     ):
-        run_isolated("tools.benchmarks.loader", arguments, memory="small_pages")
+        run_isolated(loader.measure, arguments, memory="small_pages")
 
 
 def test_the_command_compares_the_formulations_from_any_folder_without_an_installation(tmp_path):

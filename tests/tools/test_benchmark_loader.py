@@ -9,8 +9,8 @@ from nsmae_plugin.config.load import load_config
 from tests.helpers.paths import TINY
 from tools import benchmark
 from tools.benchmarks import loader
+from tools.benchmarks.loader import Stopwatch, watch
 from tools.benchmarks.measure import MeasurementError
-from tools.benchmarks.stopwatch import Stopwatch, watch
 
 RECIPE = TINY / "bevfusion_det.yaml"
 
@@ -27,7 +27,7 @@ def test_a_stage_within_another_is_not_counted_twice(monkeypatch):
     def work(seconds):
         clock[0] += seconds
 
-    monkeypatch.setattr("tools.benchmarks.stopwatch.time.process_time", lambda: clock[0])
+    monkeypatch.setattr("tools.benchmarks.loader.time.process_time", lambda: clock[0])
     stopwatch = Stopwatch()
     inner = stopwatch.timed("inner", work)
     with stopwatch.stage("outer"):

@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -33,16 +33,16 @@ def benchmark_frustum(args: argparse.Namespace, batch: int) -> Report:
 
     With a CUDA device the fused Triton kernels as well.
     """
-    options = ["--size", args.size, "--batch", str(batch), "--device", args.device]
-    isolated = partial(run_isolated, "tools.benchmarks.frustum", memory=args.memory)
-    differences = isolated(["differences", *options])
+    options = {"size": args.size, "batch": batch, "device": args.device}
+    differences = run_isolated(frustum.largest_differences, options, memory=args.memory)
     print("largest difference relative to the largest value, float64:")
     print("  " + ", ".join(f"{name} {value:.1e}" for name, value in differences.items()))
     if max(differences.values()) > FRUSTUM_TOLERANCE:
         raise MeasurementError(f"the formulations disagree: {differences}")
 
     def measure(variant: str) -> Report:
-        return isolated([variant, *options, "--repeats", str(args.repeats)])
+        timed = {"variant": variant, "repeats": args.repeats, **options}
+        return run_isolated(frustum.measure, timed, memory=args.memory)
 
     variants = frustum.variants(torch.device(args.device))
     results = interleave(variants, measure, args.rounds)
@@ -56,13 +56,12 @@ def benchmark_step(args: argparse.Namespace, batch: int) -> Report:
 
     As is, with the published frustum, and with OpenPCDet's own modules where it is installed.
     """
-    options = ["--cfg_file", str(args.cfg_file), "--batch", str(batch), "--device", args.device]
-    options += ["--repeats", str(args.repeats), *["--use_amp"] * args.use_amp]
-    options += ["--set", *args.overrides]
     details: Report = {}
 
     def measure(variant: str) -> Report:
-        result = _isolated(args, "step", variant, options)
+        result = _isolated(
+            args, step.measure_variant, variant, batch, device=args.device, use_amp=args.use_amp
+        )
         details[variant] = result
         return {key: result[key] for key in ("seconds", "mib")}
 
@@ -94,15 +93,19 @@ def _variants(
     return tuple(name for name in names if possible.get(name, True))
 
 
-def _isolated(args: argparse.Namespace, module: str, variant: str, options: list[str]) -> Report:
+def _isolated(
+    args: argparse.Namespace,
+    function: Callable[..., Report],
+    variant: str,
+    batch: int,
+    **options: Any,
+) -> Report:
     """OpenPCDet's modules on its host; ours on the built-in one unless NSMAE_HOST names another."""
     own = os.environ.get("NSMAE_HOST", "builtin")
-    return run_isolated(
-        f"tools.benchmarks.{module}",
-        [variant, *options],
-        memory=args.memory,
-        host="openpcdet" if variant == "openpcdet" else own,
-    )
+    options |= {"variant": variant, "batch": batch, "repeats": args.repeats}
+    options |= {"cfg_file": args.cfg_file, "overrides": args.overrides}
+    host = "openpcdet" if variant == "openpcdet" else own
+    return run_isolated(function, options, memory=args.memory, host=host)
 
 
 def check_first_steps(details: dict[str, Report], tolerance: float) -> None:
@@ -122,10 +125,8 @@ def benchmark_inference(args: argparse.Namespace, batch: int) -> Report:
     For networks that predict boxes or a map.
     """
     with tempfile.TemporaryDirectory() as folder:
-        options = ["--cfg_file", str(args.cfg_file), "--batch", str(batch)]
-        options += ["--device", args.device, "--repeats", str(args.repeats), "--folder", folder]
-        options += ["--set", *args.overrides]
-        measure = partial(_isolated, args, "inference", options=options)
+        place = {"device": args.device, "folder": folder}
+        measure = partial(_isolated, args, inference.measure, batch=batch, **place)
         variants = _variants(args, inference.VARIANTS, {})
         results = interleave(variants, measure, args.rounds)
         agreement = inference.agreement(Path(folder), variants)
@@ -144,13 +145,10 @@ def benchmark_loader(args: argparse.Namespace, batch: int) -> Report:
     Its info files must be there (tools/create_infos.py --with_cam).
     """
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # one core is measured; read when NumPy loads
-    options = ["--cfg_file", str(args.cfg_file), "--batch", str(batch)]
-    options += ["--repeats", str(args.repeats)]
-    options += [] if args.sweeps is None else ["--sweeps", str(args.sweeps)]
     details: Report = {}
 
     def measure(variant: str) -> Report:
-        details[variant] = _isolated(args, "loader", variant, [*options, "--set", *args.overrides])
+        details[variant] = _isolated(args, loader.measure, variant, batch, sweeps=args.sweeps)
         return {key: details[variant][key] for key in ("seconds", "mib")}
 
     variants = _variants(args, loader.VARIANTS, {})
@@ -163,13 +161,13 @@ def benchmark_loader(args: argparse.Namespace, batch: int) -> Report:
 
 def benchmark_growth(args: argparse.Namespace, batch: int) -> Report:
     """Time and memory of the frustum path and the targets against each dimension, as a plot."""
-    options = ["--size", args.size, "--device", args.device, "--repeats", str(args.repeats)]
+    options = {"size": args.size, "batch": batch, "device": args.device, "repeats": args.repeats}
     series: Report = {}
     for axis, values in growth.AXES[args.size].items():
         rows = []
         for value in values:
-            arguments = [axis, str(value), *options, "--batch", str(batch)]
-            result = run_isolated("tools.benchmarks.growth", arguments, memory=args.memory)
+            point = {"axis": axis, "value": value, **options}
+            result = run_isolated(growth.measure, point, memory=args.memory)
             rows.append({"value": value, **result})
         series[axis] = {"rows": rows, "exponents": growth.exponents(rows)}
         growth.print_series(axis, series[axis])

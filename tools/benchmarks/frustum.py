@@ -1,20 +1,11 @@
-"""The frustum path alone: lift, BEV pooling, perspective rendering; forward and backward.
-
-``python -m tools.benchmarks.frustum VARIANT ...`` measures one formulation in this process
-and prints JSON; ``tools/benchmark.py frustum`` runs them in turn.
-"""
+"""The frustum path alone: lift, BEV pooling, perspective rendering; forward and backward."""
 
 from __future__ import annotations
 
-import json
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
-import nsmae_plugin  # noqa: F401  (before torch: sets the OpenMP policy)
-
-# isort: split
 import torch
 from torch.nn import functional as F
 
@@ -26,7 +17,6 @@ from nsmae_plugin.ops.compositing import density_bias
 from nsmae_plugin.ops.frustum_render import render_frustum
 from nsmae_plugin.ops.kernels import triton_installed
 from nsmae_plugin.ops.pooling_plan import PoolingPlan, build_plan, frustum_cells
-from nsmae_plugin.runtime.command_line import errors_in_one_line
 from tools.benchmarks.inputs import ring_of_cameras
 from tools.benchmarks.materialised import (
     MaterialisedPlan,
@@ -35,7 +25,7 @@ from tools.benchmarks.materialised import (
     pool_frustum,
     render_materialised,
 )
-from tools.benchmarks.measure import isolated_parser, measure_calls
+from tools.benchmarks.measure import measure_calls
 
 VARIANTS = ("factorised", "materialised", "triton")
 
@@ -178,13 +168,13 @@ QUANTITIES = ("bev", "rgb", "depth", "opacity", "logit_grad", "context_grad", "p
 
 
 def largest_differences(
-    size: Size, batch: int, device: torch.device, dtype: torch.dtype = torch.float64
+    size: str, batch: int, device: torch.device, dtype: torch.dtype = torch.float64
 ) -> dict[str, float]:
     """Largest difference of each result and gradient, relative to the largest absolute value.
 
     Between the first formulation and any of the others that run on the device.
     """
-    problem = make_problem(size, batch, device, dtype)
+    problem = make_problem(SIZES[size], batch, device, dtype)
     results = [make_step(variant, problem)() for variant in variants(device)]
     return {
         name: max(((ours - other).abs().max() / other.abs().max()).item() for other in others)
@@ -192,22 +182,11 @@ def largest_differences(
     }
 
 
-@errors_in_one_line
-def main() -> int:
-    parser = isolated_parser(__doc__, configured=False)
-    parser.add_argument("task", choices=[*VARIANTS, "differences"])
-    parser.add_argument("--size", choices=SIZES, default="full")
-    args = parser.parse_args()
-    size, device = SIZES[args.size], torch.device(args.device)
-    if args.task == "differences":
-        print(json.dumps(largest_differences(size, args.batch, device)))
-    else:
-        # Once at tiny size, so that code that is loaded at its first use does not count as memory.
-        make_step(args.task, make_problem(SIZES["tiny"], 1, device))()
-        step = make_step(args.task, make_problem(size, args.batch, device))
-        print(json.dumps(measure_calls(step, device, args.repeats)))
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+def measure(
+    variant: str, size: str, batch: int, device: torch.device, repeats: int
+) -> dict[str, list[float]]:
+    """Seconds and MiB of one formulation."""
+    # Once at tiny size, so that code that is loaded at its first use does not count as memory.
+    make_step(variant, make_problem(SIZES["tiny"], 1, device))()
+    step = make_step(variant, make_problem(SIZES[size], batch, device))
+    return measure_calls(step, device, repeats)

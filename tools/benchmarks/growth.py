@@ -2,22 +2,16 @@
 
 Geometry (frustum points to cells, sorted), LiDAR depth maps and targets, and lift, pooling and
 rendering with their backward pass; everything anew in every step, as under augmentation.
-``python -m tools.benchmarks.growth AXIS VALUE ...`` measures one point of the plot.
 """
 
 from __future__ import annotations
 
-import json
 import math
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import nsmae_plugin  # noqa: F401  (before torch: sets the OpenMP policy)
-
-# isort: split
 import numpy as np
 import torch
 from matplotlib.axes import Axes
@@ -30,11 +24,10 @@ from nsmae_plugin.geometry.projection import frustum_pixels, frustum_rays
 from nsmae_plugin.models.lift_splat import GEOMETRY_KEYS
 from nsmae_plugin.models.targets import depth_from_above
 from nsmae_plugin.ops.pooling_plan import build_plan, frustum_cells
-from nsmae_plugin.runtime.command_line import errors_in_one_line
 from nsmae_plugin.visualization.panels import save
 from tools.benchmarks import frustum
 from tools.benchmarks.inputs import ring_of_cameras, scan, stack_samples
-from tools.benchmarks.measure import isolated_parser, measure_calls
+from tools.benchmarks.measure import measure_calls
 
 #: What varies, and the values: the middle of each is near the paper's.
 AXES: dict[str, dict[str, tuple[int, ...]]] = {
@@ -93,10 +86,7 @@ def make_step(case: Case, device: torch.device) -> Callable[[], None]:
     """A function that runs geometry, targets, forward and backward once."""
     size = case.size
     problem = frustum.make_problem(size, case.batch, device)
-    rig = {
-        key: matrix.to(device)
-        for key, matrix in ring_of_cameras(case.batch, size.cameras, size.image).items()
-    }
+    rig = ring_of_cameras(case.batch, size.cameras, size.image, device)
     pixels = frustum_pixels(size.image, size.features).to(device)
     grid = BEVGrid.from_bounds({"x": size.bev, "y": size.bev, "z": (-10.0, 10.0, 20.0)})
     target_grid = _target_grid(size)
@@ -133,6 +123,16 @@ def _points(case: Case, grid: BEVGrid) -> np.ndarray:
     cloud = scan(1, extent, rng)
     samples = [cloud[rng.integers(len(cloud), size=case.points)] for _ in range(case.batch)]
     return stack_samples(samples)
+
+
+def measure(
+    axis: str, value: int, size: str, batch: int, device: torch.device, repeats: int
+) -> dict[str, list[float]]:
+    """Seconds and MiB of one point of the plot."""
+    # Once at tiny size, so that code that is loaded at its first use does not count as memory.
+    make_step(Case(frustum.SIZES["tiny"], points=1000), device)()
+    case = vary(Case(frustum.SIZES[size], batch, POINTS[size]), axis, value)
+    return measure_calls(make_step(case, device), device, repeats)
 
 
 def exponents(rows: list[dict[str, Any]]) -> dict[str, float | None]:
@@ -189,23 +189,3 @@ def _draw(panel: Axes, axis: str, rows: list[dict[str, Any]]) -> None:
     panel.set_xlabel(axis)
     panel.set_ylim(bottom=0)
     panel.spines[["top", "right"]].set_visible(False)
-
-
-@errors_in_one_line
-def main() -> int:
-    parser = isolated_parser(__doc__, configured=False)
-    parser.add_argument("axis", choices=list(AXES["full"]))
-    parser.add_argument("value", type=int)
-    parser.add_argument("--size", choices=frustum.SIZES, default="full")
-    args = parser.parse_args()
-    device = torch.device(args.device)
-    # Once at tiny size, so that code that is loaded at its first use does not count as memory.
-    make_step(Case(frustum.SIZES["tiny"], points=1000), device)()
-    usual = Case(frustum.SIZES[args.size], args.batch, POINTS[args.size])
-    case = vary(usual, args.axis, args.value)
-    print(json.dumps(measure_calls(make_step(case, device), device, args.repeats)))
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

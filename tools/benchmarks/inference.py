@@ -1,32 +1,20 @@
-"""Prediction on made-up data: latency, memory and agreement with OpenPCDet's modules.
-
-``python -m tools.benchmarks.inference VARIANT --folder F ...`` measures one variant in this
-process and prints JSON. The first variant leaves its weights in the folder, the others load them;
-all leave their results.
-"""
+"""Prediction on made-up data: latency, memory and agreement with OpenPCDet's modules."""
 
 from __future__ import annotations
 
-import json
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import nsmae_plugin  # noqa: F401  (before torch: sets the OpenMP policy)
-
-# isort: split
 import torch
 from torch import nn
 
 from nsmae_plugin import host
-from nsmae_plugin.config.load import load_config
 from nsmae_plugin.errors import ConfigError
 from nsmae_plugin.geometry.depth_map import image_returns
 from nsmae_plugin.models.lift_splat import STOCK_GRID_KEYS
-from nsmae_plugin.runtime.command_line import errors_in_one_line
 from tools.benchmarks.inputs import made_up_batch
-from tools.benchmarks.measure import MeasurementError, isolated_parser, measure_calls
+from tools.benchmarks.measure import MeasurementError, measure_calls
 from tools.benchmarks.step import build_model
 
 VARIANTS = ("factorised", "openpcdet")
@@ -107,14 +95,17 @@ def share_weights(model: Any, path: Path) -> None:
 
 
 def measure(
-    config: Any, variant: str, batch: int, device: torch.device, repeats: int, folder: Path
+    config: Any, variant: str, batch: int, device: torch.device, repeats: int, folder: str
 ) -> dict[str, list[float]]:
-    """Seconds and MiB of a prediction; leaves weights and results in the folder."""
+    """Seconds and MiB of a prediction.
+
+    The first variant leaves its weights in the folder, the others load them; all leave results.
+    """
     model = build_model(prepare(config), variant).to(device).eval()
     inputs = without_collisions(host.to_device(made_up_batch(config, batch, mode="test"), device))
     if variant == "factorised":
         settle(model, inputs)
-    share_weights(model, folder / "weights.pth")
+    share_weights(model, Path(folder) / "weights.pth")
     results: dict[str, torch.Tensor] = {}
     head = model.dense_head if config.MODEL.get("DENSE_HEAD") else model.map_head
     head.register_forward_pre_hook(
@@ -129,7 +120,7 @@ def measure(
 
     measured = measure_calls(predict, device, repeats)
     kept = {name: value.float().cpu() for name, value in results.items()}
-    torch.save(kept, folder / f"{variant}.pth")
+    torch.save(kept, Path(folder) / f"{variant}.pth")
     return measured
 
 
@@ -166,19 +157,3 @@ def check(result: dict[str, dict[str, float]]) -> None:
         # Not >, which NaN passes.
         if not (one["median"] <= MEDIAN and one["share"] >= AGREEING):
             raise MeasurementError(f"the {name} differ from those of OpenPCDet's modules: {one}")
-
-
-@errors_in_one_line
-def main() -> int:
-    parser = isolated_parser(__doc__, configured=True)
-    parser.add_argument("variant", choices=VARIANTS)
-    parser.add_argument("--folder", type=Path, required=True)
-    args = parser.parse_args()
-    config, device = load_config(args.cfg_file, args.overrides), torch.device(args.device)
-    result = measure(config, args.variant, args.batch, device, args.repeats, args.folder)
-    print(json.dumps(result))
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,4 +1,4 @@
-"""Made-up inputs of the right shapes and statistics: a ring of cameras, a scan, a batch."""
+"""Made-up inputs of the right shapes and statistics: a ring of cameras, a scan, a batch, labels."""
 
 from __future__ import annotations
 
@@ -11,19 +11,22 @@ import numpy as np
 import torch
 
 from nsmae_plugin.data.masking import hidden_subset, image_patch_mask
-from tools.benchmarks.labels import made_up_labels
+from nsmae_plugin.formats.maps.map_classes import map_classes
+from nsmae_plugin.geometry.bev_grid import map_grid
 
 BEAMS, AZIMUTHS = 32, 1084  # of nuScenes' LiDAR: 34,688 returns a sweep
 SENSOR_HEIGHT = 1.84  # metres above the ground
 FOCAL = 1266.0  # pixels, of nuScenes' front cameras at 900 x 1600
 RAW_SIZE = (900, 1600)
+OBJECTS = 40  # in a sample of nuScenes, about
+AREAS = 4  # of each class of the map
 # Radians from the x axis. Along an axis whole planes of the frustum lie on the faces of BEV cells,
 # and which cell they fall into is a matter of rounding.
 FIRST_CAMERA = 0.1
 
 
 def ring_of_cameras(
-    batch: int, cameras: int, image_size: tuple[int, int]
+    batch: int, cameras: int, image_size: tuple[int, int], device: torch.device | str = "cpu"
 ) -> dict[str, torch.Tensor]:
     """Calibration of cameras that look outwards at equal angles, 0.3 m below the LiDAR.
 
@@ -54,7 +57,8 @@ def ring_of_cameras(
         "img_aug_matrix": augmentation.expand(cameras, 4, 4),
     }
     rig = {key: matrix.repeat(batch, 1, 1, 1) for key, matrix in matrices.items()}
-    return {**rig, "lidar_aug_matrix": torch.eye(4).repeat(batch, 1, 1)}
+    rig["lidar_aug_matrix"] = torch.eye(4).repeat(batch, 1, 1)
+    return {key: matrix.to(device) for key, matrix in rig.items()}
 
 
 def _outward_pose(angle: float) -> torch.Tensor:
@@ -109,7 +113,7 @@ def made_up_batch(
         if "mask_depth_points" in steps:
             ratio = steps["mask_depth_points"].RATIO
             result["depth_point_mask"] = hidden_subset(len(result["points"]), ratio, rng)
-    return {**result, **made_up_labels(config, batch, rng)} if mode == "train" else result
+    return {**result, **_labels(config, batch, rng)} if mode == "train" else result
 
 
 def scan(sweeps: int, extent: list[float], rng: np.random.Generator) -> np.ndarray:
@@ -181,6 +185,43 @@ def _images(
         masks = [image_patch_mask(cameras, height, width, size, ratio, rng) for _ in range(batch)]
         result["image_patch_mask"] = np.stack(masks)
     return result
+
+
+def _labels(config: Any, batch: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
+    """The labels that a configuration asks for: ``gt_boxes``, ``gt_masks_bev``, both or none."""
+    data = config.DATA_CONFIG
+    labels = {}
+    if data.get("USE_LABELS", True):
+        boxes = [_boxes(config, rng) for _ in range(batch)]
+        labels["gt_boxes"] = np.stack(boxes).astype(np.float32)
+    if data.get("MAP_CONFIG") is not None:
+        classes, shape = map_classes(data.MAP_CONFIG), map_grid(data.MAP_CONFIG).shape
+        masks = [[_areas(shape, rng) for _ in classes] for _ in range(batch)]
+        labels["gt_masks_bev"] = np.array(masks)
+    return labels
+
+
+def _boxes(config: Any, rng: np.random.Generator) -> np.ndarray:
+    """(OBJECTS, 8 or 10): box, velocity if it is predicted, label from 1."""
+    lower, upper = np.split(np.array(config.DATA_CONFIG.POINT_CLOUD_RANGE), 2)
+    columns: list[np.ndarray] = [
+        rng.uniform(0.9 * lower[:2], 0.9 * upper[:2], (OBJECTS, 2)),
+        rng.uniform(-1.5, 0.0, (OBJECTS, 1)),
+        rng.uniform(0.5, 5.0, (OBJECTS, 3)),
+        rng.uniform(-np.pi, np.pi, (OBJECTS, 1)),
+    ]
+    if config.DATA_CONFIG.get("PRED_VELOCITY", False):
+        columns.append(rng.normal(0.0, 3.0, (OBJECTS, 2)))
+    columns.append(rng.integers(1, 1 + len(config.CLASS_NAMES), (OBJECTS, 1)))
+    return np.concatenate(columns, axis=1)
+
+
+def _areas(shape: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
+    mask = np.zeros(shape, dtype=bool)
+    for _ in range(AREAS):
+        row, column = (int(rng.integers(size)) for size in shape)
+        mask[row : row + shape[0] // 4, column : column + shape[1] // 20 + 1] = True
+    return mask
 
 
 def stack_samples(parts: list[np.ndarray]) -> np.ndarray:

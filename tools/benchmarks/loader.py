@@ -1,30 +1,31 @@
 """Samples per second of one core: our dataset, and OpenPCDet's on the same files.
 
-``python -m tools.benchmarks.loader VARIANT ...`` measures one variant in this process and
-prints JSON; ``tools/benchmark.py loader`` runs them in turn. What counts is the time of the
-processor (user and system), which other work on the machine hardly changes: a core that does
-nothing else makes as many samples a second as the inverse.
+What counts is the time of the processor (user and system), which other work on the machine hardly
+changes: a core that does nothing else makes as many samples a second as the inverse.
 """
 
 from __future__ import annotations
 
-import json
-import sys
 import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from functools import wraps
 from typing import Any
+from unittest import mock
 
 import nsmae_plugin
 
 # isort: split
 import numpy as np
 import torch
+from PIL import Image, ImageFile
 
 from nsmae_plugin import host
-from nsmae_plugin.config.load import load_config
+from nsmae_plugin.data import images
 from nsmae_plugin.data.loader import prepare_worker, seeded
-from nsmae_plugin.runtime.command_line import errors_in_one_line
-from tools.benchmarks.measure import MeasurementError, isolated_parser
-from tools.benchmarks.stopwatch import Stopwatch, watch
+from nsmae_plugin.formats import lidar_files
+from nsmae_plugin.geometry import calibration
+from tools.benchmarks.measure import MeasurementError
 
 VARIANTS = ("ours", "openpcdet")
 # Of sizes, means and spreads: images are scaled differently, see nsmae_plugin.data.images, and
@@ -32,6 +33,17 @@ VARIANTS = ("ours", "openpcdet")
 TOLERANCE = 0.01
 SPEED = 10.0  # m/s, of the vehicle in sweeps that stand in for missing ones
 TURN = 0.05  # rad/s
+# step of DATA_PROCESSOR -> stage
+PROCESSORS = {
+    "mask_points_and_boxes_outside_range": "range and shuffling",
+    "shuffle_points": "range and shuffling",
+    "transform_points_to_voxels": "voxelisation",
+    "image_calibrate": "matrices",
+    "image_normalize": "normalisation",
+    "mask_image_patches": "masks",
+    "mask_voxels": "masks",
+    "mask_depth_points": "masks",
+}
 
 
 def build_dataset(config: Any, variant: str, sweeps: int | None) -> Any:
@@ -98,8 +110,13 @@ def check_same(loaded: dict[str, dict[str, float]]) -> None:
                 raise MeasurementError(f"{name} is {ours} of ours, {theirs} of {variant}")
 
 
-def measure_variant(dataset: Any, batch: int, repeats: int) -> dict[str, Any]:
+def measure(
+    config: Any, variant: str, batch: int, repeats: int, sweeps: int | None
+) -> dict[str, Any]:
     """Processor seconds per sample of ``repeats`` batches, and by stage; what was loaded."""
+    dataset = build_dataset(config, variant, sweeps)
+    if variant == "ours":
+        prepare_worker(0)
     torch.set_num_threads(1)  # as torch's loader does in its processes
     first = describe(load_batch(dataset, batch, 0))
     seconds = []
@@ -116,19 +133,70 @@ def measure_variant(dataset: Any, batch: int, repeats: int) -> dict[str, Any]:
     return {"seconds": seconds, "mib": [], "stages": stages, "loaded": first}
 
 
-@errors_in_one_line
-def main() -> int:
-    parser = isolated_parser(__doc__, configured=True, on_device=False)
-    parser.add_argument("variant", choices=VARIANTS)
-    parser.add_argument("--sweeps", type=int)
-    args = parser.parse_args()
-    config = load_config(args.cfg_file, args.overrides)
-    dataset = build_dataset(config, args.variant, args.sweeps)
-    if args.variant == "ours":
-        prepare_worker(0)
-    print(json.dumps(measure_variant(dataset, args.batch, args.repeats)))
-    return 0
+class Stopwatch:
+    """Processor seconds by stage; a stage within another one is not counted twice."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self._inner = [0.0]  # of the stages within each open one
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Count the time of the block for ``name``, less that of stages within."""
+        start = time.process_time()
+        self._inner.append(0.0)
+        try:
+            yield
+        finally:
+            whole = time.process_time() - start
+            own = whole - self._inner.pop()
+            self._inner[-1] += whole
+            self.seconds[name] = self.seconds.get(name, 0.0) + own
+
+    def timed(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        """The function, its calls counted for ``name``."""
+
+        @wraps(function)
+        def call(*args: Any, **kwargs: Any) -> Any:
+            with self.stage(name):
+                return function(*args, **kwargs)
+
+        return call
 
 
-if __name__ == "__main__":
-    sys.exit(main())
+@contextmanager
+def watch(dataset: Any, stopwatch: Stopwatch) -> Iterator[None]:
+    """Time the stages of a dataset of either host within the block.
+
+    Images are read while they are decoded, so their files count there.
+    """
+    targets = [
+        (np, "fromfile", "LiDAR files"),
+        (ImageFile.ImageFile, "load", "decoding"),
+        (Image.Image, "resize", "scaling"),
+        (Image.Image, "crop", "scaling"),
+        (images, "scale_and_crop", "scaling"),
+        (calibration, "camera_matrices", "matrices"),
+        (lidar_files, "read_frame", "sweeps"),
+        (dataset.data_augmentor, "forward", "augmentation"),
+        (dataset, "collate_batch", "collation"),
+    ]
+    if hasattr(dataset, "get_lidar_with_sweeps"):
+        targets.append((dataset, "get_lidar_with_sweeps", "sweeps"))
+    if getattr(dataset, "map_labels", None):
+        targets.append((dataset.map_labels, "masks", "map labels"))
+    with ExitStack() as stack:
+        for owner, name, stage in targets:
+            function = stopwatch.timed(stage, getattr(owner, name))
+            stack.enter_context(mock.patch.object(owner, name, function))
+        processor = dataset.data_processor
+        queue = [
+            stopwatch.timed(PROCESSORS.get(_name(step), "other processors"), step)
+            for step in processor.data_processor_queue
+        ]
+        stack.enter_context(mock.patch.object(processor, "data_processor_queue", queue))
+        yield
+
+
+def _name(step: Any) -> str:
+    return getattr(getattr(step, "func", step), "__name__", "")

@@ -1,8 +1,11 @@
-"""Seconds and peak memory, each measured in a process of its own."""
+"""Seconds and peak memory, each measured in a process of its own.
+
+``python -m tools.benchmarks.measure MODULE FUNCTION ARGUMENTS`` is such a process, see
+:func:`run_isolated`.
+"""
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import statistics
@@ -10,13 +13,18 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import nsmae_plugin  # noqa: F401  (before torch: sets the OpenMP policy)
+
+# isort: split
 import torch
 
+from nsmae_plugin.config.load import load_config
 from nsmae_plugin.errors import NSMAEError
-from nsmae_plugin.runtime.command_line import PREFIX
+from nsmae_plugin.runtime.command_line import PREFIX, errors_in_one_line
 from nsmae_plugin.runtime.memory import SETTINGS, release_freed_memory
 
 MIB = 2.0**20
@@ -103,11 +111,18 @@ def synchronize(device: torch.device) -> None:
 
 
 def run_isolated(
-    module: str, arguments: Sequence[str], *, memory: str, host: str | None = None
+    function: Callable[..., dict[str, Any]],
+    arguments: dict[str, Any],
+    *,
+    memory: str,
+    host: str | None = None,
 ) -> dict[str, Any]:
-    """Run ``python -m module arguments`` in a fresh process; the last line it prints is JSON.
+    """Call a function of the benchmark in a fresh process.
 
     Args:
+        function: of a module; returns what JSON holds.
+        arguments: keyword arguments, as JSON holds them. The function gets ``device`` as a
+            torch.device, and ``cfg_file`` and ``overrides`` as the ``config`` that they describe.
         memory: one of MEMORY.
         host: 'builtin' or 'openpcdet'; None leaves NSMAE_HOST as it is.
 
@@ -121,7 +136,8 @@ def run_isolated(
     if host is not None:
         environment["NSMAE_HOST"] = host
     environment |= MEMORY[memory]
-    command = [sys.executable, "-m", module, *arguments]
+    call = [function.__module__, function.__name__, json.dumps(arguments, default=str)]
+    command = [sys.executable, "-m", __name__, *call]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     if done.returncode:
         errors = done.stderr.strip()
@@ -130,26 +146,6 @@ def run_isolated(
             raise MeasurementError(last.removeprefix(PREFIX))
         raise MeasurementError(f"{' '.join(command)} failed:\n{errors[-2000:]}")
     return json.loads(done.stdout.splitlines()[-1])
-
-
-def isolated_parser(
-    description: str | None, *, configured: bool, on_device: bool = True
-) -> argparse.ArgumentParser:
-    """The command line of the modules that :func:`run_isolated` starts.
-
-    Args:
-        configured: they measure what ``--cfg_file`` and ``--set`` describe.
-        on_device: they compute on ``--device``.
-    """
-    parser = argparse.ArgumentParser(description=description)
-    if configured:
-        parser.add_argument("--cfg_file", type=Path, required=True)
-        parser.add_argument("--set", nargs="*", default=[], dest="overrides")
-    if on_device:
-        parser.add_argument("--device", default="cpu")
-    parser.add_argument("--batch", type=int, default=1)
-    parser.add_argument("--repeats", type=int, default=3)
-    return parser
 
 
 def interleave(
@@ -193,3 +189,20 @@ def describe_device(device: str) -> str:
     if device == "cuda":
         return torch.cuda.get_device_name()
     return f"CPU, {torch.get_num_threads()} threads"
+
+
+@errors_in_one_line
+def main() -> int:
+    module, name, text = sys.argv[1:]
+    arguments = json.loads(text)
+    if "device" in arguments:
+        arguments["device"] = torch.device(arguments["device"])
+    if "cfg_file" in arguments:
+        path, overrides = (arguments.pop(key) for key in ("cfg_file", "overrides"))
+        arguments["config"] = load_config(Path(path), overrides)
+    print(json.dumps(getattr(import_module(module), name)(**arguments)))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -99,10 +99,7 @@ def _compositing(device: torch.device) -> Tensors:
 
 def _cells(size: frustum.Size, device: torch.device) -> Tensors:
     """In float64, as the next: no point lies so near to a face that it changes its cell."""
-    rig = {
-        key: matrix.to(device)
-        for key, matrix in ring_of_cameras(1, size.cameras, size.image).items()
-    }
+    rig = ring_of_cameras(1, size.cameras, size.image, device)
     pixels = frustum_pixels(size.image, size.features).double().to(device)
     rays, origins = frustum_rays(pixels, *(rig[key] for key in GEOMETRY_KEYS))
     depths = torch.arange(size.bins, dtype=torch.float64, device=device) + size.depth[0]
@@ -111,12 +108,11 @@ def _cells(size: frustum.Size, device: torch.device) -> Tensors:
 
 
 def _depth_maps(size: frustum.Size, device: torch.device) -> Tensors:
-    rig = ring_of_cameras(1, size.cameras, size.image)
+    rig = ring_of_cameras(1, size.cameras, size.image, device)
     keys = ("lidar2image", "img_aug_matrix", "lidar_aug_matrix")
     extent = [-54.0, -54.0, -5.0, 54.0, 54.0, 3.0]
     points = torch.from_numpy(stack_samples([scan(1, extent, np.random.default_rng(0))])).double()
-    lidar2image, img_aug, lidar_aug = (rig[key].to(device) for key in keys)
-    returns = image_returns(points.to(device), lidar2image, img_aug, lidar_aug, size.image)
+    returns = image_returns(points.to(device), *(rig[key] for key in keys), size.image)
     depth, valid = z_buffer(returns, size.cameras, size.image, stride=8)
     return {"depth": depth, "mask": valid}
 

@@ -1,16 +1,10 @@
-"""A whole training step on made-up data: the training loop's own, and its modules one by one.
-
-``python -m tools.benchmarks.step VARIANT ...`` measures one variant in this process and
-prints JSON; ``tools/benchmark.py step`` runs them in turn.
-"""
+"""A whole training step on made-up data: the training loop's own, and its modules one by one."""
 
 from __future__ import annotations
 
 import copy
-import json
 import math
 import statistics
-import sys
 import time
 from collections.abc import Callable
 from typing import Any
@@ -23,19 +17,17 @@ import torch
 from torch.amp import GradScaler
 
 from nsmae_plugin import host
-from nsmae_plugin.config.load import load_config
 from nsmae_plugin.data.masking import hidden_subset, image_patch_mask
 from nsmae_plugin.detectors.outputs import RENDERINGS, outputs_of
 from nsmae_plugin.errors import ConfigError
 from nsmae_plugin.ops.pooling_plan import build_plan
 from nsmae_plugin.optimization.optim import build_optimizer, build_scheduler
-from nsmae_plugin.runtime.command_line import errors_in_one_line
 from nsmae_plugin.training.precision import fit_precision
 from nsmae_plugin.training.run_state import Progress, Run
 from nsmae_plugin.training.update import StepRecord, read_records, update_weights
 from tools.benchmarks.inputs import made_up_batch, made_up_dataset
 from tools.benchmarks.materialised import LIFTING, materialise
-from tools.benchmarks.measure import isolated_parser, measure_calls
+from tools.benchmarks.measure import measure_calls
 from tools.benchmarks.modules import ModuleTimer
 
 #: As is; with the published frustum; with OpenPCDet's modules, published frustum included.
@@ -185,42 +177,25 @@ def _fastest(stage: Callable[[], Any], repeats: int) -> float:
 def measure_variant(
     config: Any,
     variant: str,
-    batch_size: int,
+    batch: int,
     device: torch.device,
     repeats: int,
-    amp_dtype: torch.dtype | None = None,
+    use_amp: bool = False,
 ) -> dict[str, Any]:
     """Seconds and MiB of the step, the loss terms of the first, parameters, and what it is made of.
 
     ``modules``: :func:`module_table`; ``stages``: :func:`stage_seconds`.
     """
+    amp_dtype = torch.bfloat16 if use_amp else None
     model = fit_precision(build_model(config, variant).to(device), amp_dtype)
-    batch = host.to_device(made_up_batch(config, batch_size), device)
-    step = make_step(model, config, batch, device, amp_dtype)
+    data = host.to_device(made_up_batch(config, batch), device)
+    step = make_step(model, config, data, device, amp_dtype)
     records: list[StepRecord] = []
     measured = measure_calls(lambda: records.append(step()), device, repeats, FIRST_STEPS)
     return {
         **measured,
         "first_step": read_records(records)[0],
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
-        "modules": module_table(model, batch, device, repeats, amp_dtype),
-        "stages": stage_seconds(model, batch, repeats=5),
+        "modules": module_table(model, data, device, repeats, amp_dtype),
+        "stages": stage_seconds(model, data, repeats=5),
     }
-
-
-@errors_in_one_line
-def main() -> int:
-    parser = isolated_parser(__doc__, configured=True)
-    parser.add_argument("variant", choices=VARIANTS)
-    parser.add_argument("--use_amp", action="store_true")
-    args = parser.parse_args()
-    config = load_config(args.cfg_file, args.overrides)
-    device = torch.device(args.device)
-    amp_dtype = torch.bfloat16 if args.use_amp else None
-    measured = measure_variant(config, args.variant, args.batch, device, args.repeats, amp_dtype)
-    print(json.dumps(measured))
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
