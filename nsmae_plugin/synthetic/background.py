@@ -72,9 +72,8 @@ def _building_row(road: Centreline, inner: float, generator: np.random.Generator
         s = float(generator.uniform(0, 8))
         while s < road.length:
             length, depth = generator.uniform(9, 24), generator.uniform(8, 14)
-            height = float(
-                generator.choice([4.0, 7.0, 10.0, 16.0, 28.0]) * generator.uniform(0.8, 1.2)
-            )
+            storeys = generator.choice([4.0, 7.0, 10.0, 16.0, 28.0])
+            height = storeys * generator.uniform(0.8, 1.2)
             d = sign * (inner + generator.uniform(0.5, 6.0) + depth / 2)
             x, y, yaw = road.pose(s + length / 2, d)
             row.append(_building((x, y), (length, depth, height), yaw, generator))
@@ -93,9 +92,7 @@ def _end_buildings(road: Centreline, generator: np.random.Generator) -> list[Blo
 
 def _building(place, size, yaw: float, generator: np.random.Generator) -> Block:
     colour = np.array(WALLS[generator.integers(len(WALLS))]) * generator.uniform(0.75, 1.15)
-    centre = (float(place[0]), float(place[1]), float(size[2]) / 2)
-    size = (float(size[0]), float(size[1]), float(size[2]))
-    return Block(centre, size, float(yaw), np.clip(colour, 0, 1), FACADE)
+    return Block((*place, size[2] / 2), size, yaw, np.clip(colour, 0, 1), FACADE)
 
 
 def _kerb_row(layout: Layout, actors: list[Actor], generator: np.random.Generator) -> list[Block]:
@@ -114,19 +111,18 @@ def _kerb_row(layout: Layout, actors: list[Actor], generator: np.random.Generato
             if low < s < high or near < 1.6 or drivable.intersects(spot):
                 continue
             make = _tree if generator.random() < 0.6 else _lamp_post
-            blocks += make(float(x), float(y), float(yaw), generator)
+            blocks += make(x, y, yaw, generator)
     return blocks
 
 
 def _tree(x: float, y: float, yaw: float, generator: np.random.Generator) -> list[Block]:
     # Crowns begin above the tallest vehicle: none may reach into the box of one.
-    trunk = float(generator.uniform(4.0, 4.6))
+    trunk = generator.uniform(4.0, 4.6)
     crown = generator.uniform((1.8, 1.8, 1.6), (3.2, 3.2, 3.2))
     leaves = np.array(LEAVES[generator.integers(len(LEAVES))]) * generator.uniform(0.8, 1.2)
-    top = (float(crown[0]), float(crown[1]), float(crown[2]))
     return [
         Block((x, y, trunk / 2), (0.32, 0.32, trunk), yaw, np.array(BARK), PLAIN),
-        Block((x, y, trunk + top[2] / 2), top, yaw + 0.6, leaves, FOLIAGE),
+        Block((x, y, trunk + crown[2] / 2), tuple(crown), yaw + 0.6, leaves, FOLIAGE),
     ]
 
 

@@ -8,6 +8,8 @@ from functools import partial
 from itertools import zip_longest
 from pathlib import Path
 
+import numpy as np
+from PIL import Image, ImageDraw
 from tqdm import tqdm
 
 from nsmae_plugin.errors import ConfigError, DataError
@@ -16,9 +18,8 @@ from nsmae_plugin.runtime.cores import usable_cores
 from nsmae_plugin.runtime.files import output_errors
 from nsmae_plugin.runtime.folders import replacing_folder, restore
 from nsmae_plugin.synthetic import tables
-from nsmae_plugin.synthetic.layout import Layout
+from nsmae_plugin.synthetic.layout import Layout, polygons_of
 from nsmae_plugin.synthetic.map_expansion import MapExpansion
-from nsmae_plugin.synthetic.map_mask import mask_file_name, write_mask
 from nsmae_plugin.synthetic.options import LOCATIONS, SyntheticOptions
 from nsmae_plugin.synthetic.rig import LIDAR_CHANNEL, make_cameras
 from nsmae_plugin.synthetic.scene import Place, SceneRecorder, build_layout
@@ -27,6 +28,14 @@ from nsmae_plugin.synthetic.tables import Tables, make_token
 
 # Marks a folder as written by this generator, and says with which options.
 MARKER = "synthetic_world.json"
+MASK_RESOLUTION = 0.1  # metres per pixel
+# nuscenes-devkit looks for the bitmaps of its locations under these names.
+MASK_NAMES = {
+    "singapore-onenorth": "53992ee3023e5494b90c316c183be829.png",
+    "singapore-hollandvillage": "37819e65e09e5547b8a3ceaefba56bb2.png",
+    "singapore-queenstown": "93406b464a165eaba6d9de76ca09f5da.png",
+    "boston-seaport": "36092f0b03a857c6a3403e25b4b7aab3.png",
+}
 
 
 def write_dataset(
@@ -150,8 +159,8 @@ def _write_maps(root: Path, options: SyntheticOptions, places: list[Place]) -> l
         for layout in layouts:
             expansion.add(layout)
         _write_json(root / "maps" / "expansion" / f"{location}.json", expansion.as_dict())
-        filename = f"maps/{mask_file_name(location)}"
-        write_mask(root / filename, layouts, canvas)
+        filename = f"maps/{MASK_NAMES[location]}"
+        _write_mask(root / filename, layouts, canvas)
         records.append(
             {
                 "token": make_token(options.seed, "map", location),
@@ -161,6 +170,18 @@ def _write_maps(root: Path, options: SyntheticOptions, places: list[Place]) -> l
             }
         )
     return records
+
+
+def _write_mask(path: Path, layouts: list[Layout], canvas: tuple[float, ...]) -> None:
+    """The bitmap of a location: where one can drive or walk, north up."""
+    width, height = (round(metres / MASK_RESOLUTION) for metres in canvas)
+    image = Image.new("L", (width, height))
+    draw = ImageDraw.Draw(image)
+    for layout in layouts:
+        for polygon in [*layout.walkways, *polygons_of(layout.drivable)]:
+            pixels = np.asarray(polygon.exterior.coords) / MASK_RESOLUTION
+            draw.polygon([(x, height - y) for x, y in pixels], fill=255)
+    image.save(path)
 
 
 def _write_json(path: Path, content: object) -> None:

@@ -78,7 +78,8 @@ def paint_ground(layout: Layout) -> Ground:
     for polygon in layout.car_park_areas:
         painter.area(polygon, CAR_PARK)
     _paint_main_road(painter, layout)
-    _paint_cross_street(painter, layout)
+    for start, stop in layout.spans("cross")[::2]:
+        painter.line(layout.cross.points(start, stop), 0.15, YELLOW)
     for crossing in layout.crossings:
         _paint_crossing(painter, layout, crossing)
     for place in layout.car_parks:
@@ -87,10 +88,9 @@ def paint_ground(layout: Layout) -> Ground:
 
 
 def _paint_main_road(painter: _Painter, layout: Layout) -> None:
-    low, high = layout.junction_span("main")
     main = layout.main
     edge = layout.lanes_per_direction * roads.LANE
-    for start, stop in ((0.0, low), (high, main.length)):
+    for start, stop in layout.spans("main")[::2]:
         for sign in (-1, 1):
             painter.strip(main.strip(start, stop, sign * edge, sign * (edge + 1.6)), BIKE)
             painter.line(main.points(start, stop, sign * edge), 0.15, WHITE)
@@ -98,12 +98,6 @@ def _paint_main_road(painter: _Painter, layout: Layout) -> None:
             painter.line(main.points(start, stop, sign * 0.18), 0.15, YELLOW)
             for index in range(1, layout.lanes_per_direction):
                 _paint_dashes(painter, main, start, stop, sign * index * roads.LANE)
-
-
-def _paint_cross_street(painter: _Painter, layout: Layout) -> None:
-    low, high = layout.junction_span("cross")
-    for start, stop in ((0.0, low), (high, layout.cross.length)):
-        painter.line(layout.cross.points(start, stop), 0.15, YELLOW)
 
 
 def _paint_dashes(painter: _Painter, road, start: float, stop: float, d: float) -> None:

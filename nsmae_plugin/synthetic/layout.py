@@ -39,7 +39,6 @@ class Lane:
     stop: float
     d: float
     direction: int
-    index: int
     connector: bool
 
     @property
@@ -122,13 +121,19 @@ class Layout:
 
     def junction_span(self, name: str, margin: float = JUNCTION_MARGIN) -> tuple[float, float]:
         """Arc lengths between which a road belongs to the junction."""
-        if name == "main":
-            return self.junction - CROSS_HALF_WIDTH - margin, (
-                self.junction + CROSS_HALF_WIDTH + margin
-            )
-        return CROSS_HALF_LENGTH - self.half_width - margin, (
-            CROSS_HALF_LENGTH + self.half_width + margin
-        )
+        middle, half = self.junction, CROSS_HALF_WIDTH
+        if name == "cross":
+            middle, half = CROSS_HALF_LENGTH, self.half_width
+        return middle - half - margin, middle + half + margin
+
+    def lane_count(self, name: str) -> int:
+        """Lanes of each direction of a road."""
+        return self.lanes_per_direction if name == "main" else 1
+
+    def spans(self, name: str) -> list[tuple[float, float]]:
+        """Arc lengths of a road before the junction, in it, and behind it."""
+        before, after = self.junction_span(name)
+        return [(0.0, before), (before, after), (after, self.road(name).length)]
 
     def lane_offset(self, direction: int, index: int) -> float:
         """Offset d of the middle of a lane; index 0 is next to the road divider."""
@@ -136,18 +141,13 @@ class Layout:
 
     def lanes(self) -> list[Lane]:
         """All lanes, cut at the junction; connectors lead through it."""
-        lanes = []
-        for name, number in (("main", self.lanes_per_direction), ("cross", 1)):
-            before, after = self.junction_span(name)
-            spans = [(0.0, before), (before, after), (after, self.road(name).length)]
-            for direction in (1, -1):
-                for index in range(number):
-                    d = self.lane_offset(direction, index)
-                    lanes += [
-                        Lane(name, start, stop, d, direction, index, connector=part == 1)
-                        for part, (start, stop) in enumerate(spans)
-                    ]
-        return lanes
+        return [
+            Lane(name, *span, self.lane_offset(direction, index), direction, connector=part == 1)
+            for name in ("main", "cross")
+            for direction in (1, -1)
+            for index in range(self.lane_count(name))
+            for part, span in enumerate(self.spans(name))
+        ]
 
     def _add_crossings(self, generator: np.random.Generator) -> None:
         self.crossings: list[Crossing] = []
@@ -163,15 +163,14 @@ class Layout:
         """``one_way``: True/False when only traffic along/against s stops, None for both."""
         stop = start + CROSSING_WIDTH
         crossing = Crossing(road, start, stop, self.half(road), signals)
-        lanes = self.lanes_per_direction if road == "main" else 1
         for direction in (1, -1):
             if one_way is not None and one_way != (direction == 1):
                 continue
             near = start - 1.0 if direction == 1 else stop + 1.0
             far = near - direction * STOP_LINE
-            outer = -self.side * direction * lanes * LANE
-            strip = self.road(road).strip(min(near, far), max(near, far), 0.0, outer)
-            crossing.stop_lines.append(Polygon(strip))
+            outer = -self.side * direction * self.lane_count(road) * LANE
+            line = self.road(road).area(min(near, far), max(near, far), 0.0, outer)
+            crossing.stop_lines.append(line)
         self.crossings.append(crossing)
 
     def _add_car_parks(self, generator: np.random.Generator) -> None:
@@ -181,42 +180,29 @@ class Layout:
         places.append((high + generator.uniform(12, 25), int(generator.choice([-1, 1]))))
         self.car_parks = places
 
-    def car_park_strip(self, start: float, sign: int) -> Polygon:
-        inner = self.half_width + WALKWAY
-        return Polygon(
-            self.main.strip(start, start + CAR_PARK[0], sign * inner, sign * (inner + CAR_PARK[1]))
-        )
-
     def _build_areas(self) -> None:
         """The polygons of the surface: drivable area, walkways, car parks."""
-        main = Polygon(self.main.strip(0, self.main.length, -self.half_width, self.half_width))
-        cross = Polygon(self.cross.strip(0, self.cross.length, -CROSS_HALF_WIDTH, CROSS_HALF_WIDTH))
-        self.roads = unary_union([main, cross])
-        self.car_park_areas = [self.car_park_strip(*place) for place in self.car_parks]
-        driveways = []
+        inner = self.half_width + WALKWAY
+        self.car_park_areas, driveways = [], []
         for start, sign in self.car_parks:
             middle = start + CAR_PARK[0] / 2
-            edges = sign * (self.half_width - 0.2), sign * (self.half_width + WALKWAY + 0.2)
-            driveways.append(Polygon(self.main.strip(middle - 3.5, middle + 3.5, *edges)))
-        self.drivable = unary_union([self.roads, *driveways, *self.car_park_areas])
-        outer = unary_union(
+            edges = sign * (self.half_width - 0.2), sign * (inner + 0.2)
+            driveways.append(self.main.area(middle - 3.5, middle + 3.5, *edges))
+            depth = sign * inner, sign * (inner + CAR_PARK[1])
+            self.car_park_areas.append(self.main.area(start, start + CAR_PARK[0], *depth))
+        roads = self._both_roads(0.0)
+        self.drivable = unary_union([roads, *driveways, *self.car_park_areas])
+        self.walkways = polygons_of(self._both_roads(WALKWAY).difference(self.drivable))
+
+    def _both_roads(self, margin: float) -> Polygon:
+        """The paved area of both roads, wider by ``margin`` on each side."""
+        halves = {name: self.half(name) + margin for name in ("main", "cross")}
+        return unary_union(
             [
-                Polygon(self.main.strip(0, self.main.length, -self._outer, self._outer)),
-                Polygon(
-                    self.cross.strip(
-                        0,
-                        self.cross.length,
-                        -CROSS_HALF_WIDTH - WALKWAY,
-                        CROSS_HALF_WIDTH + WALKWAY,
-                    )
-                ),
+                self.road(name).area(0, self.road(name).length, -half, half)
+                for name, half in halves.items()
             ]
         )
-        self.walkways = polygons_of(outer.difference(self.drivable))
-
-    @property
-    def _outer(self) -> float:
-        return self.half_width + WALKWAY
 
 
 def polygons_of(shape: Polygon | MultiPolygon) -> list[Polygon]:

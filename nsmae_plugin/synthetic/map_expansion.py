@@ -90,21 +90,19 @@ class MapExpansion:
         blocks = {}
         for name in ("main", "cross"):
             road, half = layout.road(name), layout.half(name)
-            before, after = layout.junction_span(name)
-            for part, span in enumerate([(0.0, before), (before, after), (after, road.length)]):
+            for part, span in enumerate(layout.spans(name)):
                 segment = self._add(
                     "road_segment",
-                    polygon_token=self._polygon(Polygon(road.strip(*span, -half, half))),
+                    polygon_token=self._polygon(road.area(*span, -half, half)),
                     is_intersection=part == 1,
                     drivable_area_token=drivable,
                 )
                 for direction in (1, -1) if part != 1 else ():
                     outer = -layout.side * direction * half
-                    outline = Polygon(road.strip(*span, 0.0, outer))
                     edges = [road.pose(np.full(2, s), [0.0, outer])[:, :2] for s in span]
                     blocks[name, direction, part] = self._add(
                         "road_block",
-                        polygon_token=self._polygon(outline),
+                        polygon_token=self._polygon(road.area(*span, 0.0, outer)),
                         **self._edge_lines(edges[::direction]),
                         road_segment_token=segment,
                     )
@@ -133,7 +131,7 @@ class MapExpansion:
     def _add_lane(self, layout: Layout, lane: Lane) -> str:
         road = layout.road(lane.road)
         sides = (lane.d - roads.LANE / 2, lane.d + roads.LANE / 2)
-        polygon = self._polygon(Polygon(road.strip(lane.start, lane.stop, *sides)))
+        polygon = self._polygon(road.area(lane.start, lane.stop, *sides))
         if lane.connector:
             token = self._add("lane_connector", polygon_token=polygon)
         else:
@@ -162,13 +160,11 @@ class MapExpansion:
         """Road dividers between the directions, lane dividers between lanes of one direction."""
         for name in ("main", "cross"):
             road = layout.road(name)
-            low, high = layout.junction_span(name)
-            lanes = layout.lanes_per_direction if name == "main" else 1
-            for span in ((0.0, low), (high, road.length)):
+            for span in layout.spans(name)[::2]:
                 middle = self._line(road.points(*span))
                 self._add("road_divider", line_token=middle, road_segment_token="")
                 # The outermost line parts the lanes from the bicycle lane of the main road.
-                for index in range(1, lanes + (name == "main")):
+                for index in range(1, layout.lane_count(name) + (name == "main")):
                     for d in (-index * roads.LANE, index * roads.LANE):
                         points = road.points(*span, d)
                         self._add(
@@ -183,8 +179,7 @@ class MapExpansion:
     def _add_crossing(self, layout: Layout, crossing: Crossing, blocks: dict) -> None:
         road = layout.road(crossing.road)
         edges = (-crossing.half_width, crossing.half_width)
-        outline = Polygon(road.strip(crossing.start, crossing.stop, *edges))
-        token = self._polygon(outline)
+        token = self._polygon(road.area(crossing.start, crossing.stop, *edges))
         ped_crossing = self._add("ped_crossing", polygon_token=token, road_segment_token="")
         part = 0 if crossing.stop < sum(layout.junction_span(crossing.road)) / 2 else 2
         direction = 1 if part == 0 else -1

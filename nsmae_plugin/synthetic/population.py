@@ -135,9 +135,6 @@ class Population:
                 self.add("car", motion, size, stopped=True)
                 s -= direction * (size[0] + self.generator.uniform(1.0, 3.0))
 
-    def _walk(self, s: float, d: float, direction: int, speed: float) -> None:
-        self.add("pedestrian", Motion(self.layout.main, s, d, direction, Speed(speed)))
-
     def _fill_bike_lanes(self) -> None:
         edge = self.layout.lanes_per_direction * roads.LANE + roads.BIKE_LANE / 2
         for direction in (1, -1):
@@ -155,8 +152,7 @@ class Population:
         works = self._middle + float(self.generator.uniform(-6, 6))
         wanted = list(self.generator.permutation(PARKED))
         for sign, kinds in ((works_side, wanted[::2]), (-works_side, wanted[1::2])):
-            blocked = [self.layout.junction_span("main")]
-            blocked += [self._driveway(start) for start, d in self.layout.car_parks if d == sign]
+            blocked = [self.layout.junction_span("main"), *self._driveways(sign)]
             blocked += [
                 (c.start - 4, c.stop + 4) for c in self.layout.crossings if c.road == "main"
             ]
@@ -165,10 +161,6 @@ class Population:
                 self._add_works(works, sign * edge, sign)
                 blocked.append((works - 7.0, works + 7.0))
             self._park_row(sign * edge, kinds, blocked)
-
-    def _driveway(self, start: float) -> tuple[float, float]:
-        middle = start + roads.CAR_PARK[0] / 2
-        return middle - 5.0, middle + 5.0
 
     def _park_row(self, d: float, kinds: list[str], blocked: list[tuple[float, float]]) -> None:
         """Park outwards from the middle of the ego vehicle's path."""
@@ -192,8 +184,7 @@ class Population:
         """Road works of 12 m: barriers along the kerb side, cones along the traffic side."""
         main = self.layout.main
         for at in np.arange(-4.5, 4.6, 3.0):
-            motion = Motion(main, s + at, d + sign * 0.7, 1, turn=np.pi / 2)
-            self.add("barrier", motion)
+            self.add("barrier", Motion(main, s + at, d + sign * 0.7, 1, turn=np.pi / 2))
         for at in np.arange(-6.0, 6.1, 2.0):
             self.add("traffic_cone", Motion(main, s + at, d - sign * 1.1, 1))
 
@@ -203,15 +194,17 @@ class Population:
         for sign in (-1, 1):
             for direction, inward in ((1, 0.8), (-1, 1.7)):
                 d = sign * (self.layout.half_width + roads.WALKWAY - inward)
-                speed = float(self.generator.uniform(0.9, 1.6))
+                speed = Speed(float(self.generator.uniform(0.9, 1.6)))
                 s = self.ego.start + self.generator.uniform(-15, 5)
                 while s < self.ego.start + self.layout.travel + 20:
-                    self._walk(s, d, direction, speed)
+                    self.add("pedestrian", Motion(self.layout.main, s, d, direction, speed))
                     s += self.generator.uniform(2.5, 18)
             self._stand_at_kerb(sign, [(low, high), *self._driveways(sign)])
 
     def _driveways(self, sign: int) -> list[tuple[float, float]]:
-        return [self._driveway(start) for start, side in self.layout.car_parks if side == sign]
+        parks = [start for start, side in self.layout.car_parks if side == sign]
+        middles = [start + roads.CAR_PARK[0] / 2 for start in parks]
+        return [(middle - 5.0, middle + 5.0) for middle in middles]
 
     def _stand_at_kerb(self, sign: int, blocked: list[tuple[float, float]]) -> None:
         queue = list(self.generator.permutation(AT_KERB))

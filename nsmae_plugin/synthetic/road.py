@@ -5,9 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike
-
-# Pieces of smaller curvature (1/m) are straight: a radius of 100 km.
-STRAIGHT = 1e-5
+from shapely.geometry import Polygon
 
 
 @dataclass(frozen=True)
@@ -63,6 +61,10 @@ class Centreline:
     def strip(self, start: float, stop: float, d0: float, d1: float) -> np.ndarray:
         """(n, 2) outline of the area between two arc lengths and two offsets."""
         return np.concatenate([self.points(start, stop, d0), self.points(start, stop, d1)[::-1]])
+
+    def area(self, start: float, stop: float, d0: float, d1: float) -> Polygon:
+        """The same as a polygon."""
+        return Polygon(self.strip(start, stop, d0, d1))
 
     def arcs(self, start: float, stop: float) -> list[tuple[float, float, float]]:
         """The pieces between two arc lengths as (s at the start, length, curvature)."""

@@ -8,11 +8,10 @@ from PIL import Image
 
 from nsmae_plugin.geometry.rotations import quaternion_about, rotation_matrix
 from nsmae_plugin.synthetic import tables
-from nsmae_plugin.synthetic.camera import take_picture
 from nsmae_plugin.synthetic.layout import Layout
-from nsmae_plugin.synthetic.lidar import sweep
 from nsmae_plugin.synthetic.options import KEYFRAME_INTERVAL_US, SyntheticOptions
 from nsmae_plugin.synthetic.rig import CameraRays, LidarRays, Sensor, make_cameras, make_lidar
+from nsmae_plugin.synthetic.sensors import sweep, take_picture
 from nsmae_plugin.synthetic.stage import Stage, make_streets
 from nsmae_plugin.synthetic.tables import Record, Tables, make_token, pose_fields
 
@@ -90,8 +89,8 @@ class SceneRecorder:
             self._record_keyframe(index)
         self._add_scene()
         self._add_instances()
-        for channel in [self.lidar.channel, *(camera.channel for camera in self.cameras)]:
-            marker = f"__{channel}__"
+        for sensor in (self.lidar, *self.cameras):
+            marker = f"__{sensor.channel}__"
             tables.link([r for r in self._tables["sample_data"] if marker in r["filename"]])
         return self._tables
 

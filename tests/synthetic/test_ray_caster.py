@@ -9,13 +9,12 @@ from nsmae_plugin.geometry.rotations import rotation_matrix
 from nsmae_plugin.synthetic import SyntheticOptions
 from nsmae_plugin.synthetic.actors import Speed
 from nsmae_plugin.synthetic.background import rectangle
-from nsmae_plugin.synthetic.camera import take_picture
 from nsmae_plugin.synthetic.dataset import plan
-from nsmae_plugin.synthetic.lidar import NOISE_BOUND, sweep
 from nsmae_plugin.synthetic.raycast import GROUND, NEAR, NOTHING, Bodies, cast
 from nsmae_plugin.synthetic.rig import CameraRays, LidarRays, make_cameras, make_lidar
 from nsmae_plugin.synthetic.road import Centreline, Piece
 from nsmae_plugin.synthetic.scene import build_stage
+from nsmae_plugin.synthetic.sensors import NOISE_BOUND, sweep, take_picture
 from nsmae_plugin.synthetic.shapes import LOOKS
 
 SIZE = (64, 112)
