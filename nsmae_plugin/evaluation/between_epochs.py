@@ -11,7 +11,6 @@ from torch.utils.data import DataLoader
 
 from nsmae_plugin.detectors.outputs import RENDERINGS
 from nsmae_plugin.evaluation import prediction_loop, reconstruction
-from nsmae_plugin.evaluation.reconstruction_table import format_table
 from nsmae_plugin.runtime import distributed
 from nsmae_plugin.runtime.distributed import World
 from nsmae_plugin.training.session import Evaluate
@@ -38,7 +37,9 @@ def build_evaluation(
     def reconstruct(model: nn.Module) -> dict[str, float]:
         # With the masks that tools/evaluate_pretrain.py draws.
         metrics = reconstruction.evaluate(model, loader, world.device)
-        table = format_table({"network": metrics}, distributed.unwrap(model).render_heads)
+        table = reconstruction.format_table(
+            {"network": metrics}, distributed.unwrap(model).render_heads
+        )
         logger.info("reconstruction of the test split\n%s", table)
         return metrics
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pickle
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -206,11 +206,7 @@ def _score(
     lines += [f"{name}: {value:.4f}" for name, value in recall.items()]
     text = "\n".join([*lines, "", text.rstrip()])
     files.write_text(folder / RESULT, text + "\n")
-    return text, {**recall, **_plain(metrics)}
-
-
-def _plain(metrics: Mapping[str, Any]) -> dict[str, float]:
-    return {name: float(value) for name, value in metrics.items()}
+    return text, {**recall, **{name: float(value) for name, value in metrics.items()}}
 
 
 class _Clock:

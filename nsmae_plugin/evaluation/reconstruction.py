@@ -19,13 +19,13 @@ from torch import nn
 
 from nsmae_plugin import host
 from nsmae_plugin.errors import DataError, NonFiniteError
-from nsmae_plugin.evaluation.reconstruction_table import format_table
 from nsmae_plugin.models.render_head import RenderHead
 from nsmae_plugin.models.scores import MeanTotal, Total
 from nsmae_plugin.runtime import distributed
 from nsmae_plugin.runtime.files import replacing, write_text
 
 SUMMARY = "reconstruction_metrics.json"
+_PREDICTORS = {"mean": "mean predictor", "median": "median predictor"}
 
 
 def evaluate(
@@ -93,7 +93,7 @@ class ReconstructionScorer:
             meter.add(record)
         metrics = meter.compute()
         write_text(folder / SUMMARY, json.dumps(metrics, indent=1) + "\n")
-        heads = [find_head(name) for name in records[0]["heads"]]
+        heads = [host.lookup("render_head", name) for name in records[0]["heads"]]
         return format_table({"network": metrics}, heads), metrics
 
 
@@ -130,7 +130,7 @@ def measure(sample: Mapping[str, Any], frame: str) -> dict[str, Any]:
         NonFiniteError: a rendering is NaN or infinite.
     """
     _check_finite(sample, frame)
-    heads = {name: find_head(name) for name in sample["render_heads"]}
+    heads = {name: host.lookup("render_head", name) for name in sample["render_heads"]}
     cells = {
         term: float(mask.sum())
         for head in heads.values()
@@ -141,15 +141,6 @@ def measure(sample: Mapping[str, Any], frame: str) -> dict[str, Any]:
         for name, value in sample.get("loss_terms", {}).items()
     }
     return {"heads": {name: head.record(sample) for name, head in heads.items()}, "losses": losses}
-
-
-def find_head(name: str) -> type[RenderHead]:
-    """The render head registered under ``name``.
-
-    Raises:
-        HostError: there is none.
-    """
-    return host.lookup("render_head", name)
 
 
 def _check_finite(sample: Mapping[str, Any], frame: str) -> None:
@@ -204,5 +195,51 @@ class ReconstructionMeter:
 
     def _totals(self, name: str) -> dict[str, Total]:
         if name not in self._heads:
-            self._heads[name] = find_head(name).totals()
+            self._heads[name] = host.lookup("render_head", name).totals()
         return self._heads[name]
+
+
+def format_table(
+    networks: Mapping[str, Mapping[str, float]], heads: Iterable[RenderHead | type[RenderHead]]
+) -> str:
+    """Text table with one row per metric that any network has.
+
+    Metrics that also exist for a trivial predictor come first.
+
+    Args:
+        networks: column title → metrics from :func:`evaluate`, all on the
+            same data, so that the predictors of the first network are those of all.
+        heads: the render heads of the networks, which title the rows.
+    """
+    columns = dict(networks)
+    reference = next(iter(networks.values()))
+    for kind, title in _PREDICTORS.items():
+        prefix = f"baseline_{kind}_"
+        columns[title] = {
+            name.removeprefix(prefix): value
+            for name, value in reference.items()
+            if name.startswith(prefix)
+        }
+    titles = {name: title for head in heads for name, title in head.rows.items()}
+    names = [name for name in titles if any(name in metrics for metrics in networks.values())]
+    predicted = {name for title in _PREDICTORS.values() for name in columns[title]}
+    names.sort(key=lambda name: name not in predicted)
+    rows = [
+        [titles[name], *(_number(metrics.get(name)) for metrics in columns.values())]
+        for name in names
+    ]
+    return _align([["", *columns], *rows])
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None else f"{value:.4g}"
+
+
+def _align(rows: list[list[str]]) -> str:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = []
+    for row in rows:
+        cells = [row[0].ljust(widths[0])]
+        cells += [cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)]
+        lines.append("  ".join(cells).rstrip())
+    return "\n".join(lines)

@@ -9,8 +9,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from nsmae_plugin.config.load import load_config
-from nsmae_plugin.evaluation.reconstruction import evaluate
-from nsmae_plugin.evaluation.reconstruction_table import format_table
+from nsmae_plugin.evaluation.reconstruction import evaluate, format_table
 from nsmae_plugin.runs.loaded_model import load_model
 from nsmae_plugin.runs.options import ModelOptions
 from nsmae_plugin.runtime import distributed

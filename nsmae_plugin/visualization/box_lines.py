@@ -73,14 +73,9 @@ def project(
     # In (u * depth, v * depth, depth) every image border is a plane: u >= 0 is u * depth >= 0.
     points = np.concatenate([lines @ lidar2image[:3, :3].T + lidar2image[:3, 3], ones], axis=-1)
     width, height = size
-    for plane in (
-        [0, 0, 1, -NEAR],
-        [1, 0, 0, 0],
-        [-1, 0, width, 0],
-        [0, 1, 0, 0],
-        [0, -1, height, 0],
-    ):
-        points, kept = _clip(points, np.array(plane, dtype=np.float64))
+    sides = [[1, 0, 0, 0], [-1, 0, width, 0], [0, 1, 0, 0], [0, -1, height, 0]]
+    for plane in np.array([[0, 0, 1, -NEAR], *sides]):
+        points, kept = _clip(points, plane)
         owners = owners[kept]
     return points[..., :2] / points[..., 2:3], owners
 
@@ -97,9 +92,6 @@ def _clip(lines: np.ndarray, plane: np.ndarray) -> tuple[np.ndarray, np.ndarray]
     crosses = (side < 0).any(axis=1)
     share = side[crosses, 0] / (side[crosses, 0] - side[crosses, 1])
     first, last = lines[crosses, 0], lines[crosses, 1]
-    lines[crosses] = np.where(
-        side[crosses, :, None] < 0,
-        (first + share[:, None] * (last - first))[:, None],
-        lines[crosses],
-    )
+    border = (first + share[:, None] * (last - first))[:, None]
+    lines[crosses] = np.where(side[crosses, :, None] < 0, border, lines[crosses])
     return lines, kept

@@ -20,12 +20,7 @@ from nsmae_plugin.visualization.frame import CameraImage, Frame, camera_figure
 TRUTH_STYLE = {"linestyles": (0, (3, 2)), "linewidths": 1.0}
 PREDICTION_STYLE = {"linestyles": "solid", "linewidths": 1.5}
 # nuScenes' colours of cones and pedestrians are dark; in images a light border sets them off.
-BORDER_STYLE: dict[str, Any] = {
-    "colors": "white",
-    "alpha": 0.5,
-    "linestyles": "solid",
-    "linewidths": 2.5,
-}
+BORDER_STYLE: dict[str, Any] = {"colors": "white", "alpha": 0.5, "linewidths": 2.5}
 DARK, LUMINANCE = 0.35, np.array([0.2126, 0.7152, 0.0722])
 MIN_SPEED = 0.5  # m/s; slower boxes get no arrow
 
@@ -59,11 +54,8 @@ def draw_cameras(frame: Frame, colours: Mapping[str, Colour]) -> Figure:
 def draw_bev(frame: Frame, colours: Mapping[str, Colour]) -> Figure:
     """LiDAR points and boxes from above, in the LiDAR frame; arrows show one second of motion."""
     x_min, x_max, y_min, y_max = frame.extent
-    figure = Figure(
-        figsize=(8.5, 8 * (y_max - y_min) / (x_max - x_min) + 1),
-        dpi=panels.DPI,
-        layout="constrained",
-    )
+    size = (8.5, 8 * (y_max - y_min) / (x_max - x_min) + 1)
+    figure = Figure(figsize=size, dpi=panels.DPI, layout="constrained")
     axes = figure.subplots()
     if frame.points is not None:
         axes.plot(*frame.points[:, :2].T, ",", color="0.6", zorder=0)

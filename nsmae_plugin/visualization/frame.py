@@ -69,11 +69,8 @@ def camera_figure(
     """
     columns = min(COLUMNS, len(images))
     width = PANEL_WIDTH / panels.DPI
-    figure = Figure(
-        figsize=(columns * width, rows_height(images, columns, width) + 0.7),
-        dpi=panels.DPI,
-        layout="constrained",
-    )
+    size = (columns * width, rows_height(images, columns, width) + 0.7)
+    figure = Figure(figsize=size, dpi=panels.DPI, layout="constrained")
     draw_images(figure, images, columns, draw)
     return figure
 

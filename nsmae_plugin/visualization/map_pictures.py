@@ -68,12 +68,9 @@ def paint(masks: np.ndarray, classes: Sequence[str], alpha: float = 1.0) -> np.n
 def compare(mask: np.ndarray, label: np.ndarray, colour: Colour) -> np.ndarray:
     """(Y, X, 4) true positives in the given colour, missed cells black, false positives grey."""
     picture = np.zeros((*mask.shape, 4), dtype=np.float32)
-    for cells, shade in (
-        (mask & label, colour),
-        (label & ~mask, MISSED),
-        (mask & ~label, FALSE_POSITIVE),
-    ):
-        picture[cells] = (*shade, 1.0)
+    picture[mask & label] = (*colour, 1.0)
+    picture[label & ~mask] = (*MISSED, 1.0)
+    picture[mask & ~label] = (*FALSE_POSITIVE, 1.0)
     return picture
 
 

@@ -26,12 +26,6 @@ DPI = 100
 Extent = tuple[float, float, float, float]
 
 
-def show_image(axes: Axes, image: np.ndarray, title: str) -> None:
-    """Draw colours (h, w, 3) in [0, 1], one square per cell."""
-    axes.imshow(image, interpolation="nearest", aspect="equal")
-    finish(axes, title)
-
-
 def show_numbers(
     axes: Axes,
     values: np.ndarray,

@@ -185,7 +185,8 @@ def _draw(places: Iterable[Axes], group: Iterable[Panel], limits: Limits) -> dic
     drawn = {}
     for place, panel in zip(places, group, strict=True):
         if panel.scale is None:
-            panels.show_image(place, panel.values, panel.title)
+            place.imshow(panel.values, interpolation="nearest", aspect="equal")
+            panels.finish(place, panel.title)
         else:
             scale = (panel.scale, panel.error)
             colours = panels.ERROR_COLOURS if panel.error else panels.NUMBER_COLOURS

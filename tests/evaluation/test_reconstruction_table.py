@@ -6,7 +6,7 @@ import pytest
 from easydict import EasyDict
 
 from nsmae_plugin.errors import DataError
-from nsmae_plugin.evaluation.reconstruction_table import format_table
+from nsmae_plugin.evaluation.reconstruction import format_table
 from nsmae_plugin.models.bev_head import BEVRenderHead
 from nsmae_plugin.models.perspective_head import PerspectiveRenderHead
 from nsmae_plugin.runs.loaded_model import LoadedModel, data_of_split

@@ -3,7 +3,7 @@
 import pytest
 
 from nsmae_plugin.experiments.label_efficiency.comparison import Comparison, Spread
-from nsmae_plugin.experiments.label_efficiency.plot import draw
+from nsmae_plugin.experiments.label_efficiency.summary import draw
 
 
 def comparison(fraction, scratch, pretrained, metric="mAP"):

@@ -9,7 +9,6 @@ import argparse
 import os
 import tempfile
 from collections.abc import Callable, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ from nsmae_plugin.config.load import load_config
 from nsmae_plugin.host import openpcdet_available
 from tools.benchmarks import frustum, gradients, growth, inference, loader, parity, report, step
 from tools.benchmarks.materialised import LIFTING
-from tools.benchmarks.measure import MeasurementError, compare, interleave, run_isolated
+from tools.benchmarks.measure import KEYS, MeasurementError, compare, interleave, run_isolated
 
 # Relative differences between the formulations: sums in float64, a whole step in float32.
 FRUSTUM_TOLERANCE = 1e-10
@@ -56,19 +55,11 @@ def benchmark_step(args: argparse.Namespace, batch: int) -> Report:
 
     As is, with the published frustum, and with OpenPCDet's own modules where it is installed.
     """
-    details: Report = {}
-
-    def measure(variant: str) -> Report:
-        result = _isolated(
-            args, step.measure_variant, variant, batch, device=args.device, use_amp=args.use_amp
-        )
-        details[variant] = result
-        return {key: result[key] for key in ("seconds", "mib")}
-
     vtransform = load_config(args.cfg_file, args.overrides).MODEL.get("VTRANSFORM")
     lifts = vtransform is not None and vtransform.NAME in LIFTING
     variants = _variants(args, step.VARIANTS, {"materialised": lifts})
-    results = interleave(variants, measure, args.rounds)
+    options = {"device": args.device, "use_amp": args.use_amp}
+    results, details = _measure(args, step.measure_variant, variants, batch, **options)
     slow = "materialised" if "materialised" in variants else variants[-1]
     measured = compare(results, slow=slow, fast="factorised")
     own = {name: one for name, one in details.items() if name != "openpcdet"}
@@ -93,19 +84,30 @@ def _variants(
     return tuple(name for name in names if possible.get(name, True))
 
 
-def _isolated(
+def _measure(
     args: argparse.Namespace,
     function: Callable[..., Report],
-    variant: str,
+    variants: Sequence[str],
     batch: int,
     **options: Any,
-) -> Report:
-    """OpenPCDet's modules on its host; ours on the built-in one unless NSMAE_HOST names another."""
+) -> tuple[Report, Report]:
+    """Seconds and MiB of all rounds of the variants, and what the last round returned.
+
+    OpenPCDet's modules run on its host; ours on the built-in one unless NSMAE_HOST names another.
+    """
     own = os.environ.get("NSMAE_HOST", "builtin")
-    options |= {"variant": variant, "batch": batch, "repeats": args.repeats}
+    options |= {"batch": batch, "repeats": args.repeats}
     options |= {"cfg_file": args.cfg_file, "overrides": args.overrides}
-    host = "openpcdet" if variant == "openpcdet" else own
-    return run_isolated(function, options, memory=args.memory, host=host)
+    details: Report = {}
+
+    def measure(variant: str) -> Report:
+        host = "openpcdet" if variant == "openpcdet" else own
+        arguments = {"variant": variant, **options}
+        result = run_isolated(function, arguments, memory=args.memory, host=host)
+        details[variant] = result
+        return {key: result[key] for key in KEYS}
+
+    return interleave(variants, measure, args.rounds), details
 
 
 def check_first_steps(details: dict[str, Report], tolerance: float) -> None:
@@ -126,9 +128,8 @@ def benchmark_inference(args: argparse.Namespace, batch: int) -> Report:
     """
     with tempfile.TemporaryDirectory() as folder:
         place = {"device": args.device, "folder": folder}
-        measure = partial(_isolated, args, inference.measure, batch=batch, **place)
         variants = _variants(args, inference.VARIANTS, {})
-        results = interleave(variants, measure, args.rounds)
+        results, _ = _measure(args, inference.measure, variants, batch, **place)
         agreement = inference.agreement(Path(folder), variants)
     measured = compare(results, slow=variants[-1], fast="factorised")
     report.print_comparison(measured, variants)
@@ -145,14 +146,9 @@ def benchmark_loader(args: argparse.Namespace, batch: int) -> Report:
     Its info files must be there (tools/create_infos.py --with_cam).
     """
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # one core is measured; read when NumPy loads
-    details: Report = {}
-
-    def measure(variant: str) -> Report:
-        details[variant] = _isolated(args, loader.measure, variant, batch, sweeps=args.sweeps)
-        return {key: details[variant][key] for key in ("seconds", "mib")}
-
     variants = _variants(args, loader.VARIANTS, {})
-    measured = compare(interleave(variants, measure, args.rounds), slow=variants[-1], fast="ours")
+    results, details = _measure(args, loader.measure, variants, batch, sweeps=args.sweeps)
+    measured = compare(results, slow=variants[-1], fast="ours")
     loader.check_same({name: one["loaded"] for name, one in details.items()})
     stages = {name: one["stages"] for name, one in details.items()}
     report.print_loader(measured, stages)

@@ -38,10 +38,13 @@ def print_rate(report: dict[str, Any], variants: Sequence[str], batch: int) -> N
 def print_modules(modules: dict[str, dict[str, dict[str, float | None]]]) -> None:
     """A row per module; forward and backward in milliseconds, and MiB kept, of each variant."""
     variants = list(modules)
-    print(f"{'':20}" + "".join(f"{name + ': forward, backward ms, MiB':>42}" for name in variants))
+    _print_row("", [f"{name}: forward, backward ms, MiB" for name in variants], 42)
     for name in dict.fromkeys(name for table in modules.values() for name in table):
-        cells = [_module(modules[variant].get(name)) for variant in variants]
-        print(f"{name:20}" + "".join(f"{cell:>42}" for cell in cells))
+        _print_row(name, [_module(modules[variant].get(name)) for variant in variants], 42)
+
+
+def _print_row(title: str, cells: Sequence[str], width: int = 24) -> None:
+    print(f"{title:24}" + "".join(f"{cell:>{width}}" for cell in cells))
 
 
 def _module(row: dict[str, float | None] | None) -> str:
@@ -55,14 +58,12 @@ def _module(row: dict[str, float | None] | None) -> str:
 def print_loader(report: dict[str, Any], stages: dict[str, dict[str, float]]) -> None:
     """A row per stage, milliseconds of the processor per sample, then samples per second."""
     variants = list(stages)
-    print(f"{'ms per sample':24}" + "".join(f"{name:>24}" for name in variants))
+    _print_row("ms per sample", variants)
     for name in dict.fromkeys(name for table in stages.values() for name in table):
-        cells = [f"{1e3 * stages[variant].get(name, 0.0):.1f}" for variant in variants]
-        print(f"{name:24}" + "".join(f"{cell:>24}" for cell in cells))
-    spreads = [_spread(report[variant]["seconds"], 1e3) for variant in variants]
-    print(f"{'whole sample':24}" + "".join(f"{cell:>24}" for cell in spreads))
-    rates = [f"{1 / report[variant]['seconds']['median']:.1f}" for variant in variants]
-    print(f"{'samples per second':24}" + "".join(f"{cell:>24}" for cell in rates))
+        _print_row(name, [f"{1e3 * stages[one].get(name, 0.0):.1f}" for one in variants])
+    seconds = [report[variant]["seconds"] for variant in variants]
+    _print_row("whole sample", [_spread(one, 1e3) for one in seconds])
+    _print_row("samples per second", [f"{1 / one['median']:.1f}" for one in seconds])
     if len(variants) > 1:
         print(f"{variants[0]} / {variants[1]}: {report['seconds_ratio']:.2f}x")
 

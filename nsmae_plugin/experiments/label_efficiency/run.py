@@ -19,21 +19,10 @@ from nsmae_plugin.training.checkpoint import find
 
 @dataclass(frozen=True, kw_only=True)
 class LabelEfficiencyOptions:
-    """Options of :func:`run`, named as the flags of tools/label_efficiency.py.
+    """Options of :func:`run`, by the names of the flags that tools/label_efficiency.py explains.
 
     Attributes:
-        cfg_file: YAML configuration of the fine-tuning.
-        pretrained_model: checkpoint or exported weights of the pre-training.
-        fractions: of the labels, in (0, 1].
-        seeds: of the labels and of the training.
-        only: run the trials of this arm alone.
         metrics, metrics_file: None takes those of the network's tasks.
-        jobs: trials at once.
-        nproc_per_node: processes of one training.
-        workers: loader processes per trial.
-        train_args, test_args: further words for tools/train.py and tools/test.py.
-        dry_run: only print the commands, and how far each trial is.
-        report_only: only write the table of what has finished.
     """
 
     cfg_file: Path

@@ -7,19 +7,29 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import NullLocator
+
 from nsmae_plugin.errors import DataError
 from nsmae_plugin.experiments.label_efficiency.comparison import (
+    TITLES,
     Comparison,
+    Spread,
     compare,
     format_table,
+    metric,
     value_of,
 )
-from nsmae_plugin.experiments.label_efficiency.plot import draw
 from nsmae_plugin.experiments.label_efficiency.records import Record
-from nsmae_plugin.experiments.label_efficiency.trials import Experiment
+from nsmae_plugin.experiments.label_efficiency.trials import PRETRAINED, SCRATCH, Experiment
 from nsmae_plugin.formats.maps.map_classes import describe_drawing
 from nsmae_plugin.runtime import files
 from nsmae_plugin.visualization import panels
+
+COLOURS = {SCRATCH: "tab:orange", PRETRAINED: "tab:blue"}
+# Factors on the logarithmic axis that keep the arms from being drawn on top of each other.
+_SHIFT = {SCRATCH: 0.96, PRETRAINED: 1.04}
 
 
 def write_summary(experiment: Experiment, metrics: Sequence[str]) -> str:
@@ -60,8 +70,7 @@ def _document(
         f"Trials finished: {len(done)}; not finished: {len(open_ones)}{names}"
         f"{_left_out(experiment)}.",
     ]
-    drawings = _drawings(records)
-    if drawings:
+    if drawings := _drawings(records):
         lines.append(f"Labels of maps: {'; '.join(map(describe_drawing, drawings))}.")
     if experiment.weights:
         lines.append(f"Pre-trained weights: `{experiment.weights}`.")
@@ -106,3 +115,77 @@ def _content(
         ],
         "outdated": experiment.outdated(),
     }
+
+
+def draw(comparisons: Sequence[Comparison]) -> Figure:
+    """One column per metric: both arms above, their paired difference below.
+
+    Lines join the means, error bars are one sample standard deviation, dots are single seeds.
+    """
+    names = list(dict.fromkeys(one.metric for one in comparisons))
+    figure = Figure(figsize=(4.8 * len(names), 6), layout="constrained")
+    rows = figure.subplots(2, len(names), squeeze=False, sharex=True, height_ratios=(3, 2))
+    for column, name in enumerate(names):
+        shown = [one for one in comparisons if one.metric == name]
+        _draw_arms(rows[0, column], shown, metric(name).title)
+        _draw_difference(rows[1, column], shown)
+    return figure
+
+
+def _draw_arms(axes: Axes, comparisons: Sequence[Comparison], title: str) -> None:
+    for arm, spreads in (
+        (SCRATCH, [one.scratch for one in comparisons]),
+        (PRETRAINED, [one.pretrained for one in comparisons]),
+    ):
+        positions = [_SHIFT[arm] * 100 * one.fraction for one in comparisons]
+        _draw_series(axes, positions, spreads, TITLES[arm], COLOURS[arm])
+    axes.set_title(title, fontsize=10)
+    axes.set_ylabel(title, fontsize=8)
+    axes.legend(fontsize=8)
+    _style(axes)
+
+
+def _draw_difference(axes: Axes, comparisons: Sequence[Comparison]) -> None:
+    axes.axhline(0, color="0.4", linewidth=1)
+    percentages = [100 * one.fraction for one in comparisons]
+    _draw_series(axes, percentages, [one.difference for one in comparisons], "difference", "0.1")
+    axes.set_xscale("log")
+    axes.set_xticks(percentages, [f"{one:g} %" for one in percentages])
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.set_xlabel("labels", fontsize=8)
+    axes.set_ylabel("pre-trained − scratch", fontsize=8)
+    _style(axes)
+
+
+def _draw_series(
+    axes: Axes,
+    positions: Sequence[float],
+    spreads: Sequence[Spread | None],
+    label: str,
+    colour: str,
+) -> None:
+    known = [
+        (position, spread)
+        for position, spread in zip(positions, spreads, strict=True)
+        if spread is not None
+    ]
+    if not known:
+        return
+    axes.errorbar(
+        [position for position, _ in known],
+        [spread.mean for _, spread in known],
+        yerr=[spread.sd or 0.0 for _, spread in known],
+        label=label,
+        color=colour,
+        marker="o",
+        capsize=3,
+        linewidth=1.2,
+    )
+    for position, spread in known:
+        values = list(spread.values.values())
+        axes.plot([position] * len(values), values, ".", color=colour, alpha=0.4, markersize=5)
+
+
+def _style(axes: Axes) -> None:
+    axes.tick_params(labelsize=8)
+    axes.grid(alpha=0.3)
