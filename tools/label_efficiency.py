@@ -18,7 +18,7 @@ import nsmae_plugin  # noqa: F401  (before torch: sets the OpenMP policy)
 from nsmae_plugin.experiments.label_efficiency.run import LabelEfficiencyOptions, run
 from nsmae_plugin.experiments.label_efficiency.trials import ARMS
 from nsmae_plugin.runs.options import DEVICES, add_overrides, make_parser
-from nsmae_plugin.runtime.command_line import errors_in_one_line, positive
+from nsmae_plugin.runtime.command_line import errors_in_one_line, not_negative, positive
 
 
 def fraction(text: str) -> float:
@@ -35,7 +35,12 @@ def parse_options(arguments: list[str] | None = None) -> LabelEfficiencyOptions:
     add("--cfg_file", type=Path, required=True, help="YAML configuration of the fine-tuning")
     add("--pretrained_model", type=Path, help="checkpoint or exported weights of the pre-training")
     add("--fractions", type=fraction, nargs="+", help="default: 0.01 0.05 0.1 1.0")
-    add("--seeds", type=int, nargs="+", help="of the labels and the training; default: 0 1 2")
+    add(
+        "--seeds",
+        type=not_negative,
+        nargs="+",
+        help="of labels and training; default: 0 1 2",
+    )
     add("--only", choices=ARMS, help="run the trials of this arm alone")
     add("--metrics", nargs="+", help="default: mAP NDS of boxes, mIoU of maps; or dotted keys")
     add("--metrics_file", nargs="+", help="of tools/test.py; default: where the metrics are")

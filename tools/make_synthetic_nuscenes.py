@@ -13,7 +13,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from nsmae_plugin.runtime.command_line import errors_in_one_line
+from nsmae_plugin.runtime.command_line import errors_in_one_line, not_negative
 from nsmae_plugin.synthetic import SyntheticOptions, write_dataset
 from nsmae_plugin.synthetic.dataset import default_workers
 
@@ -37,7 +37,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--azimuths", type=int, default=default.azimuths, help="LiDAR columns per turn"
     )
-    parser.add_argument("--seed", type=int, default=default.seed)
+    parser.add_argument("--seed", type=not_negative, default=default.seed)
     parser.add_argument(
         "--workers", type=int, default=default_workers(), help="processes; do not change the files"
     )

@@ -12,7 +12,7 @@ import nsmae_plugin  # noqa: F401  (before torch: sets the OpenMP policy)
 # isort: split
 from nsmae_plugin.runs.options import add_run_arguments, make_parser
 from nsmae_plugin.runs.train import AMP_DTYPES, TrainOptions, train
-from nsmae_plugin.runtime.command_line import errors_in_one_line, positive
+from nsmae_plugin.runtime.command_line import errors_in_one_line, not_negative, positive
 from nsmae_plugin.runtime.random_state import FIXED_SEED
 
 
@@ -35,7 +35,7 @@ def parse_options(arguments: list[str] | None = None) -> TrainOptions:
     add("--partial_weights", action="store_true", help="accept encoders that match only in part")
     add("--sync_bn", action="store_true", help="synchronise BatchNorm over processes (CUDA)")
     add("--fix_random_seed", action="store_true", help=f"the same as --seed {FIXED_SEED}")
-    add("--seed", type=int, help="default: a random one, which the log names")
+    add("--seed", type=not_negative, help="default: a random one, which the log names")
     add("--use_amp", action="store_true", help="autocast to --amp_dtype")
     add("--amp_dtype", choices=tuple(AMP_DTYPES), help="default: bfloat16")
     add("--ckpt_save_interval", type=positive, help="epochs between checkpoints")
@@ -43,7 +43,7 @@ def parse_options(arguments: list[str] | None = None) -> TrainOptions:
     add("--ckpt_save_time_interval", type=float, help="seconds, for latest_model.pth")
     add("--ckpt_save_step_interval", type=positive, help="optimiser steps, for latest_model.pth")
     add("--logger_iter_interval", type=positive, help="optimiser steps between log lines")
-    add("--eval_interval", type=int, help="epochs between evaluations, 0 for none")
+    add("--eval_interval", type=not_negative, help="epochs between evaluations, 0 for none")
     return TrainOptions(**vars(parser.parse_args(arguments)))
 
 

@@ -95,7 +95,7 @@ class Section(BaseModel):
                 raise
             field = cls.model_fields[info.field_name]
             expected = describe(field.annotation, field.metadata)
-            text = f"must be {expected}, not {shown(value)}{_yaml_number(value)}"
+            text = f"must be {expected}, not {shown(value)}{_why_a_string(value)}"
             if any(one.get("ctx", {}).get("lt") == INT_LIMIT for one in error.errors()):
                 text += " (too large)"
             raise PydanticCustomError(_VALUE, "{text}", {"text": text}) from None
@@ -160,8 +160,10 @@ def suggest(name: str, known: Iterable[str]) -> str:
     return f"; known: {', '.join(sorted(known))}" if known else ""
 
 
-def _yaml_number(value: Any) -> str:
-    """Say why ``1e-3`` is not a number."""
+def _why_a_string(value: Any) -> str:
+    """Say why ``1e-3`` is not a number, and ``[a, b]`` after ``--set`` not a list."""
+    if isinstance(value, str) and value.startswith(("[", "{")):
+        return " (a string; --set reads Python: names inside lists and sections need quotes)"
     try:
         float(value if isinstance(value, str) else "no")
     except ValueError:

@@ -77,7 +77,8 @@ def _check_keys(node: yaml.MappingNode) -> None:
     for key, _ in node.value:
         if isinstance(key, yaml.ScalarNode) and key.tag != _MERGE:
             line = key.start_mark.line + 1
-            if lines.setdefault(key.value, line) != line:
+            if key.value in lines:
                 raise ConfigError(
                     f"the key {brief(key.value)} in line {line} repeats line {lines[key.value]}"
                 )
+            lines[key.value] = line

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from nsmae_plugin.config.section import shown, suggest
 from nsmae_plugin.detectors.branches import CAMERA_SECTIONS, find_branches
 from nsmae_plugin.detectors.nsmae_config import STOP
 from nsmae_plugin.errors import ConfigError
 from nsmae_plugin.models.render_head import RenderHead
+
+# Terms of the paper, which may have a weight without their head: recipes of one sensor keep all.
+TERMS = ("rgb", "depth", "bev_depth")
 
 
 def check_branches(model_cfg: Any) -> None:
@@ -31,7 +36,8 @@ def check_heads(heads: Sequence[RenderHead], model_cfg: Any, features: Iterable[
 
     Raises:
         ConfigError: two heads of one slot or term, features that no head reads, a term without
-            weight, a stop without its term, or a stop of all terms.
+            weight, a weight or stop without its term, a stop that is no number, or a stop of all
+            terms.
     """
     names, loss_config = [head.NAME for head in model_cfg.RENDER_HEADS], model_cfg.LOSS_CONFIG
     terms = [term for head in heads for term in head.terms]
@@ -48,6 +54,11 @@ def check_heads(heads: Sequence[RenderHead], model_cfg: Any, features: Iterable[
     for term in terms:
         if f"{term}_weight" not in loss_config.LOSS_WEIGHTS:
             raise ConfigError(f"missing key MODEL.LOSS_CONFIG.LOSS_WEIGHTS.{term}_weight: a number")
+    for key in sorted(loss_config.LOSS_WEIGHTS.keys() - {f"{t}_weight" for t in (*TERMS, *terms)}):
+        raise ConfigError(
+            f"MODEL.LOSS_CONFIG.LOSS_WEIGHTS.{key} weighs a term that none of MODEL.RENDER_HEADS "
+            f"{names} has{suggest(key, [f'{term}_weight' for term in terms])}"
+        )
     _check_stops(loss_config, terms, names)
 
 
@@ -60,6 +71,12 @@ def _check_stops(loss_config: Any, terms: Sequence[str], names: Sequence[str]) -
             f"MODEL.LOSS_CONFIG.{key} ends a term that none of MODEL.RENDER_HEADS {names} has; set "
             "it to null"
         )
+    for key in sorted(stops):
+        end = loss_config[key]
+        if type(end) not in (int, float) or not 0 <= end < math.inf:
+            raise ConfigError(
+                f"MODEL.LOSS_CONFIG.{key} must be a number of at least 0 or null, not {shown(end)}"
+            )
     if stops == keys:
         raise ConfigError(
             f"nothing is left to learn after MODEL.LOSS_CONFIG.{', '.join(sorted(stops))}: set one "

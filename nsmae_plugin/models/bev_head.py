@@ -16,6 +16,8 @@ from nsmae_plugin.models.render_head import Encoders, Panel, RenderHead, masked_
 from nsmae_plugin.models.targets import depth_from_above, occupied_cells, unmasked_points
 from nsmae_plugin.ops.compositing import at_least_float32, composite, density_bias
 
+MOST_BINS = 1000
+
 
 class BEVRenderHead(RenderHead):
     """Depth from above: a 3×3 convolution to densities per BEV cell, composited top-down.
@@ -34,7 +36,8 @@ class BEVRenderHead(RenderHead):
     Losses: ``bev_depth``, the mean absolute error in metres over the cells with a target.
 
     Raises:
-        ConfigError: (when called) features of another number of channels or unequal grids.
+        ConfigError: BIN_HEIGHT makes no bin, or very many; when called: features of another number
+            of channels or unequal grids.
     """
 
     Config: ClassVar = module_config.BEVRenderHead
@@ -55,7 +58,13 @@ class BEVRenderHead(RenderHead):
         self.reads = tuple(self.channels)
         low, high = encoders.point_cloud_range[2::3]
         self.grid = replace(encoders.grid, z_bound=(low, high, height))
-        bins = self.grid.size[2] + 1
+        inside = self.grid.size[2]
+        if not 1 <= inside <= MOST_BINS:
+            raise ConfigError(
+                f"MODEL.RENDER_HEADS.{model_cfg.NAME}.BIN_HEIGHT {height:g} divides the "
+                f"{high - low:g} m of POINT_CLOUD_RANGE into {inside} bins, not 1 to {MOST_BINS}"
+            )
+        bins = inside + 1
         self.density_bias = density_bias(bins * height)
         self.to_density = nn.Conv2d(sum(self.channels.values()), bins, kernel_size=3, padding=1)
         edges = height * torch.arange(bins + 1, dtype=torch.float64)

@@ -11,6 +11,7 @@ from typing import Any
 from nsmae_plugin.data.loader import default_workers
 from nsmae_plugin.errors import ConfigError
 from nsmae_plugin.runtime import distributed
+from nsmae_plugin.runtime.command_line import not_negative
 from nsmae_plugin.runtime.distributed import World
 from nsmae_plugin.training.run_log import run_folder
 
@@ -124,7 +125,7 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     add("--ckpt", type=Path, help="file or folder (default: an untrained network)")
     add("--split", choices=SPLITS, help="default: test")
     add("--device", choices=DEVICES)
-    add("--seed", type=int, help="of the masks and of an untrained network")
+    add("--seed", type=not_negative, help="of the masks and of an untrained network")
     add_overrides(parser)
 
 

@@ -35,6 +35,14 @@ def positive(text: str) -> int:
     return value
 
 
+def not_negative(text: str) -> int:
+    """An integer of at least 0, for argparse."""
+    value = int(text)
+    if value < 0:
+        raise ValueError(f"{value} is negative")
+    return value
+
+
 def waiting_time(text: str) -> float:
     """A finite number of at least 0, for argparse."""
     value = float(text)

@@ -171,6 +171,7 @@ MERGED_BOMB = "\n".join(["a0: &a0 {x: 1}", *MERGED]).encode()
         (BOMB, "stand for more than 100000 values"),
         (MERGED_BOMB, "stand for more than 100000 values"),
         (b"MODEL: {A: 1}\nHOOK: null\nMODEL: {B: 2}\n", "the key MODEL in line 3 repeats line 1"),
+        (b"OPTIMIZATION: {LR: 1.0, LR: 2.0}\n", "the key LR in line 1 repeats line 1"),
         (b"MODEL: {NAME: {1: 2}}\n", "a key cannot be called MODEL.NAME.1"),
         (b"MODEL: {items: 1}\n", "a key cannot be called MODEL.items"),
         (b"MODEL: 2026-13-01\n", "is not valid YAML: month must be in 1..12"),

@@ -115,6 +115,28 @@ def test_a_term_without_a_weight_is_refused():
         check_heads(heads(), config, BRANCHES)
 
 
+def test_a_weight_without_its_term_is_refused():
+    config = model(LIDAR)  # which has the weights of the cameras' terms
+    check_heads([bev_head()], config, BRANCHES[1:])
+    config.LOSS_CONFIG.LOSS_WEIGHTS["bev_dept_weight"] = 1.0
+    with pytest.raises(ConfigError, match=r"bev_dept_weight weighs a .* mean bev_depth_weight"):
+        check_heads([bev_head()], config, BRANCHES[1:])
+
+
+@pytest.mark.parametrize("epoch", ["ten", -3, [1, 2], True, float("nan")])
+def test_a_stop_is_a_number(epoch):
+    config = model(CAMERA, LIDAR)
+    config.LOSS_CONFIG["RGB_STOP_EPOCH"] = epoch
+    with pytest.raises(ConfigError, match=r"\.RGB_STOP_EPOCH must be a number of at least 0"):
+        check_heads(heads(), config, BRANCHES)
+
+
+@pytest.mark.parametrize(("height", "bins"), [(100.0, 0), (1e-6, 2_000_000)])
+def test_bins_that_are_too_high_or_too_thin_are_refused(height, bins):
+    with pytest.raises(ConfigError, match=rf"BIN_HEIGHT \S+ divides the 2 m .* into {bins} bins"):
+        bev_head(height=height)
+
+
 @pytest.mark.parametrize(
     ("key", "message"),
     [

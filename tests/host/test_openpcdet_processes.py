@@ -1,6 +1,7 @@
 """OpenPCDet's scripts in several processes: what they do with devices that are not there.
 
-``tests/test_stock_training.py`` runs them in two; here is one process that calls what they call.
+``tests/host/test_stock_training.py`` runs them in two; here one process calls what
+they call.
 """
 
 import multiprocessing

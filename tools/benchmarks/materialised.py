@@ -39,7 +39,7 @@ class MaterialisedPlan(NamedTuple):
 def materialised_plan(
     cells: torch.Tensor, image_shape: Sequence[int], num_cells: int
 ) -> MaterialisedPlan:
-    """From the (P, D) cells of :func:`nsmae_plugin.ops.bev_pool.frustum_cells`.
+    """From the (P, D) cells of :func:`nsmae_plugin.ops.pooling_plan.frustum_cells`.
 
     Args:
         image_shape: (images, D, fH, fW).
