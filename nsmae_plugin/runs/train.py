@@ -6,11 +6,10 @@ import logging
 import math
 import secrets
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import datetime
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,6 @@ import nsmae_plugin
 from nsmae_plugin import host
 from nsmae_plugin.config.load import load_config, plain
 from nsmae_plugin.data.loader import EpochSampler, RestartableLoader, build_dataloader
-from nsmae_plugin.errors import ConfigError
 from nsmae_plugin.evaluation.between_epochs import build_evaluation
 from nsmae_plugin.host import hooks
 from nsmae_plugin.optimization import optim
@@ -84,7 +82,7 @@ def train(options: TrainOptions, evaluate: Evaluate | None = None) -> None:
         world = options.start_processes()
         nsmae_plugin.register()
         with _locked(options.folder):
-            session, loader, sampler = _build(options, config, world, evaluate)
+            session, loader, sampler = _Setup(options, config, world).build(evaluate)
             try:
                 engine.train(session, loader, sampler)
             finally:
@@ -110,85 +108,130 @@ def _locked(folder: Path) -> Iterator[None]:
         yield
 
 
-def _build(
-    options: TrainOptions, config: Any, world: World, evaluate: Evaluate | None
-) -> tuple[Session, RestartableLoader, EpochSampler]:
-    """Build data, model and optimiser, and restore the run that is to be resumed."""
-    folder, loop = options.folder, _loop_options(options, config)
-    logger = run_log.start_log(folder, f"train_{datetime.now():%Y%m%d-%H%M%S}.log", world)
-    logger.info("output in %s", folder)
-    source = distributed.on_main(
-        lambda: to_resume(folder / "ckpt", options.ckpt, options.pretrained_model)
-    )
-    content = checkpoint.read(source) if source else {}
-    seed = _choose_seed(options, content)
-    seed_everything(seed, world.rank)
-    logger.info("seed %d", seed)
-    facts = _facts(options, config, loop.amp_dtype, content)
-    if source:
-        config_changes.check_resume(content, source, config, facts["precision"], logger)
-    load = _loader_builder(options, config, world, logger)
-    dataset, loader, sampler = load(training=True, seed=seed)
-    settings = _run_settings(options, config, world, seed, len(loader))
-    model = host.build_network(config.MODEL, len(config.CLASS_NAMES), dataset).to(world.device)
-    fit_precision(model, loop.amp_dtype)
-    if options.pretrained_model and not source:
-        facts["pretrained_model"] = str(options.pretrained_model.resolve())
-        transfer.load_pretrained(model, options.pretrained_model, logger, options.partial_weights)
-    run = _build_run(model, config, world, settings, loop.amp_dtype, options.sync_bn)
-    if source:
-        run_state.restore(run, settings, content, source, world.rank)
-        logger.info("RESUMED from %s: %s", source, run.progress)
-    # Only now, when it is certain that the run can be resumed.
-    copy = folder / f"{options.cfg_file.stem}.yaml"
-    distributed.on_main(lambda: run_log.write_config(config, copy))
-    _log_settings(settings, run, logger)
-    hook = hooks.build_hook(
-        config.get("HOOK"), dataset, loader.restart_workers, settings.epochs, logger
-    )
-    session = Session(
-        run=run,
-        settings=settings,
-        options=loop,
-        world=world,
-        checkpoints=CheckpointManager(folder / "ckpt", options.max_ckpt_save_num, source),
-        curves=run_log.Curves(folder if world.is_main else None, run.progress.step),
-        logger=logger,
-        facts=facts,
-        command=command_to_resume(options.launcher, sys.argv),
-        evaluate=evaluate or _evaluation(options, config, world, model, load, logger),
-        before_epoch=hook,
-    )
-    return session, loader, sampler
+class _Setup:
+    """A training as options and configuration describe it, and the run that it resumes, if any."""
 
+    def __init__(self, options: TrainOptions, config: Any, world: World) -> None:
+        self.options, self.config, self.world = options, config, world
+        self.folder, self.loop = options.folder, loop_options(options, config)
+        log = f"train_{datetime.now():%Y%m%d-%H%M%S}.log"
+        self.logger = run_log.start_log(self.folder, log, world)
+        self.logger.info("output in %s", self.folder)
+        self.source = distributed.on_main(
+            lambda: to_resume(self.folder / "ckpt", options.ckpt, options.pretrained_model)
+        )
+        self.content = checkpoint.read(self.source) if self.source else {}
+        self.seed = _choose_seed(options, self.content)
+        seed_everything(self.seed, world.rank)
+        self.logger.info("seed %d", self.seed)
+        precision = str(self.loop.amp_dtype or torch.float32).removeprefix("torch.")
+        self.facts = {
+            "config": plain(config),
+            "config_tag": options.cfg_file.stem,
+            "host": host.NAME,
+            "pretrained_model": self.content.get("pretrained_model"),
+            "precision": precision,
+        }
+        if self.source:
+            config_changes.check_resume(self.content, self.source, config, precision, self.logger)
 
-def _facts(
-    options: TrainOptions, config: Any, amp_dtype: torch.dtype | None, content: dict[str, Any]
-) -> dict[str, Any]:
-    """The entries of checkpoints that describe the run."""
-    return {
-        "config": plain(config),
-        "config_tag": options.cfg_file.stem,
-        "host": host.NAME,
-        "pretrained_model": content.get("pretrained_model"),
-        "precision": str(amp_dtype or torch.float32).removeprefix("torch."),
-    }
+    def build(self, evaluate: Evaluate | None) -> tuple[Session, RestartableLoader, EpochSampler]:
+        """Build data, model and optimiser, and restore the run that is to be resumed."""
+        dataset, loader, sampler = self._load(training=True, seed=self.seed)
+        settings = self._settings(len(loader))
+        model = self._build_model(dataset)
+        run = self._build_run(model, settings)
+        # Only now, when it is certain that the run can be resumed.
+        copy = self.folder / f"{self.options.cfg_file.stem}.yaml"
+        distributed.on_main(lambda: run_log.write_config(self.config, copy))
+        _log_settings(settings, run, self.logger)
+        hook = hooks.build_hook(
+            self.config.get("HOOK"), dataset, loader.restart_workers, settings.epochs, self.logger
+        )
+        session = Session(
+            run=run,
+            settings=settings,
+            options=self.loop,
+            world=self.world,
+            checkpoints=CheckpointManager(
+                self.folder / "ckpt", self.options.max_ckpt_save_num, self.source
+            ),
+            curves=run_log.Curves(self.folder if self.world.is_main else None, run.progress.step),
+            logger=self.logger,
+            facts=self.facts,
+            command=command_to_resume(self.options.launcher, sys.argv),
+            evaluate=evaluate or self._evaluation(model),
+            before_epoch=hook,
+        )
+        return session, loader, sampler
 
+    def _load(self, training: bool, seed: int) -> tuple[Any, RestartableLoader, EpochSampler]:
+        return build_dataloader(
+            self.config.DATA_CONFIG,
+            self.config.CLASS_NAMES,
+            self.options.batch_per_process(self.config, self.world),
+            self.options.workers,
+            training,
+            seed,
+            rank=self.world.rank,
+            world_size=self.world.size,
+            logger=self.logger,
+        )
 
-def _loader_builder(
-    options: TrainOptions, config: Any, world: World, logger: logging.Logger
-) -> Callable[..., Any]:
-    """:func:`~nsmae_plugin.data.loader.build_dataloader` for this process; takes the split."""
-    return partial(
-        build_dataloader,
-        config.DATA_CONFIG,
-        config.CLASS_NAMES,
-        options.batch_per_process(config, world),
-        options.workers,
-        rank=world.rank,
-        world_size=world.size,
-        logger=logger,
-    )
+    def _settings(self, batches: int) -> RunSettings:
+        options, optimization = self.options, self.config.OPTIMIZATION
+        return RunSettings(
+            seed=self.seed,
+            batch_size=options.batch_per_process(self.config, self.world),
+            accumulate_steps=options.accumulate_steps or optimization.get("ACCUMULATE_STEPS", 1),
+            world_size=self.world.size,
+            epochs=options.epochs or optimization.NUM_EPOCHS,
+            batches_per_epoch=batches,
+        )
+
+    def _build_model(self, dataset: Any) -> nn.Module:
+        """The network, with pre-trained weights when the run begins."""
+        model = host.build_network(self.config.MODEL, len(self.config.CLASS_NAMES), dataset)
+        fit_precision(model.to(self.world.device), self.loop.amp_dtype)
+        weights, partial = self.options.pretrained_model, self.options.partial_weights
+        if weights and not self.source:
+            self.facts["pretrained_model"] = str(weights.resolve())
+            transfer.load_pretrained(model, weights, self.logger, partial)
+        return model
+
+    def _build_run(self, model: nn.Module, settings: RunSettings) -> Run:
+        """The run at its first step, or at the step of the checkpoint to resume."""
+        config = self.config.OPTIMIZATION
+        optim.set_batchnorm_momentum(model, config)
+        optimizer = optim.build_optimizer(model, config)
+        steps = settings.total_steps, settings.steps_per_epoch
+        scaler = torch.amp.GradScaler(
+            self.world.device.type,
+            init_scale=config.get("LOSS_SCALE_FP16", 2.0**16),
+            enabled=self.loop.amp_dtype is torch.float16,
+        )
+        run = Run(
+            model=distributed.wrap(model, self.world, self.options.sync_bn),
+            optimizer=optimizer,
+            scheduler=optim.build_scheduler(optimizer, config, *steps),
+            scaler=scaler,
+            progress=Progress(),
+        )
+        if self.source:
+            run_state.restore(run, settings, self.content, self.source, self.world.rank)
+            self.logger.info("RESUMED from %s: %s", self.source, run.progress)
+        return run
+
+    def _evaluation(self, model: nn.Module) -> Evaluate | None:
+        """Evaluation of the test split between epochs, if there is one."""
+        data = self.config.DATA_CONFIG
+        info_files = data.get("INFO_PATH")
+        nothing_to_read = info_files is not None and not info_files.get("test")
+        if self.options.eval_interval == 0 or nothing_to_read or "DATA_SPLIT" not in data:
+            return None
+        dataset, loader, _ = self._load(training=False, seed=0)
+        folder = self.folder / "eval" / "eval_with_train" / data.DATA_SPLIT["test"]
+        return build_evaluation(model, dataset, loader, self.world, folder, self.logger)
 
 
 def _choose_seed(options: TrainOptions, content: dict[str, Any]) -> int:
@@ -201,29 +244,13 @@ def _choose_seed(options: TrainOptions, content: dict[str, Any]) -> int:
     return distributed.from_main(seed)
 
 
-def _run_settings(
-    options: TrainOptions, config: Any, world: World, seed: int, batches: int
-) -> RunSettings:
-    accumulate = options.accumulate_steps or config.OPTIMIZATION.get("ACCUMULATE_STEPS", 1)
-    epochs = config.OPTIMIZATION.NUM_EPOCHS if options.epochs is None else options.epochs
-    for name, value in (("ACCUMULATE_STEPS", accumulate), ("NUM_EPOCHS", epochs)):
-        if value < 1:
-            raise ConfigError(f"OPTIMIZATION.{name} must be at least 1, not {value}")
-    return RunSettings(
-        seed=seed,
-        batch_size=options.batch_per_process(config, world),
-        accumulate_steps=accumulate,
-        world_size=world.size,
-        epochs=epochs,
-        batches_per_epoch=batches,
-    )
-
-
-def _loop_options(options: TrainOptions, config: Any) -> LoopOptions:
-    use_amp = options.use_amp or config.OPTIMIZATION.get("USE_AMP", False)
+def loop_options(options: TrainOptions, config: Any) -> LoopOptions:
+    """The part of the options that concerns the training loop; OPTIMIZATION has some of it."""
+    optimization = config.OPTIMIZATION
+    use_amp = options.use_amp or optimization.get("USE_AMP", False)
     return LoopOptions(
-        grad_norm_clip=config.OPTIMIZATION.GRAD_NORM_CLIP,
-        clip_by_branch=config.OPTIMIZATION.get("CLIP_BY_BRANCH", False),
+        grad_norm_clip=optimization.GRAD_NORM_CLIP,
+        clip_by_branch=optimization.get("CLIP_BY_BRANCH", False),
         amp_dtype=AMP_DTYPES[options.amp_dtype] if use_amp else None,
         max_steps=options.max_steps,
         log_steps=options.logger_iter_interval,
@@ -231,33 +258,6 @@ def _loop_options(options: TrainOptions, config: Any) -> LoopOptions:
         save_seconds=options.ckpt_save_time_interval,
         save_steps=options.ckpt_save_step_interval,
         eval_epochs=options.eval_interval,
-    )
-
-
-def _build_run(
-    model: nn.Module,
-    config: Any,
-    world: World,
-    settings: RunSettings,
-    amp_dtype: torch.dtype | None,
-    sync_bn: bool,
-) -> Run:
-    optimization = config.OPTIMIZATION
-    optim.set_batchnorm_momentum(model, optimization)
-    optimizer = optim.build_optimizer(model, optimization)
-    scaler = torch.amp.GradScaler(
-        world.device.type,
-        init_scale=optimization.get("LOSS_SCALE_FP16", 2.0**16),
-        enabled=amp_dtype is torch.float16,
-    )
-    return Run(
-        model=distributed.wrap(model, world, sync_bn),
-        optimizer=optimizer,
-        scheduler=optim.build_scheduler(
-            optimizer, optimization, settings.total_steps, settings.steps_per_epoch
-        ),
-        scaler=scaler,
-        progress=Progress(),
     )
 
 
@@ -272,22 +272,3 @@ def _log_settings(settings: RunSettings, run: Run, logger: logging.Logger) -> No
     count = sum(one.numel() for group in groups for one in group["params"]) / 1e6
     words = "%s: %.2f M trained parameters, learning rate now %.3g"
     logger.info(words, name, count, groups[0]["lr"])
-
-
-def _evaluation(
-    options: TrainOptions,
-    config: Any,
-    world: World,
-    model: nn.Module,
-    load: Callable[..., Any],
-    logger: logging.Logger,
-) -> Evaluate | None:
-    """Evaluation of the test split between epochs, if there is one."""
-    data = config.DATA_CONFIG
-    info_files = data.get("INFO_PATH")
-    nothing_to_read = info_files is not None and not info_files.get("test")
-    if options.eval_interval == 0 or nothing_to_read or "DATA_SPLIT" not in data:
-        return None
-    dataset, loader, _ = load(training=False, seed=0)
-    folder = options.folder / "eval" / "eval_with_train" / data.DATA_SPLIT["test"]
-    return build_evaluation(model, dataset, loader, world, folder, logger)

@@ -1,7 +1,6 @@
 """Gradients by branch: names, norms, and clipping that leaves a weak branch to itself."""
 
 import math
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -122,16 +121,8 @@ def test_the_benchmark_tells_how_much_of_a_gradient_is_below_eps(limit, share, t
 @pytest.mark.parametrize("separately", [False, True])
 def test_the_configuration_chooses(separately, tmp_path):
     path = toys.write_config(tmp_path, CLIP_BY_BRANCH=separately)
-    arguments = SimpleNamespace(
-        use_amp=False,
-        max_steps=None,
-        logger_iter_interval=50,
-        ckpt_save_interval=1,
-        ckpt_save_time_interval=None,
-        ckpt_save_step_interval=None,
-        eval_interval=0,
-    )
-    assert train._make_options(arguments, load_config(path)).clip_by_branch is separately
+    options = train.TrainOptions(cfg_file=path)
+    assert train.loop_options(options, load_config(path)).clip_by_branch is separately
 
 
 def test_zero_gradients_stay_zero():
