@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from nsmae_plugin.training.precision import keep_float32, use_channels_last
+from nsmae_plugin.training.precision import fit_precision
 
 
 class Slot(nn.Module):
@@ -48,7 +48,7 @@ def make_batch(device):
 @pytest.mark.parametrize("dtype", HALVES, ids=str)
 def test_backbone_and_head_see_and_give_float32_and_the_others_do_not(device, dtype):
     torch.manual_seed(0)
-    detector = keep_float32(Detector(*SLOTS)).to(device)
+    detector = fit_precision(Detector(*SLOTS), torch.bfloat16).to(device)
     with torch.autocast(device.type, dtype):
         results = {}
         batch = make_batch(device)
@@ -63,7 +63,7 @@ def test_backbone_and_head_see_and_give_float32_and_the_others_do_not(device, dt
 
 
 def test_gradients_reach_what_is_in_front(device):
-    detector = keep_float32(Detector("neck", "dense_head")).to(device)
+    detector = fit_precision(Detector("neck", "dense_head"), torch.bfloat16).to(device)
     with torch.autocast(device.type, torch.bfloat16):
         detector(make_batch(device))["features"].sum().backward()
     assert all(parameter.grad.abs().sum() > 0 for parameter in detector.parameters())
@@ -72,7 +72,7 @@ def test_gradients_reach_what_is_in_front(device):
 def test_without_autocast_nothing_changes():
     torch.manual_seed(0)
     plain = Detector(*SLOTS)
-    kept = keep_float32(copy.deepcopy(plain))
+    kept = fit_precision(copy.deepcopy(plain), torch.bfloat16)
     assert list(kept.state_dict()) == list(plain.state_dict())
     expected = plain(make_batch("cpu"))["features"]
     assert torch.equal(kept(make_batch("cpu"))["features"], expected)
@@ -81,7 +81,7 @@ def test_without_autocast_nothing_changes():
 def test_a_copy_uses_its_own_weights():
     # DistributedDataParallel and averages of weights copy models.
     torch.manual_seed(0)
-    kept = keep_float32(Detector("dense_head"))
+    kept = fit_precision(Detector("dense_head"), torch.bfloat16)
     other = copy.deepcopy(kept)
     nn.init.zeros_(other.dense_head.linear.weight)
     assert not torch.equal(
@@ -92,12 +92,12 @@ def test_a_copy_uses_its_own_weights():
 def test_a_detector_without_these_slots_is_left_alone():
     detector = Detector("neck")
     detector.backbone_3d = None
-    assert keep_float32(detector) is detector
+    assert fit_precision(detector, torch.bfloat16) is detector
     assert not detector.neck._forward_pre_hooks
 
 
 def test_autocast_is_back_on_after_an_error_in_a_slot(device):
-    detector = keep_float32(Detector("dense_head")).to(device)
+    detector = fit_precision(Detector("dense_head"), torch.bfloat16).to(device)
     with torch.autocast(device.type, torch.bfloat16):
         with pytest.raises(KeyError, match="features"):
             detector({})
@@ -134,8 +134,9 @@ class Flattening(nn.Linear):
 @pytest.mark.parametrize("half", [True, False])
 def test_maps_are_channels_last_until_a_head_takes_views_of_them(device, half):
     torch.manual_seed(0)
-    plain = keep_float32(Convolving()).to(device)
-    last = use_channels_last(copy.deepcopy(plain))
+    plain = Convolving().to(device)
+    last = fit_precision(copy.deepcopy(plain), torch.bfloat16)
+    fit_precision(plain, None)
     batch = {"map": torch.randn(2, 4, 5, 6, device=device)}
     with torch.autocast(device.type, torch.bfloat16, enabled=half):
         expected, result = plain(batch), last(batch)
