@@ -41,7 +41,7 @@ def complete(model_cfg: Any, dataset: Any) -> Any:
     if name_of(model_cfg, "MASK_TOKEN") == "ImageMaskToken":
         _complete_mask_token(model_cfg, dataset)
     names = (name_of(model_cfg, "MAP_TO_BEV"), name_of(model_cfg, "VTRANSFORM"))
-    if dataset.grid_size is None and {*names} & {"HeightCompression", *LIFT_SPLAT}:
+    if {*names} & {"HeightCompression", *LIFT_SPLAT} and dataset.grid_size is None:
         raise ConfigError(
             "no step of DATA_CONFIG.DATA_PROCESSOR sets the grid: add transform_points_to_voxels, "
             "or transform_points_to_voxels_placeholder where there are no points"

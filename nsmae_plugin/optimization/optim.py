@@ -41,41 +41,29 @@ def build_optimizer(model: nn.Module, config: Mapping[str, Any]) -> AdamW:
         some of its parameters do not decay.
 
     Raises:
-        ConfigError: for an unknown OPTIMIZER, a model without trainable parameters, a factor that
-            for a section without trainable parameters, or a part of a name that no trainable
-            parameter has.
+        ConfigError: for an unknown OPTIMIZER, a model without trainable parameters, a factor for a
+            section without any, or a part of a name that no trainable parameter has.
     """
     if config["OPTIMIZER"] not in OPTIMIZERS:
         known = ", ".join(OPTIMIZERS)
         raise ConfigError(f"unknown OPTIMIZATION.OPTIMIZER {config['OPTIMIZER']!r}; known: {known}")
     no_decay = config.get("NO_DECAY") or ()
     check_no_decay(model, no_decay)
+    factors = slot_factors(model, config.get("LR_SCALE") or {})
+    # Factor of the rate -> parameters that decay, and those that do not.
+    found: dict[float, tuple[list[nn.Parameter], list[nn.Parameter]]] = {1.0: ([], [])}
+    for name, parameter in _trained(model):
+        free = any(part in name for part in no_decay)
+        found.setdefault(factors.get(_slot(name), 1.0), ([], []))[free].append(parameter)
     groups = [
-        {"params": parameters, "lr": config["LR"] * factor, **decay}
-        for factor, named in _by_factor(model, config.get("LR_SCALE") or {}).items()
-        for parameters, decay in _by_decay(named, no_decay)
+        {"params": parameters, "lr": config["LR"] * factor, "weight_decay": decay}
+        for factor, both in found.items()
+        for parameters, decay in zip(both, (config["WEIGHT_DECAY"], 0.0), strict=True)
         if parameters
     ]
     beta1, beta2 = config.get("BETAS", (0.9, 0.99))
     # Fused: one pass over the weights, without temporaries of their size.
-    return AdamW(
-        groups,
-        lr=config["LR"],
-        betas=(beta1, beta2),
-        weight_decay=config["WEIGHT_DECAY"],
-        fused=True,
-    )
-
-
-def _by_factor(
-    model: nn.Module, scales: Mapping[str, float]
-) -> dict[float, list[tuple[str, nn.Parameter]]]:
-    """The trainable parameters by the factor of their learning rate; 1 comes first."""
-    factors = slot_factors(model, scales)
-    result: dict[float, list[tuple[str, nn.Parameter]]] = {1.0: []}
-    for name, parameter in _trained(model):
-        result.setdefault(factors.get(_slot(name), 1.0), []).append((name, parameter))
-    return result
+    return AdamW(groups, lr=config["LR"], betas=(beta1, beta2), fused=True)
 
 
 def slot_factors(model: nn.Module, scales: Mapping[str, float]) -> dict[str, float]:
@@ -103,25 +91,15 @@ def _slot(name: str) -> str:
     return name.split(".")[0]
 
 
-def _by_decay(
-    named: Sequence[tuple[str, nn.Parameter]], no_decay: Sequence[str]
-) -> list[tuple[list[nn.Parameter], dict[str, float]]]:
-    """Those that decay and those that do not, each with what its group says of it."""
-    free = [any(part in name for part in no_decay) for name, _ in named]
-    return [
-        ([one for (_, one), found in zip(named, free, strict=True) if found is wanted], decay)
-        for wanted, decay in ((False, {}), (True, {"weight_decay": 0.0}))
-    ]
-
-
 def check_no_decay(model: nn.Module, no_decay: Sequence[str]) -> None:
-    """NO_DECAY names parameters that there are.
+    """Check that every part of a name in NO_DECAY occurs in that of a trainable parameter.
 
     Raises:
-        ConfigError: it holds a part of a name that no trainable parameter has.
+        ConfigError: naming the part that does not.
     """
+    names = [name for name, _ in _trained(model)]
     for part in no_decay:
-        if not any(part in name for name, _ in _trained(model)):
+        if not any(part in name for name in names):
             raise ConfigError(
                 f"OPTIMIZATION.NO_DECAY: the network trains no parameter whose name contains "
                 f"{part!r}; remove it"
@@ -154,14 +132,7 @@ def build_scheduler(
     """
     if config["OPTIMIZER"] == "adam_onecycle":
         return _one_cycle(optimizer, config, total_steps)
-    return WarmupCosine(
-        optimizer,
-        total_steps=total_steps,
-        steps_per_epoch=steps_per_epoch,
-        warmup_steps=config["WARMUP_ITER"],
-        moms=config["MOMS"],
-        pct_start=config["PCT_START"],
-    )
+    return WarmupCosine(optimizer, config, total_steps, steps_per_epoch)
 
 
 def _one_cycle(optimizer: Optimizer, config: Mapping[str, Any], total_steps: int) -> OneCycleLR:
@@ -184,24 +155,21 @@ def _one_cycle(optimizer: Optimizer, config: Mapping[str, Any], total_steps: int
 class WarmupCosine(LRScheduler):
     """OpenPCDet's ``adam_cosineanneal``: linear warm-up by step, then a cosine by epoch.
 
-    The rate rises from LR/3 to LR over ``warmup_steps``, and follows a half cosine from LR to
-    LR/1000 over the epochs. The first beta falls from ``moms[0]`` to ``moms[1]`` over the first
-    ``pct_start`` of all steps and returns over the rest.
+    The rate rises from LR/3 to LR over WARMUP_ITER steps, and follows a half cosine from LR to
+    LR/1000 over the epochs. The first beta falls from the first of MOMS to the second over the
+    first PCT_START of all steps and returns over the rest.
     """
 
     def __init__(
         self,
         optimizer: Optimizer,
+        config: Mapping[str, Any],
         total_steps: int,
         steps_per_epoch: int,
-        warmup_steps: int,
-        moms: Sequence[float],
-        pct_start: float,
     ) -> None:
         self.total_steps, self.steps_per_epoch = total_steps, steps_per_epoch
-        self.warmup_steps = warmup_steps
-        self.moms = list(moms)
-        self.rise_steps = int(pct_start * total_steps)
+        self.warmup_steps, self.moms = config["WARMUP_ITER"], list(config["MOMS"])
+        self.rise_steps = int(config["PCT_START"] * total_steps)
         super().__init__(optimizer)
 
     def get_lr(self) -> list[float | Any]:
