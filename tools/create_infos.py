@@ -7,56 +7,36 @@ nuscenes_dbinfos_{max_sweeps}sweeps_withvelo.pkl of the training split. Tables, 
 and files are checked first; nothing is written unless all of them are plausible.
 """
 
-import argparse
 import logging
 import sys
 from pathlib import Path
 
-from nsmae_plugin.formats.lidar_layout import DTYPES, NUSCENES
+from nsmae_plugin.formats.lidar_layout import DTYPES
 from nsmae_plugin.runs.create_infos import create_infos
-from nsmae_plugin.runtime.command_line import errors_in_one_line
-
-
-def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--data_path", type=Path, required=True, help="folder of the versions")
-    parser.add_argument("--version", default="v1.0-trainval")
-    parser.add_argument(
-        "--max_sweeps", type=int, default=10, help="sweeps per frame, the keyframe included"
-    )
-    parser.add_argument("--with_cam", action="store_true", help="add the cameras")
-    parser.add_argument(
-        "--with_gt_database", action="store_true", help="cut out the points of all training boxes"
-    )
-    parser.add_argument("--workers", type=int, default=0, help="additional processes")
-    parser.add_argument(
-        "--out_dir",
-        type=Path,
-        help="folder to write to, for read-only data; default: that of the data",
-    )
-    parser.add_argument(
-        "--lidar_columns",
-        nargs="+",
-        metavar="NAME",
-        default=NUSCENES.COLUMNS,
-        help="what LiDAR files hold, as DATA_CONFIG.LIDAR_FILES.COLUMNS (default: nuScenes' five)",
-    )
-    parser.add_argument(
-        "--lidar_dtype", default=NUSCENES.DTYPE, choices=DTYPES, help="as LIDAR_FILES.DTYPE"
-    )
-    arguments = parser.parse_args(argv)
-    if arguments.max_sweeps < 1:
-        parser.error("--max_sweeps must be at least 1")
-    return arguments
+from nsmae_plugin.runtime.command_line import errors_in_one_line, make_parser, positive
 
 
 @errors_in_one_line
 def main(arguments: list[str] | None = None) -> int:
-    args = parse_arguments(arguments)
+    parser = make_parser(__doc__)
+    add = parser.add_argument
+    add("--data_path", type=Path, required=True, help="folder of the versions")
+    add("--version", help="default: v1.0-trainval")
+    add("--max_sweeps", type=positive, help="per frame, the keyframe included; default: 10")
+    add("--with_cam", action="store_true", help="add the cameras")
+    add("--with_gt_database", action="store_true", help="cut out the points of all training boxes")
+    add("--workers", type=int, help="additional processes")
+    add("--out_dir", type=Path, help="folder to write to; default: that of the data")
+    add(
+        "--lidar_columns",
+        nargs="+",
+        metavar="NAME",
+        help="what LiDAR files hold, as DATA_CONFIG.LIDAR_FILES.COLUMNS (default: nuScenes' five)",
+    )
+    add("--lidar_dtype", choices=DTYPES, help="as LIDAR_FILES.DTYPE")
+    options = vars(parser.parse_args(arguments))
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
-    create_infos(**vars(args))
+    create_infos(**options)
     return 0
 
 

@@ -3,33 +3,25 @@
 Writes OUT (.pth), its manifest as JSON beside it, and with --safetensors a .safetensors file.
 """
 
-import argparse
 import sys
 from pathlib import Path
 
 import nsmae_plugin  # noqa: F401  (before torch: sets the OpenMP policy)
 
 # isort: split
-from nsmae_plugin.runtime.command_line import errors_in_one_line
+from nsmae_plugin.runtime.command_line import errors_in_one_line, make_parser
 from nsmae_plugin.training.export import export
 
 
-def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+@errors_in_one_line
+def main(arguments: list[str] | None = None) -> int:
+    parser = make_parser(__doc__)
     add = parser.add_argument
     add("--ckpt", type=Path, required=True, help="checkpoint, or a directory: the newest in it")
     add("--out", type=Path, default=Path("nsmae_weights.pth"), help="default: %(default)s")
     add("--safetensors", action="store_true", help="also write OUT as .safetensors")
     add("--cfg_file", type=Path, help="of the run; default: the one that lies above the checkpoint")
-    return parser.parse_args(arguments)
-
-
-@errors_in_one_line
-def main(arguments: list[str] | None = None) -> int:
-    args = parse_args(arguments)
-    manifest, written = export(args.ckpt, args.out, args.safetensors, args.cfg_file)
+    manifest, written = export(**vars(parser.parse_args(arguments)))
     origin = manifest["config"] or manifest["checkpoint"]
     print(f"{manifest['modality']} encoders of {origin}, epoch {manifest['epoch']}")
     for slot, names in manifest["slots"].items():

@@ -9,8 +9,8 @@ import nsmae_plugin  # noqa: F401  (before torch: sets the OpenMP policy)
 
 # isort: split
 from nsmae_plugin.runs.infer import InferOptions, infer
-from nsmae_plugin.runs.options import add_model_arguments, make_parser
-from nsmae_plugin.runtime.command_line import errors_in_one_line
+from nsmae_plugin.runs.options import add_model_arguments
+from nsmae_plugin.runtime.command_line import errors_in_one_line, make_parser
 
 
 def parse_options(arguments: list[str] | None = None) -> InferOptions:

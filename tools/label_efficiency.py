@@ -17,8 +17,13 @@ import nsmae_plugin  # noqa: F401  (before torch: sets the OpenMP policy)
 # isort: split
 from nsmae_plugin.experiments.label_efficiency.run import LabelEfficiencyOptions, run
 from nsmae_plugin.experiments.label_efficiency.trials import ARMS
-from nsmae_plugin.runs.options import DEVICES, add_overrides, make_parser
-from nsmae_plugin.runtime.command_line import errors_in_one_line, not_negative, positive
+from nsmae_plugin.runs.options import DEVICES, add_overrides
+from nsmae_plugin.runtime.command_line import (
+    errors_in_one_line,
+    make_parser,
+    not_negative,
+    positive,
+)
 
 
 def fraction(text: str) -> float:

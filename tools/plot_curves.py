@@ -10,17 +10,13 @@ from nsmae_plugin.visualization import panels
 from nsmae_plugin.visualization.curves import draw_curves, read_metrics
 
 
-def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
+@errors_in_one_line
+def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("metrics_file", type=Path, help="the metrics.jsonl of a run")
     parser.add_argument("--output", type=Path, help="PNG to write (default: curves.png beside it)")
     parser.add_argument("--metrics", nargs="+", help="the metrics to plot (default: all)")
-    return parser.parse_args(arguments)
-
-
-@errors_in_one_line
-def main(arguments: list[str] | None = None) -> int:
-    args = parse_arguments(arguments)
+    args = parser.parse_args(arguments)
     output = args.output or args.metrics_file.with_name("curves.png")
     figure = draw_curves(read_metrics(args.metrics_file), args.metrics)
     files.make_folder(output.parent)

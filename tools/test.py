@@ -14,9 +14,9 @@ from pathlib import Path
 import nsmae_plugin  # noqa: F401  (before torch: sets the OpenMP policy)
 
 # isort: split
-from nsmae_plugin.runs.options import SPLITS, add_run_arguments, make_parser
+from nsmae_plugin.runs.options import SPLITS, add_run_arguments
 from nsmae_plugin.runs.test import TestOptions, test
-from nsmae_plugin.runtime.command_line import errors_in_one_line, waiting_time
+from nsmae_plugin.runtime.command_line import errors_in_one_line, make_parser, waiting_time
 
 
 def parse_options(arguments: list[str] | None = None) -> TestOptions:

@@ -10,9 +10,14 @@ import sys
 import nsmae_plugin  # noqa: F401  (before torch: sets the OpenMP policy)
 
 # isort: split
-from nsmae_plugin.runs.options import add_run_arguments, make_parser
+from nsmae_plugin.runs.options import add_run_arguments
 from nsmae_plugin.runs.train import AMP_DTYPES, TrainOptions, train
-from nsmae_plugin.runtime.command_line import errors_in_one_line, not_negative, positive
+from nsmae_plugin.runtime.command_line import (
+    errors_in_one_line,
+    make_parser,
+    not_negative,
+    positive,
+)
 from nsmae_plugin.runtime.random_state import FIXED_SEED
 
 

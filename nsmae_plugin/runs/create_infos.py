@@ -35,9 +35,9 @@ logger = logging.getLogger("create_infos")
 
 def create_infos(
     data_path: Path,
-    version: str,
-    max_sweeps: int,
-    with_cam: bool,
+    version: str = "v1.0-trainval",
+    max_sweeps: int = 10,
+    with_cam: bool = False,
     with_gt_database: bool = False,
     workers: int = 0,
     lidar_columns: Sequence[str] = NUSCENES.COLUMNS,
@@ -92,11 +92,8 @@ def _split_samples(tables: NuScenesTables, names: dict[str, set[str]]) -> dict[s
             logger.warning("%s left out: its first sample has no %s", scene["name"], LIDAR)
             continue
         if not (tables.root / first["filename"]).exists():
-            logger.warning(
-                "%s left out: its LiDAR files are not there, first: %s",
-                scene["name"],
-                tables.root / first["filename"],
-            )
+            message = "%s left out: its LiDAR files are not there, first: %s"
+            logger.warning(message, scene["name"], tables.root / first["filename"])
             continue
         split_of[token] = next((key for key in names if scene["name"] in names[key]), None)
         if split_of[token] is None:

@@ -19,15 +19,6 @@ SPLITS = ("train", "test")
 DEVICES = ("auto", "cpu", "cuda")
 
 
-def make_parser(description: str | None) -> argparse.ArgumentParser:
-    """A parser without defaults: flags that are absent leave those of a dataclass of options."""
-    return argparse.ArgumentParser(
-        description=description,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        argument_default=argparse.SUPPRESS,
-    )
-
-
 @dataclass(frozen=True, kw_only=True)
 class RunOptions:
     """A run of training, or its evaluation: configuration, folder and processes.

@@ -5,7 +5,7 @@ import math
 import os
 import shlex
 import sys
-from argparse import ArgumentParser
+from argparse import SUPPRESS, ArgumentParser, RawDescriptionHelpFormatter
 from collections.abc import Callable
 from functools import wraps
 from typing import ParamSpec
@@ -25,6 +25,15 @@ SYSTEM_ERRORS = {
     "Connection closed by peer": _LOST,
     "Connection reset by peer": _LOST,
 }
+
+
+def make_parser(description: str | None) -> ArgumentParser:
+    """A parser without defaults: flags that are absent leave those of the function they are for."""
+    return ArgumentParser(
+        description=description,
+        formatter_class=RawDescriptionHelpFormatter,
+        argument_default=SUPPRESS,
+    )
 
 
 def positive(text: str) -> int:
