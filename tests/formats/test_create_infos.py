@@ -148,7 +148,8 @@ def test_any_cameras_and_missing_side_tables_will_do(database):
         (database / TABLES / f"{table}.json").unlink()
     (path, _) = create_infos(database, VERSION, 3, with_cam=True)
     assert list(read_infos(path)[0]["cams"]) == ["CAM_FRONT", "CAM_ABOVE"]
-    config = configuration(database, MAX_SWEEPS=3, INFO_PATH={"train": [path.name]})
+    info_path = {"train": [path.name], "test": []}
+    config = configuration(database, MAX_SWEEPS=3, INFO_PATH=info_path)
     assert len(MultiModalNuScenesDataset(config, CLASSES)[0]["camera_imgs"]) == 2
 
 
