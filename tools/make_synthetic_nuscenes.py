@@ -29,7 +29,7 @@ def main(arguments: list[str] | None = None) -> int:
     add("--cameras", type=int)
     add("--image_size", type=int, nargs=2, metavar=("H", "W"))
     add("--azimuths", type=int, help="LiDAR columns per turn")
-    add("--seed", type=int)
+    add("--seed", type=not_negative)
     add("--workers", type=int, default=default_workers(), help="processes; do not change the files")
     add("--quiet", action="store_true", default=False, help="no progress bar, no summary")
     given = vars(parser.parse_args(arguments))

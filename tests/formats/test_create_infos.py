@@ -254,7 +254,7 @@ def test_the_real_keyframe_becomes_one_training_sample(real_root, tmp_path):
     (info,) = read_infos(train)
     assert list(info["cams"]) == list(CAMERAS)
     assert info["gt_boxes"].shape == (len(info["gt_names"]), 9)
-    config = configuration(root, INFO_PATH={"train": [train.name]})
+    config = configuration(root, INFO_PATH={"train": [train.name], "test": []})
     sample = MultiModalNuScenesDataset(config, CLASSES)[0]
     assert len(sample["camera_imgs"]) == 6
     assert len(sample["points"]) > 20000
