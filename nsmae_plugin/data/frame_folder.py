@@ -113,7 +113,7 @@ def read_layout(folder: Path) -> LidarFiles | None:
     section = _object(content["lidar_files"], f"{path}: 'lidar_files'")
     try:
         named = {key.upper(): value for key, value in section.items()}
-        return LidarFiles.from_config(named, f"{path}: lidar_files")
+        return LidarFiles.of(named, f"{path}: lidar_files")
     except ConfigError as error:
         raise DataError(str(error)) from error
 

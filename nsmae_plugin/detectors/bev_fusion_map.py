@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from nsmae_plugin.detectors.bev_network import BEVNetwork, ModelInfo
 from nsmae_plugin.errors import ConfigError
-from nsmae_plugin.formats.maps.map_classes import map_classes
+from nsmae_plugin.formats.maps.map_classes import MapConfig
 from nsmae_plugin.geometry.bev_grid import map_grid
 from nsmae_plugin.models.map_head import BEVSegmentationHead
 
@@ -87,7 +87,7 @@ class BEVFusionMap(BEVNetwork):
         head = MAP_HEADS[config.NAME](
             config,
             input_channels=info["num_bev_features"],
-            classes=map_classes(map_config),
+            classes=MapConfig.of_section(map_config).CLASSES,
             grid=map_grid(map_config),
             feature_range=info["point_cloud_range"],
         )

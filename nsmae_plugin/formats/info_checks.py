@@ -17,7 +17,9 @@ _CAMERA_SHAPES = {
     "sensor2ego_rotation": (4,),
     "sensor2ego_translation": (3,),
 }
-_POSES = ("ref_from_car", "car_from_global")
+POSES = ("ref_from_car", "car_from_global")
+NAME, SECONDS = "a text in one line", "a finite number of seconds"
+MATRIX = "a matrix (4, 4) of finite numbers"
 
 
 class Needs(NamedTuple):
@@ -81,15 +83,13 @@ def _check_frame(info: Any, where: str, needs: Needs) -> None:
             f"{where} lacks {', '.join(missing)}{kitti}; OpenPCDet's nuScenes layout is needed"
         )
     for key in ("token", "lidar_path"):
-        if key in info and not _is_name(info[key]):
-            raise _other_form(where, key, info[key], "a text in one line")
-    if not _are_numbers(info["timestamp"], ()):
-        raise _other_form(where, "timestamp", info["timestamp"], "a finite number of seconds")
-    if not isinstance(info.get("sweeps", []), list):
-        raise _other_form(where, "sweeps", info["sweeps"], "a list")
-    for key in _POSES:
-        if key in info and not _are_numbers(info[key], (4, 4)):
-            raise _other_form(where, key, info[key], "a matrix (4, 4) of finite numbers")
+        if key in info:
+            _require(_is_name(info[key]), where, key, info, NAME)
+    _require(_are_numbers(info["timestamp"], ()), where, "timestamp", info, SECONDS)
+    _require(isinstance(info.get("sweeps", []), list), where, "sweeps", info, "a list")
+    for key in POSES:
+        if key in info:
+            _require(_are_numbers(info[key], (4, 4)), where, key, info, MATRIX)
 
 
 def _check_sweeps(sweeps: list[Any], where: str) -> None:
@@ -101,15 +101,11 @@ def _check_sweeps(sweeps: list[Any], where: str) -> None:
         name = f"sweep {position} of {where}"
         if not isinstance(sweep, dict):
             raise DataError(f"{name} is a {type(sweep).__name__}, not a dict")
-        if not _is_name(sweep.get("lidar_path")):
-            raise _other_form(name, "lidar_path", sweep.get("lidar_path"), "a text in one line")
-        if not _are_numbers(sweep.get("time_lag"), ()):
-            words = "a finite number of seconds"
-            raise _other_form(name, "time_lag", sweep.get("time_lag"), words)
+        _require(_is_name(sweep.get("lidar_path")), name, "lidar_path", sweep, NAME)
+        _require(_are_numbers(sweep.get("time_lag"), ()), name, "time_lag", sweep, SECONDS)
         matrix = sweep.get("transform_matrix", ...)  # None stands for the keyframe itself
-        if matrix is not None and not _are_numbers(matrix, (4, 4)):
-            words = "a matrix (4, 4) of finite numbers, or None"
-            raise _other_form(name, "transform_matrix", matrix, words)
+        fits = matrix is None or _are_numbers(matrix, (4, 4))
+        _require(fits, name, "transform_matrix", sweep, f"{MATRIX}, or None")
 
 
 def _check_cameras(info: Mapping[str, Any], source: str) -> None:
@@ -117,9 +113,8 @@ def _check_cameras(info: Mapping[str, Any], source: str) -> None:
         raise DataError(
             f"{source} has no cameras for sample {info['token']}; it was made without them"
         )
-    if not isinstance(info["cams"], dict):
-        where = f"sample {info['token']} of {source}"
-        raise _other_form(where, "cams", info["cams"], "a dict of cameras")
+    where = f"sample {info['token']} of {source}"
+    _require(isinstance(info["cams"], dict), where, "cams", info, "a dict of cameras")
     for channel, camera in info["cams"].items():
         where = f"camera {brief(channel)} of sample {info['token']}"
         if not isinstance(camera, dict):
@@ -144,19 +139,23 @@ def _check_labels(info: Mapping[str, Any], where: str, needed: bool) -> None:
         raise DataError(f"{where} has boxes, but no {' and no '.join(missing)}")
     values: list[Any] = [info.get(key) for key in keys]
     boxes, names, counts = values
-    if not _is_array(boxes, "iuf") or boxes.ndim != 2 or boxes.shape[1] not in (7, 9):
-        raise _other_form(where, "gt_boxes", boxes, "an array (boxes, 7 or 9) of numbers")
+    fits = _is_array(boxes, "iuf") and boxes.ndim == 2 and boxes.shape[1] in (7, 9)
+    _require(fits, where, "gt_boxes", info, "an array (boxes, 7 or 9) of numbers")
     if not np.isfinite(boxes[:, :7]).all() or np.isinf(boxes).any():  # velocities may be unknown
         raise DataError(f"{where} has boxes with NaN or infinite numbers")
     count = len(boxes)
-    if not _is_array(names, "U" if count else "Uf", count):
-        raise _other_form(where, "gt_names", names, f"an array of {count} texts, one per box")
-    if needed and not _is_array(counts, "iuf", count):
-        raise _other_form(where, "num_lidar_pts", counts, f"an array of {count} numbers")
+    fits = _is_array(names, "U" if count else "Uf", count)
+    _require(fits, where, "gt_names", info, f"an array of {count} texts, one per box")
+    fits = not needed or _is_array(counts, "iuf", count)
+    _require(fits, where, "num_lidar_pts", info, f"an array of {count} numbers")
 
 
-def _other_form(where: str, key: str, value: Any, wanted: str) -> DataError:
-    if value is ... or value is None:
+def _require(fits: bool, where: str, key: str, record: Mapping[str, Any], wanted: str) -> None:
+    """Refuse a value of a record that does not fit; ``wanted`` says in words what would."""
+    if fits:
+        return
+    value = record.get(key)
+    if value is None:
         found = "is missing"
     elif isinstance(value, np.ndarray):
         found = f"is an array {value.shape} of {value.dtype.name}"
@@ -164,7 +163,7 @@ def _other_form(where: str, key: str, value: Any, wanted: str) -> DataError:
             found += " with NaN or infinity"
     else:
         found = f"is {brief(value, 40)!r}" if isinstance(value, str) else f"is {brief(value, 40)}"
-    return DataError(f"{where}: {key} {found}, and should be {wanted}")
+    raise DataError(f"{where}: {key} {found}, and should be {wanted}")
 
 
 def _is_name(value: Any) -> bool:

@@ -10,10 +10,9 @@ import numpy as np
 
 from nsmae_plugin.errors import DataError, brief
 from nsmae_plugin.formats import plausibility
-from nsmae_plugin.formats.info_checks import Needs
+from nsmae_plugin.formats.info_checks import POSES, Needs
 
 Infos = Sequence[Mapping[str, Any]]
-_POSES = ("ref_from_car", "car_from_global")
 _IN_METRES = ("sensor2lidar_translation", "sensor2ego_translation")
 
 
@@ -27,7 +26,7 @@ def check_numbers(infos: Infos, source: str, needs: Needs) -> None:
     Raises:
         DataError: names the frame, and what of it is wrong.
     """
-    for key in _POSES:
+    for key in POSES:
         present = [info for info in infos if key in info]
         names = [f"sample {info['token']}" for info in present]
         _Records(source, names).check_poses([info[key] for info in present], key)

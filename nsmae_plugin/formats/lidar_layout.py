@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
 
@@ -41,20 +40,6 @@ class LidarFiles(Section):
 
     COLUMNS: Columns = Field(default=NUSCENES_COLUMNS)
     DTYPE: Literal["float32", "float64"] = "float32"
-
-    @classmethod
-    def from_config(
-        cls, section: Mapping[str, Any] | None, key: str = "DATA_CONFIG.LIDAR_FILES"
-    ) -> LidarFiles:
-        """The layout of a section with ``COLUMNS`` and ``DTYPE``, both optional.
-
-        Args:
-            key: path of the section, for messages.
-
-        Raises:
-            ConfigError: columns without x, y or z or with a name twice, or another type.
-        """
-        return cls.of(section or {}, key)
 
     def __str__(self) -> str:
         return f"{len(self.COLUMNS)} columns of {self.DTYPE} ({', '.join(self.COLUMNS)})"

@@ -3,7 +3,6 @@
 Every function returns None, or a description of the problem that follows the name of a record.
 """
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -61,14 +60,6 @@ def centre_problem(focal: np.ndarray, centre: np.ndarray, size: tuple[int, int])
             f"has focal lengths of {focal[0]:.4g} and {focal[1]:.4g} pixels, which no camera with "
             f"images of {size[0]} x {size[1]} pixels has"
         )
-    return None
-
-
-def mount_problem(translation: Sequence[float]) -> str | None:
-    """Problem of the position of a sensor on the vehicle, in metres."""
-    distance = float(np.linalg.norm(translation))
-    if distance > FARTHEST_SENSOR:
-        return f"puts the sensor {distance:.4g} m away; translations are in metres"
     return None
 
 

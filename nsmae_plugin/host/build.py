@@ -1,17 +1,35 @@
-"""Building datasets and networks, as far as both hosts do it alike."""
+"""Describing a host, and building datasets and networks as far as both hosts do it alike."""
 
 import logging
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
+from torch.nn import functional as F
 from torch.utils.data import Dataset
 
 from nsmae_plugin.config.derived import complete
 from nsmae_plugin.errors import ConfigError
-from nsmae_plugin.host.batch_norm import accept_single_rows
 from nsmae_plugin.host.lost_voxels import refuse_lost_voxels, warn_of_losses
+
+
+@dataclass(frozen=True)
+class HostDescription:
+    """Version and state of the imported OpenPCDet; empty for the built-in host.
+
+    Attributes:
+        version, location: of the package ``pcdet``.
+        extensions: name of each of its compiled extensions -> how it is served.
+        stand_ins: third-party package (or dataset) that was replaced -> why.
+    """
+
+    version: str | None = None
+    location: str | None = None
+    extensions: dict[str, str] = field(default_factory=dict)
+    stand_ins: dict[str, str] = field(default_factory=dict)
 
 
 def build_dataset(
@@ -92,3 +110,27 @@ def _names_modules(section: Any) -> bool:
     """Return whether a section of MODEL names a module, or is a list of sections that do."""
     sections = section if isinstance(section, list) else [section]
     return bool(sections) and all(isinstance(one, Mapping) and "NAME" in one for one in sections)
+
+
+class RowBatchNorm1d(nn.BatchNorm1d):
+    """``BatchNorm1d`` that normalises a single value per channel by the running statistics.
+
+    The rows are those of sparse tensors, of which a sample with few points may leave one. One value
+    has no spread: torch refuses to train on it, and its variance would be NaN. The
+    running statistics stay as they are.
+    """
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        if not self.training or input.numel() > self.num_features or self.running_mean is None:
+            return super().forward(input)
+        return F.batch_norm(
+            input, self.running_mean, self.running_var, self.weight, self.bias, False, 0.0, self.eps
+        )
+
+
+def accept_single_rows(model: nn.Module) -> nn.Module:
+    """Make every ``BatchNorm1d`` of a network a :class:`RowBatchNorm1d`; its parameters stay."""
+    for module in model.modules():
+        if type(module) is nn.BatchNorm1d:
+            module.__class__ = RowBatchNorm1d
+    return model

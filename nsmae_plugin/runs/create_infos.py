@@ -48,7 +48,9 @@ def create_infos(
 
     Nothing is written before all of them are complete.
     """
-    layout = LidarFiles.from_config({"COLUMNS": lidar_columns, "DTYPE": lidar_dtype})
+    layout = LidarFiles.of(
+        {"COLUMNS": lidar_columns, "DTYPE": lidar_dtype}, "DATA_CONFIG.LIDAR_FILES"
+    )
     root = data_path / version
     folder = out_dir or root
     names = scene_names(root, version)

@@ -11,7 +11,7 @@ import torch
 
 from nsmae_plugin.errors import ConfigError, NonFiniteError
 from nsmae_plugin.formats.maps.bev_map import BEVMap
-from nsmae_plugin.formats.maps.map_classes import map_classes
+from nsmae_plugin.formats.maps.map_classes import MapConfig
 from nsmae_plugin.geometry.bev_grid import map_grid
 from nsmae_plugin.geometry.boxes import Boxes, make_boxes
 
@@ -80,7 +80,7 @@ def _map(
     settings = config.DATA_CONFIG.MAP_CONFIG
     labels = batch.get("gt_masks_bev")
     return BEVMap(
-        classes=tuple(map_classes(settings)),
+        classes=tuple(MapConfig.of_section(settings).CLASSES),
         grid=map_grid(settings),
         probabilities=result["masks_bev"].detach().cpu().float().numpy(),
         labels=None if labels is None else np.asarray(labels[0], dtype=bool),

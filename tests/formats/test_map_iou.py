@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from nsmae_plugin.errors import DataError
-from nsmae_plugin.formats.maps.map_iou import (
+from nsmae_plugin.formats.maps.map_results import (
     NAMES,
     THRESHOLDS,
     count_cells,

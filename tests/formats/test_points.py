@@ -91,7 +91,7 @@ def test_files_are_read_in_the_layout_that_is_named(tmp_path, cloud, name):
     columns, dtype = LAYOUTS[name]
     path = write(tmp_path / "a.bin", in_layout(cloud, columns, dtype))
     section = {"COLUMNS": list(columns), "DTYPE": np.dtype(dtype).name}
-    points = read_points(path, "t", LidarFiles.from_config(section))
+    points = read_points(path, "t", LidarFiles.of(section, "DATA_CONFIG.LIDAR_FILES"))
     assert (points.shape, points.dtype) == ((len(cloud), 4), np.float32)
     expected = cloud[:, :4].copy()
     if "intensity" not in columns:
@@ -149,4 +149,4 @@ def test_files_with_a_header_are_named(tmp_path, cloud, header, words):
 )
 def test_layouts_that_mean_nothing_are_refused(section, message):
     with pytest.raises(ConfigError, match=message):
-        LidarFiles.from_config(section)
+        LidarFiles.of(section, "DATA_CONFIG.LIDAR_FILES")

@@ -8,7 +8,7 @@ from torch import nn
 
 from nsmae_plugin import host
 from nsmae_plugin.errors import DataError
-from nsmae_plugin.host.batch_norm import RowBatchNorm1d, accept_single_rows
+from nsmae_plugin.host.build import RowBatchNorm1d, accept_single_rows
 from tests.detectors.test_nsmae import build as build_pretraining
 from tests.helpers.detector_case import build as build_detector
 from tests.helpers.detector_case import labelled_batch

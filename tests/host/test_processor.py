@@ -183,12 +183,6 @@ def test_features_are_picked_by_name():
     assert encoder.forward({"points": points})["points"].tolist() == [[0, 1, 2, 4], [5, 6, 7, 9]]
     with pytest.raises(ConfigError, match="names 5 features, but the points have 4"):
         encoder.forward({"points": points[:, :4]})
-    with pytest.raises(ConfigError, match="elongation"):
-        PointFeatureEncoder(EasyDict({**encoding, "used_feature_list": ["x", "elongation"]}))
-    with pytest.raises(ConfigError, match="known: absolute_coordinates_encoding"):
-        PointFeatureEncoder(
-            EasyDict({**encoding, "encoding_type": "polar", "used_feature_list": names})
-        )
 
 
 def test_an_unknown_name_is_answered_with_the_known_ones():

@@ -11,7 +11,6 @@ import numpy as np
 import torch
 
 from nsmae_plugin.data.masking import hidden_subset, image_patch_mask
-from nsmae_plugin.formats.maps.map_classes import map_classes
 from nsmae_plugin.geometry.bev_grid import map_grid
 
 BEAMS, AZIMUTHS = 32, 1084  # of nuScenes' LiDAR: 34,688 returns a sweep
@@ -193,7 +192,7 @@ def _labels(config: Any, batch: int, rng: np.random.Generator) -> dict[str, np.n
         boxes = [_boxes(config, rng) for _ in range(batch)]
         labels["gt_boxes"] = np.stack(boxes).astype(np.float32)
     if data.get("MAP_CONFIG") is not None:
-        classes, shape = map_classes(data.MAP_CONFIG), map_grid(data.MAP_CONFIG).shape
+        classes, shape = data.MAP_CONFIG.CLASSES, map_grid(data.MAP_CONFIG).shape
         masks = [[_areas(shape, rng) for _ in classes] for _ in range(batch)]
         labels["gt_masks_bev"] = np.array(masks)
     return labels

@@ -1,5 +1,7 @@
 """Settings of ``MAP_CONFIG``: classes, the layers that they consist of, and how they are drawn."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
@@ -21,9 +23,6 @@ POLYGON_LAYERS = (
 )
 #: Drawn as bands of ``LINE_WIDTH``. Traffic lights, lines too, do not lie on the ground.
 LINE_LAYERS = ("road_divider", "lane_divider")
-
-#: ``devkit``: nuScenes' ``get_map_mask``, as published; ``exact``: cells whose centre lies inside.
-RASTERISERS = ("devkit", "exact")
 
 #: Class -> layers whose union it is: every layer by its own name, and what joins several.
 LAYERS_OF_CLASS: dict[str, tuple[str, ...]] = {
@@ -52,7 +51,8 @@ class MapConfig(Section):
         CLASSES: channels of labels and predictions, in order.
         XBOUND, YBOUND: grid in the LiDAR frame, metres.
         LINE_WIDTH: metres, of the bands that lines are drawn as.
-        RASTERISER: how labels are drawn, see :data:`RASTERISERS`.
+        RASTERISER: how labels are drawn. ``devkit``: by nuScenes' ``get_map_mask``, as published;
+            ``exact``: the cells whose centre lies inside.
     """
 
     CLASSES: Classes
@@ -61,28 +61,20 @@ class MapConfig(Section):
     LINE_WIDTH: PositiveFloat
     RASTERISER: Literal["devkit", "exact"] = "exact"
 
+    @classmethod
+    def of_section(cls, map_cfg: Mapping[str, Any]) -> MapConfig:
+        """The section of a dataset.
 
-def map_classes(map_cfg: Mapping[str, Any]) -> list[str]:
-    """``CLASSES`` of a section ``MAP_CONFIG``: the channels of labels and predictions, in order.
-
-    Raises:
-        ConfigError: the section cannot be meant.
-    """
-    return MapConfig.of(map_cfg, "DATA_CONFIG.MAP_CONFIG").CLASSES
-
-
-def rasteriser_of(map_cfg: Mapping[str, Any]) -> str:
-    """``RASTERISER`` of a section ``MAP_CONFIG``.
-
-    Raises:
-        ConfigError: the section cannot be meant.
-    """
-    return MapConfig.of(map_cfg, "DATA_CONFIG.MAP_CONFIG").RASTERISER
+        Raises:
+            ConfigError: it cannot be meant.
+        """
+        return cls.of(map_cfg, "DATA_CONFIG.MAP_CONFIG")
 
 
 def drawing_of(map_cfg: Mapping[str, Any]) -> dict[str, Any]:
     """How labels were drawn, kept beside each score: ``rasteriser``, ``line_width`` in metres."""
-    return {"rasteriser": rasteriser_of(map_cfg), "line_width": float(map_cfg["LINE_WIDTH"])}
+    config = MapConfig.of_section(map_cfg)
+    return {"rasteriser": config.RASTERISER, "line_width": float(config.LINE_WIDTH)}
 
 
 def describe_drawing(drawing: Mapping[str, Any]) -> str:

@@ -13,7 +13,7 @@ import numpy as np
 
 from nsmae_plugin.errors import DataError
 from nsmae_plugin.formats.maps.devkit_raster import flips_of, line_cells, load_layers, patch_of
-from nsmae_plugin.formats.maps.map_classes import map_classes, rasteriser_of
+from nsmae_plugin.formats.maps.map_classes import MapConfig
 from nsmae_plugin.formats.maps.map_raster import rasterise
 from nsmae_plugin.formats.maps.vector_map import load_map
 from nsmae_plugin.formats.nuscenes.scenes import locations_of_samples
@@ -44,8 +44,9 @@ class MapLabels:
     def __init__(
         self, map_cfg: Mapping[str, Any], infos: Sequence[dict[str, Any]], root: Path, version: str
     ):
-        self.grid, self.classes = map_grid(map_cfg), map_classes(map_cfg)
-        self.rasteriser, width = rasteriser_of(map_cfg), float(map_cfg["LINE_WIDTH"])
+        config = MapConfig.of_section(map_cfg)
+        self.grid, self.classes, width = map_grid(map_cfg), config.CLASSES, float(config.LINE_WIDTH)
+        self.rasteriser = config.RASTERISER
         if self.rasteriser == "devkit":
             self._line_cells = line_cells(width, self.grid)
         self._location = _locations(infos, root, version)

@@ -16,7 +16,12 @@ from typing import Any
 from nsmae_plugin.errors import ConfigError, DataError, brief
 from nsmae_plugin.formats.infos import CREATE
 from nsmae_plugin.formats.nuscenes.scenes import scenes_of_samples
-from nsmae_plugin.formats.nuscenes.splits import check_scenes, custom_splits, split_file
+from nsmae_plugin.formats.nuscenes.splits import (
+    EVAL_SETS,
+    check_scenes,
+    custom_splits,
+    split_file,
+)
 from nsmae_plugin.runtime import files
 from nsmae_plugin.runtime.reading import GIB, read_json
 
@@ -25,13 +30,6 @@ MAX_BOXES = 500  # per sample; the benchmark refuses files with more
 SUMMARY = "metrics_summary.json"
 DETAILS = "metrics_details.json"
 SHOWN = 3  # samples that an error message spells out
-
-# What the devkit calls the splits of each version.
-_EVAL_SETS = {
-    "v1.0-mini": {"train": "mini_train", "val": "mini_val"},
-    "v1.0-trainval": {name: name for name in ("train", "val", "train_detect", "train_track")},
-    "v1.0-test": {"test": "test"},
-}
 
 
 @dataclass(frozen=True)
@@ -95,7 +93,7 @@ def find(root: Path, version: str, split: str) -> Split:
     from nuscenes.utils.splits import create_splits_scenes
 
     official = create_splits_scenes()
-    names = _EVAL_SETS.get(version, {})
+    names = EVAL_SETS.get(version, {})
     eval_set = "test" if version == "v1.0-test" else names.get(split, split)
     path, custom = split_file(root, version), custom_splits(root, version)
     if split in custom and eval_set in official:

@@ -6,7 +6,12 @@ from pathlib import Path
 from nsmae_plugin.errors import ConfigError, DataError, brief
 from nsmae_plugin.runtime.reading import read_json
 
-VERSIONS = ("v1.0-mini", "v1.0-trainval", "v1.0-test")
+# What the devkit calls the splits of each version.
+EVAL_SETS = {
+    "v1.0-mini": {"train": "mini_train", "val": "mini_val"},
+    "v1.0-trainval": {name: name for name in ("train", "val", "train_detect", "train_track")},
+    "v1.0-test": {"test": "test"},
+}
 FILE = "splits.json"
 FORM = '{"train": [scene names], "val": [scene names]}'
 
@@ -25,18 +30,15 @@ def scene_names(root: Path, version: str) -> dict[str, set[str]]:
     custom = custom_splits(root, version)
     if {"train", "val"} & set(custom):
         return _train_and_val(custom, split_file(root, version))
-    if version not in VERSIONS:
+    if version not in EVAL_SETS:
         raise ConfigError(
-            f"the version {version!r} is none of {', '.join(VERSIONS)}; for a database of your own "
-            f"write its scenes into {split_file(root, version)}: {FORM}"
+            f"the version {version!r} is none of {', '.join(EVAL_SETS)}; for a database of your "
+            f"own write its scenes into {split_file(root, version)}: {FORM}"
         )
-    from nuscenes.utils import splits  # pulls in the whole devkit
+    from nuscenes.utils.splits import create_splits_scenes  # pulls in the whole devkit
 
-    if version == "v1.0-test":
-        return {"test": set(splits.test)}
-    if version == "v1.0-mini":
-        return {"train": set(splits.mini_train), "val": set(splits.mini_val)}
-    return {"train": set(splits.train), "val": set(splits.val)}
+    official, sets = create_splits_scenes(), EVAL_SETS[version].items()
+    return {split: set(official[name]) for split, name in sets if split in ("train", "val", "test")}
 
 
 def split_file(root: Path, version: str) -> Path:

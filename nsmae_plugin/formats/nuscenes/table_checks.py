@@ -33,9 +33,12 @@ def check_calibration(tables: NuScenesTables, samples: Iterable[str], cameras: b
 def _check_sensor(tables: NuScenesTables, data: Record, channel: str) -> None:
     calibration = tables.calibration(data)
     where = f"{tables.name('calibrated_sensor', calibration)} ({channel})"
-    problem = plausibility.mount_problem(calibration["translation"])
-    if problem:
-        raise DataError(f"{where}: translation {problem}")
+    distance = float(np.linalg.norm(calibration["translation"]))
+    if distance > plausibility.FARTHEST_SENSOR:
+        raise DataError(
+            f"{where}: translation puts the sensor {distance:.4g} m away; translations "
+            "are in metres"
+        )
     if tables.modality[channel] == "camera":
         problem = plausibility.intrinsics_problem(calibration["camera_intrinsic"], _size(data))
         if problem:

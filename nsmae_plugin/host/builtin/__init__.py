@@ -10,7 +10,6 @@ from nsmae_plugin.host.batch import to_device
 from nsmae_plugin.host.builtin.dataset import DatasetTemplate
 from nsmae_plugin.host.builtin.detector import Detector3DTemplate
 from nsmae_plugin.host.builtin.registry import lookup, register
-from nsmae_plugin.host.description import HostDescription
 
 __all__ = [
     "DESCRIPTION",
@@ -26,7 +25,7 @@ __all__ = [
 ]
 
 NAME = "builtin"
-DESCRIPTION = HostDescription()
+DESCRIPTION = build.HostDescription()
 build_dataset = partial(build.build_dataset, lookup)
 
 

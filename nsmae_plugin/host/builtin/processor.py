@@ -24,19 +24,6 @@ class PointFeatureEncoder:
         self.point_encoding_config, self.point_cloud_range = config, point_cloud_range
         self.used_feature_list = list(config["used_feature_list"])
         self.src_feature_list = list(config["src_feature_list"])
-        encoding = config["encoding_type"]
-        if encoding != "absolute_coordinates_encoding":
-            raise ConfigError(
-                f"unknown encoding_type {encoding!r}; known: absolute_coordinates_encoding"
-            )
-        if self.src_feature_list[:3] != ["x", "y", "z"]:
-            raise ConfigError("POINT_FEATURE_ENCODING.src_feature_list must begin with x, y, z")
-        missing = set(self.used_feature_list) - set(self.src_feature_list)
-        if missing:
-            raise ConfigError(
-                f"POINT_FEATURE_ENCODING.used_feature_list names {sorted(missing)}, which are not "
-                "in src_feature_list"
-            )
 
     @property
     def num_point_features(self) -> int:

@@ -6,7 +6,6 @@ OpenPCDet's files stay untouched. Each function is idempotent and says what brea
 import logging
 import os
 from collections.abc import Callable
-from functools import wraps
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any, BinaryIO
@@ -29,7 +28,7 @@ MOST_OBJECT_BYTES = 1 << 28
 
 # Removed in NumPy 1.24; base_bev_backbone.py and database_sampler.py among others use them.
 NUMPY_ALIASES = {"int": int, "float": float, "bool": bool, "object": object, "str": str}
-Load = Callable[..., Any]
+Original = Callable[..., Any]
 
 
 def restore_numpy_aliases() -> None:
@@ -46,14 +45,12 @@ def allow_numpy_scalars_in_checkpoints() -> None:
     learning rates, NumPy scalars, of a saved optimizer, and its training script then starts over
     without a word. Only these types are added; arbitrary pickles stay refused.
     """
-    add_safe_globals = getattr(torch.serialization, "add_safe_globals", None)
-    if add_safe_globals is None:  # torch < 2.4 has no restriction
-        return
     scalar = np.float64(0).__reduce__()[0]  # multiarray.scalar, whose module NumPy 2 renamed
     codes = ("float16", "float32", "float64", "int32", "int64", "bool")
     dtypes = {type(np.dtype(code)) for code in codes}
     names = [f"numpy.{core}.multiarray.scalar" for core in ("core", "_core")]
-    add_safe_globals([np.dtype, *dtypes, *((scalar, name) for name in names)])
+    allowed: list[Any] = [np.dtype, *dtypes, *((scalar, name) for name in names)]
+    torch.serialization.add_safe_globals(allowed)
 
 
 def collate_ragged_image_infos(dataset_template: type) -> None:
@@ -62,12 +59,10 @@ def collate_ragged_image_infos(dataset_template: type) -> None:
     Each entry is ``[resize, crop (4,), flip, rotate]``. NumPy before 1.24 turned such ragged lists
     into an object array (B, N, 4); since then ``np.stack`` raises, and collation with it.
     """
-    original = dataset_template.collate_batch  # type: ignore[attr-defined]
-    if hasattr(original, "__wrapped__"):
-        return
 
-    @wraps(original)
-    def collate_batch(batch_list: list[dict[str, Any]], _unused: bool = False) -> dict[str, Any]:
+    def collate_batch(
+        original: Original, batch_list: list[dict[str, Any]], _unused: bool = False
+    ) -> dict[str, Any]:
         key = "img_process_infos"
         if not all(key in sample for sample in batch_list):
             return original(batch_list, _unused)
@@ -76,7 +71,7 @@ def collate_ragged_image_infos(dataset_template: type) -> None:
         batch[key] = _object_array([sample[key] for sample in batch_list])
         return batch
 
-    dataset_template.collate_batch = staticmethod(collate_batch)  # type: ignore[attr-defined]
+    replace(dataset_template, "collate_batch", collate_batch)
 
 
 def assign_where_there_is_no_box(assigner: type) -> None:
@@ -85,19 +80,15 @@ def assign_where_there_is_no_box(assigner: type) -> None:
     It returns a variable there that it never set, and training a TransFusionHead on a batch with
     such a sample ends in an UnboundLocalError.
     """
-    original = assigner.assign  # type: ignore[attr-defined]
-    if hasattr(original, "__wrapped__"):
-        return
 
-    @wraps(original)
     def assign(
-        self: Any, bboxes: torch.Tensor, gt_bboxes: torch.Tensor, *rest: Any
+        original: Original, self: Any, bboxes: torch.Tensor, gt_bboxes: torch.Tensor, *rest: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
         if len(gt_bboxes):
             return original(self, bboxes, gt_bboxes, *rest)
         return bboxes.new_zeros(len(bboxes), dtype=torch.long), bboxes.new_zeros(len(bboxes))
 
-    assigner.assign = assign  # type: ignore[attr-defined]
+    replace(assigner, "assign", assign)
 
 
 def load_image_weights(backbone: type) -> None:
@@ -107,18 +98,14 @@ def load_image_weights(backbone: type) -> None:
     that begin with ``backbone.``. Where a file has others, as detectors trained on nuImages have,
     the backbone or its first layer stays random without a word.
     """
-    original = backbone.init_weights  # type: ignore[attr-defined]
-    if hasattr(original, "__wrapped__"):
-        return
 
-    @wraps(original)
-    def init_weights(self: Any) -> None:
+    def init_weights(original: Original, self: Any) -> None:
         if self.init_cfg is None:
             original(self)
         else:
             load_image_checkpoint(self, self.init_cfg.get("checkpoint"), self.convert_weights)
 
-    backbone.init_weights = init_weights  # type: ignore[attr-defined]
+    replace(backbone, "init_weights", init_weights)
 
 
 def load_booleans_as_booleans(models: ModuleType) -> None:
@@ -154,9 +141,7 @@ def read_databases_without_trust(sampler_module: ModuleType) -> None:
         with open_regular(path, "the object", remedy, MOST_OBJECT_BYTES, owner) as file:
             return np.fromfile(file, dtype)
 
-    def add(
-        original: Callable[..., Any], self: Any, data: Any, boxes: Any, entries: Any, *rest: Any
-    ) -> Any:
+    def add(original: Original, self: Any, data: Any, boxes: Any, entries: Any, *rest: Any) -> Any:
         features = self.sampler_cfg.NUM_POINT_FEATURES
         for entry in () if self.use_shared_memory else entries:
             path, count = self.root_path / entry["path"], entry["num_points_in_gt"]
@@ -183,7 +168,7 @@ def build_with_care(models: ModuleType) -> None:
     """
 
     def build_network(
-        original: Callable[..., Any], model_cfg: Any, num_class: int, dataset: Any
+        original: Original, model_cfg: Any, num_class: int, dataset: Any
     ) -> torch.nn.Module:
         def builder(model_cfg: Any, **arguments: Any) -> torch.nn.Module:
             configuration.adapt_modules(model_cfg)
@@ -217,9 +202,7 @@ def tell_why_nothing_is_resumed(detector: type) -> None:
     from the beginning, all without a word.
     """
 
-    def load(
-        original: Callable[..., Any], self: Any, filename: str, *args: Any, **kwargs: Any
-    ) -> Any:
+    def load(original: Original, self: Any, filename: str, *args: Any, **kwargs: Any) -> Any:
         try:
             return original(self, filename, *args, **kwargs)
         except Exception as error:
@@ -239,7 +222,7 @@ def evaluate_whole_networks(detector: type) -> None:
     weights; for detectors of the plugin that is an error.
     """
 
-    def load(original: Load, self: Any, filename: str | None, *args: Any, **kwargs: Any) -> Any:
+    def load(original: Original, self: Any, filename: str | None, *args: Any, **kwargs: Any) -> Any:
         if filename is None:
             raise CheckpointError("there is no checkpoint to evaluate: give --ckpt or --eval_all")
         try:
@@ -250,7 +233,7 @@ def evaluate_whole_networks(detector: type) -> None:
             _refuse_damaged(filename)
             raise
 
-    def load_state(original: Load, self: Any, state: Any, *, strict: bool = True) -> Any:
+    def load_state(original: Original, self: Any, state: Any, *, strict: bool = True) -> Any:
         own, loaded = original(self, state, strict=strict)
         lacking = [name for name in own if name not in loaded]
         is_ours = type(self).__module__.startswith("nsmae_plugin.")

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from nsmae_plugin.errors import HostError
-from nsmae_plugin.host.description import HostDescription
+from nsmae_plugin.host.build import HostDescription
 from nsmae_plugin.host.openpcdet import (
     compatibility,
     cpu,

@@ -26,7 +26,9 @@ def replace(module: ModuleType | type, name: str, replacement: Callable[..., Any
         return replacement(original, *args, **kwargs)
 
     setattr(call, MARK, True)
-    for other in [module, *sys.modules.values()]:
+    static = isinstance(vars(module).get(name), staticmethod)
+    setattr(module, name, staticmethod(call) if static else call)
+    for other in list(sys.modules.values()):
         names = getattr(other, "__dict__", {})
         for key in [key for key, value in names.items() if value is original]:
             setattr(other, key, call)

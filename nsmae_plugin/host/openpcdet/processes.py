@@ -5,7 +5,7 @@ and what it says to devices is led past them; each of these calls could only fai
 """
 
 from collections.abc import Callable
-from functools import partial, wraps
+from functools import partial
 from types import ModuleType
 from typing import Any
 
@@ -106,16 +106,14 @@ def _wrap_as_the_model_asks() -> None:
     The script names a device in any case, and cannot know of models in which some parameters go
     without a gradient; these say so by ``find_unused_parameters``.
     """
-    original = DistributedDataParallel.__init__
-    if hasattr(original, "__wrapped__"):
-        return
 
-    @wraps(original)
-    def init(self: Any, module: nn.Module, *args: Any, **kwargs: Any) -> None:
+    def init(
+        original: Callable[..., None], self: Any, module: nn.Module, *args: Any, **kwargs: Any
+    ) -> None:
         if not torch.cuda.is_available():
             kwargs.pop("device_ids", None)
         if getattr(module, "find_unused_parameters", False):
             kwargs["find_unused_parameters"] = True
         original(self, module, *args, **kwargs)
 
-    DistributedDataParallel.__init__ = init  # type: ignore[method-assign]
+    replace(DistributedDataParallel, "__init__", init)
