@@ -11,35 +11,24 @@ from nsmae_plugin.runtime import files
 from nsmae_plugin.training import metrics_file
 
 
-class History:
-    """Metrics per checkpoint, for one split and one evaluation tag.
+def record(
+    folder: Path, split: str, eval_tag: str, epoch: int, step: int, metrics: Mapping[str, float]
+) -> None:
+    """Record the metrics of a checkpoint; they replace those of an earlier evaluation.
+
+    A line of ``metrics.jsonl`` reads ``{"epoch", "step", "split", "eval_tag", ...metrics}``.
 
     Args:
-        folder: ``eval`` folder of the run, shared by all splits and tags; None writes nothing, for
-            the ranks that do not log.
+        folder: ``eval`` folder of the run, shared by all splits and tags.
     """
-
-    def __init__(self, folder: Path | None, split: str, eval_tag: str) -> None:
-        self._folder, self._key = folder, {"split": split, "eval_tag": eval_tag}
-
-    def add(self, epoch: int, step: int, metrics: Mapping[str, float]) -> None:
-        """Record the metrics of a checkpoint; they replace those of an earlier evaluation.
-
-        A line of ``metrics.jsonl`` reads ``{"epoch", "step", "split", "eval_tag", ...metrics}``.
-        """
-        if self._folder is None:
-            return
-        name = f"tensorboard_{self._key['split']}_{self._key['eval_tag']}"
-        # TensorBoard names files by the second: without the suffix, quick evaluations would share
-        # a file, and the later would overwrite the earlier.
-        suffix = f".step{step}"
-        with SummaryWriter(logdir=str(self._folder / name), filename_suffix=suffix) as board:
-            for metric, value in metrics.items():
-                board.add_scalar(f"eval/{metric}", value, step)
-        key = {"epoch": epoch, "step": step, **self._key}
-        path = self._folder / "metrics.jsonl"
-        # Several evaluations of a run may go on at the same time.
-        with files.held(path.with_name(".metrics.lock"), f"{path} is locked", patience=60):
-            metrics_file.rewrite(
-                path, lambda one: not key.items() <= one.items(), [{**key, **metrics}]
-            )
+    # TensorBoard names files by the second: without the suffix, quick evaluations would share
+    # a file, and the later would overwrite the earlier.
+    suffix, place = f".step{step}", folder / f"tensorboard_{split}_{eval_tag}"
+    with SummaryWriter(logdir=str(place), filename_suffix=suffix) as board:
+        for metric, value in metrics.items():
+            board.add_scalar(f"eval/{metric}", value, step)
+    key = {"epoch": epoch, "step": step, "split": split, "eval_tag": eval_tag}
+    path = folder / "metrics.jsonl"
+    # Several evaluations of a run may go on at the same time.
+    with files.held(path.with_name(".metrics.lock"), f"{path} is locked", patience=60):
+        metrics_file.rewrite(path, lambda one: not key.items() <= one.items(), [{**key, **metrics}])

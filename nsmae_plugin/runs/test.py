@@ -18,8 +18,7 @@ from nsmae_plugin.config.load import load_config
 from nsmae_plugin.data.loader import build_dataloader
 from nsmae_plugin.detectors.outputs import RENDERINGS, outputs_of
 from nsmae_plugin.errors import CheckpointError, ConfigError
-from nsmae_plugin.evaluation import checkpoints, prediction_loop
-from nsmae_plugin.evaluation.history import History
+from nsmae_plugin.evaluation import checkpoints, history, prediction_loop
 from nsmae_plugin.formats.nuscenes import devkit
 from nsmae_plugin.runs.loaded_model import data_of_split
 from nsmae_plugin.runs.options import RunOptions
@@ -102,7 +101,6 @@ class TestSession:
     logger: logging.Logger
     loader: DataLoader
     model: nn.Module
-    history: History
 
     @property
     def split(self) -> str:
@@ -132,7 +130,9 @@ class TestSession:
             options.infer_time,
         )
         self.logger.info("%s\n%s\nresults in %s", path.name, text, folder)
-        self.history.add(content.get("epoch", 0), content.get("it", 0), metrics)
+        if self.world.is_main:
+            place = options.folder / "eval", self.split, options.eval_tag
+            history.record(*place, content.get("epoch", 0), content.get("it", 0), metrics)
         return metrics
 
 
@@ -166,9 +166,7 @@ def _build(options: TestOptions, config: Any, world: World) -> TestSession:
         raise ConfigError(f"the dataset {type(dataset).__name__} has no evaluation")
     model = host.build_network(config.MODEL, len(config.CLASS_NAMES), dataset).to(world.device)
     prediction_loop.check_data(dataset, model)
-    split = config.DATA_CONFIG.DATA_SPLIT["test"]
-    history = History(folder if world.is_main else None, split, options.eval_tag)
-    return TestSession(options, config, world, logger, loader, model, history)
+    return TestSession(options, config, world, logger, loader, model)
 
 
 def _evaluate_all(session: TestSession) -> None:

@@ -66,7 +66,6 @@ class Actor:
     ``parts`` and ``colours`` (len(parts), 3) say what it looks like.
     """
 
-    name: str
     category: str
     attribute: str
     size: np.ndarray
@@ -93,7 +92,6 @@ def make_actor(
     look = LOOKS[kind]
     colours = palette(look, generator)
     return Actor(
-        name=kind.removesuffix("_rider"),
         category=look.category,
         attribute=attribute,
         size=size,

@@ -56,9 +56,6 @@ class _Painter:
         if mask:
             self.image.paste(material, mask=mask)
 
-    def strip(self, outline: np.ndarray, material: int) -> None:
-        self.draw.polygon(self._pixels(outline), fill=material)
-
     def line(self, points: np.ndarray, width: float, material: int) -> None:
         pixels = max(1, round(width / RESOLUTION))
         self.draw.line(self._pixels(points), fill=material, width=pixels, joint="curve")
@@ -92,7 +89,7 @@ def _paint_main_road(painter: _Painter, layout: Layout) -> None:
     edge = layout.lanes_per_direction * roads.LANE
     for start, stop in layout.spans("main")[::2]:
         for sign in (-1, 1):
-            painter.strip(main.strip(start, stop, sign * edge, sign * (edge + 1.6)), BIKE)
+            painter.area(main.area(start, stop, sign * edge, sign * (edge + 1.6)), BIKE)
             painter.line(main.points(start, stop, sign * edge), 0.15, WHITE)
             painter.line(main.points(start, stop, sign * (edge + roads.BIKE_LANE)), 0.15, WHITE)
             painter.line(main.points(start, stop, sign * 0.18), 0.15, YELLOW)
@@ -108,9 +105,9 @@ def _paint_dashes(painter: _Painter, road, start: float, stop: float, d: float) 
 def _paint_crossing(painter: _Painter, layout: Layout, crossing) -> None:
     road = layout.road(crossing.road)
     edge = crossing.half_width - 0.2  # the kerb
-    painter.strip(road.strip(crossing.start, crossing.stop, -edge, edge), ASPHALT)
+    painter.area(road.area(crossing.start, crossing.stop, -edge, edge), ASPHALT)
     for d in np.arange(-crossing.half_width + 0.3, crossing.half_width - STRIPE, 2 * STRIPE):
-        painter.strip(road.strip(crossing.start, crossing.stop, d, d + STRIPE), WHITE)
+        painter.area(road.area(crossing.start, crossing.stop, d, d + STRIPE), WHITE)
     for polygon in crossing.stop_lines:
         painter.area(polygon, WHITE)
 

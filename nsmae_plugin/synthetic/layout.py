@@ -220,9 +220,5 @@ def _random_pieces(generator: np.random.Generator, length: float) -> list[Piece]
     lead = ROAD_BEHIND - 20.0 + float(generator.uniform(0.0, 15.0))
     arc = 40.0 + (length - ROAD_BEHIND - ROAD_AHEAD) * (1.0 if kind == "bend" else 0.5)
     arc = min(arc, 1.2 / abs(curvature))
-    arcs = (
-        [Piece(arc, curvature)]
-        if kind == "bend"
-        else [Piece(arc, curvature), Piece(arc, -curvature)]
-    )
+    arcs = [Piece(arc, sign * curvature) for sign in ((1,) if kind == "bend" else (1, -1))]
     return [Piece(lead, 0.0), *arcs, Piece(length - lead - sum(p.length for p in arcs), 0.0)]

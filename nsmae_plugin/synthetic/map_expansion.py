@@ -45,7 +45,10 @@ class MapExpansion:
 
     def add(self, layout: Layout) -> None:
         """Add the streets of one scene."""
-        drivable = self._add("drivable_area", polygon_tokens=self._polygons(layout.drivable))
+        drivable = self._add(
+            "drivable_area",
+            polygon_tokens=[self._polygon(one) for one in polygons_of(layout.drivable)],
+        )
         blocks = self._add_segments(layout, drivable)
         self._add_lanes(layout)
         self._add_dividers(layout)
@@ -78,9 +81,6 @@ class MapExpansion:
                 for ring in polygon.interiors
             ],
         )
-
-    def _polygons(self, shape) -> list[str]:
-        return [self._polygon(polygon) for polygon in polygons_of(shape)]
 
     def _line(self, points: np.ndarray) -> str:
         return self._add("line", node_tokens=[self._node(point) for point in points])

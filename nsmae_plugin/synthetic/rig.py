@@ -77,14 +77,9 @@ class LidarRays:
         # Angle from the y axis towards the x axis of the LiDAR frame: clockwise from ahead.
         angle = -np.pi + (np.arange(azimuths) + 0.5) * self._step
         elevation = np.deg2rad(ELEVATIONS)[:, None]
-        self.directions = np.stack(
-            np.broadcast_arrays(
-                np.cos(elevation) * np.sin(angle),
-                np.cos(elevation) * np.cos(angle),
-                np.sin(elevation),
-            ),
-            axis=0,
-        ).astype(np.float32)
+        level = np.cos(elevation)
+        xyz = level * np.sin(angle), level * np.cos(angle), np.sin(elevation)
+        self.directions = np.stack(np.broadcast_arrays(*xyz)).astype(np.float32)
 
     def windows(self, corners: np.ndarray) -> list[Window]:
         rows = self._rows(corners)
@@ -167,15 +162,10 @@ def make_cameras(number: int, size: tuple[int, int]) -> list[Camera]:
 
 def _make_camera(channel: str, yaw: float, place, focal: float, size: tuple[int, int]) -> Camera:
     height, width = size
-    intrinsic = np.array(
-        [
-            [focal * width, 0.0, 0.5 * width],
-            [0.0, focal * width, _PRINCIPAL_ROW * height],
-            [0.0, 0.0, 1.0],
-        ]
-    )
+    pixels = focal * width
+    rows = [[pixels, 0.0, 0.5 * width], [0.0, pixels, _PRINCIPAL_ROW * height], [0.0, 0.0, 1.0]]
     forward = quaternion(np.array([[0.0, 0, 1], [-1, 0, 0], [0, -1, 0]]))
     rotation = multiply(quaternion_about("z", math.radians(yaw)), forward)
     turned = ((_TURN_START - yaw) % 360) / 360
     delay = -TURN_SECONDS * (1 - turned)
-    return Camera(channel, "camera", place, rotation, delay, intrinsic, size)
+    return Camera(channel, "camera", place, rotation, delay, np.array(rows), size)

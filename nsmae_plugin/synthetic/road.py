@@ -58,13 +58,9 @@ class Centreline:
         number = max(2, math.ceil(abs(stop - start) / step) + 1)
         return self.pose(np.linspace(start, stop, number), d)[:, :2]
 
-    def strip(self, start: float, stop: float, d0: float, d1: float) -> np.ndarray:
-        """(n, 2) outline of the area between two arc lengths and two offsets."""
-        return np.concatenate([self.points(start, stop, d0), self.points(start, stop, d1)[::-1]])
-
     def area(self, start: float, stop: float, d0: float, d1: float) -> Polygon:
-        """The same as a polygon."""
-        return Polygon(self.strip(start, stop, d0, d1))
+        """The area between two arc lengths and two offsets."""
+        return Polygon([*self.points(start, stop, d0), *self.points(start, stop, d1)[::-1]])
 
     def arcs(self, start: float, stop: float) -> list[tuple[float, float, float]]:
         """The pieces between two arc lengths as (s at the start, length, curvature)."""

@@ -129,13 +129,11 @@ class Stage:
 def make_streets(
     generator: np.random.Generator, duration: float, side: int, block: tuple[float, float]
 ) -> tuple[Speed, Layout]:
-    """Speed of the ego vehicle, and streets long enough for it; arguments as :class:`Stage`."""
-    speed = _ego_speed(generator, duration)
-    return speed, Layout(generator, speed.travel(duration), side, block)
+    """Speed of the ego vehicle, and streets long enough for it; arguments as :class:`Stage`.
 
-
-def _ego_speed(generator: np.random.Generator, duration: float) -> Speed:
-    """Town traffic: steady, speeding up gently, or braking to half the speed."""
+    Town traffic: the vehicle is steady, speeds up gently, or brakes to half its speed.
+    """
     start = float(generator.uniform(4.0, MAXIMUM_SPEED / 1.25))
     change = float(generator.choice([0.0, 0.4, -0.5]))
-    return Speed(start, change * start / max(duration, 4.0))
+    speed = Speed(start, change * start / max(duration, 4.0))
+    return speed, Layout(generator, speed.travel(duration), side, block)

@@ -98,26 +98,16 @@ class Surface:
         yaw = bodies.yaw[box].astype(np.float32)
         c, s = np.cos(yaw), np.sin(yaw)
         offset = points - (bodies.centre - origin).astype(np.float32)[box]
-        local = np.stack(
-            [
-                offset[:, 0] * c + offset[:, 1] * s,
-                offset[:, 1] * c - offset[:, 0] * s,
-                offset[:, 2],
-            ],
-            axis=1,
-        )
+        x, y, z = offset.T
+        local = np.stack([x * c + y * s, y * c - x * s, z], axis=1)
         half = bodies.half.astype(np.float32)[box]
         relative = local / half
         face = np.abs(relative).argmax(1)
         sign = np.sign(np.take_along_axis(relative, face[:, None], 1)[:, 0])
-        normal = np.stack(
-            [
-                np.select([face == 0, face == 1], [sign * c, -sign * s], 0),
-                np.select([face == 0, face == 1], [sign * s, sign * c], 0),
-                np.where(face == 2, sign, 0),
-            ],
-            axis=1,
-        )
+        axes = [face == 0, face == 1]
+        east = np.select(axes, [sign * c, -sign * s], 0)
+        north = np.select(axes, [sign * s, sign * c], 0)
+        normal = np.stack([east, north, np.where(face == 2, sign, 0)], axis=1)
         u = np.where(face == 0, local[:, 1], local[:, 0])
         v = np.where(face == 2, local[:, 1], local[:, 2])
         albedo = bodies.colour.astype(np.float32)[box]

@@ -89,23 +89,19 @@ def fixed_tables(seed: int) -> Tables:
     """Categories, attributes and visibility levels."""
     return {
         "category": [
-            {
-                "token": make_token(seed, "category", name),
-                "name": name,
-                "description": "",
-                "index": i,
-            }
+            {**_named(seed, "category", name), "index": i}
             for i, name in enumerate(CATEGORIES, start=1)
         ],
-        "attribute": [
-            {"token": make_token(seed, "attribute", name), "name": name, "description": ""}
-            for name in ATTRIBUTES
-        ],
+        "attribute": [_named(seed, "attribute", name) for name in ATTRIBUTES],
         "visibility": [
             {"token": token, "level": level, "description": ""}
             for token, (level, _) in VISIBILITIES.items()
         ],
     }
+
+
+def _named(seed: int, kind: str, name: str) -> Record:
+    return {"token": make_token(seed, kind, name), "name": name, "description": ""}
 
 
 def visibility_token(visible: int, covered: int) -> str:

@@ -7,7 +7,7 @@ import torch
 import yaml
 from tensorboardX import event_file_writer
 
-from nsmae_plugin.evaluation.history import History
+from nsmae_plugin.evaluation.history import record
 from nsmae_plugin.runs import test as evaluation_session
 from nsmae_plugin.training import checkpoint
 from tests.helpers.oracle_runs import (
@@ -133,7 +133,6 @@ def test_weights_without_an_epoch_get_a_folder_too(workspace):
 
 def test_evaluations_within_a_second_all_reach_tensorboard(tmp_path, monkeypatch):
     monkeypatch.setattr(event_file_writer.time, "time", lambda: 1e9)
-    history = History(tmp_path, "val", "default")
     for step in (4, 8):
-        history.add(1, step, {"mAP": 0.5})
+        record(tmp_path, "val", "default", 1, step, {"mAP": 0.5})
     assert scalars(tmp_path / "tensorboard_val_default") == {"eval/mAP": [(4, 0.5), (8, 0.5)]}

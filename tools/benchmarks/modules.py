@@ -51,10 +51,6 @@ class ModuleTimer:
         self._cuts: list[_Cut] = []
         self._start = 0.0
 
-    def reset(self) -> None:
-        """Forget what was timed so far."""
-        self.timings = {name: Timing() for name in self.timings}
-
     def step(self, batch: dict[str, Any]) -> None:
         """One forward and one backward pass of all modules."""
         self._cuts = []

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import math
 import statistics
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -100,14 +99,11 @@ def make_step(
 
 def turn(batch: dict[str, Any], step: int) -> dict[str, Any]:
     """The batch in a LiDAR frame that is turned a little with every step."""
-    return {**batch, "lidar_aug_matrix": _turn(1e-3 * step, batch)}
-
-
-def _turn(angle: float, batch: dict[str, Any]) -> torch.Tensor:
-    turn = torch.eye(4, device=batch["lidar_aug_matrix"].device)
-    turn[0, 0] = turn[1, 1] = math.cos(angle)
-    turn[1, 0], turn[0, 1] = math.sin(angle), -math.sin(angle)
-    return turn @ batch["lidar_aug_matrix"]
+    angle, lidar_aug = 1e-3 * step, batch["lidar_aug_matrix"]
+    rotation = torch.eye(4, device=lidar_aug.device)
+    rotation[0, 0] = rotation[1, 1] = math.cos(angle)
+    rotation[1, 0], rotation[0, 1] = math.sin(angle), -math.sin(angle)
+    return {**batch, "lidar_aug_matrix": rotation @ lidar_aug}
 
 
 def stage_seconds(model: Any, batch: dict[str, Any], repeats: int) -> dict[str, float]:
@@ -122,7 +118,9 @@ def stage_seconds(model: Any, batch: dict[str, Any], repeats: int) -> dict[str, 
     if getattr(vtransform, "renders_frustum", False):
         cells = len(batch["lidar_aug_matrix"]) * vtransform.grid.num_voxels
         stages["geometry"] = lambda: build_plan(vtransform.cells(batch), cells)
-    return {name: _fastest(stage, repeats) for name, stage in stages.items()}
+    device = batch["lidar_aug_matrix"].device
+    measured = {name: measure_calls(stage, device, repeats) for name, stage in stages.items()}
+    return {name: min(one["seconds"]) for name, one in measured.items()}
 
 
 def module_table(
@@ -136,10 +134,9 @@ def module_table(
 
     The backward pass of the last module includes that of the loss.
     """
+    ModuleTimer(model, device, amp_dtype).step(turn(batch, 0))  # warms up
     timer = ModuleTimer(model, device, amp_dtype)
-    for step in range(repeats + 1):
-        if step == 1:  # the first warmed up
-            timer.reset()
+    for step in range(1, repeats + 1):
         timer.step(turn(batch, step))
     return {
         name: {
@@ -161,17 +158,6 @@ def _draw_masks(batch: dict[str, Any]) -> None:
         height, width = batch["camera_imgs"].shape[-2:]
         for _ in range(batch["batch_size"]):
             image_patch_mask(batch["camera_imgs"].shape[1], height, width, 8, 0.5, rng)
-
-
-def _fastest(stage: Callable[[], Any], repeats: int) -> float:
-    seconds = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        stage()
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
-        seconds.append(time.perf_counter() - start)
-    return min(seconds)
 
 
 def measure_variant(

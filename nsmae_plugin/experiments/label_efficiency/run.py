@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from nsmae_plugin.config.load import load_config
@@ -70,7 +71,7 @@ def run(options: LabelEfficiencyOptions) -> int:
             print(shlex.join(experiment.train_command(trial)))
             print(shlex.join(experiment.test_command(trial)))
         return 0
-    runner = Runner(experiment, options.jobs, metrics_files, _tell)
+    runner = Runner(experiment, options.jobs, metrics_files, partial(print, flush=True))
     failures = runner.run(trials, after_each=lambda: _report_so_far(experiment, metrics))
     print(write_summary(experiment, metrics), end="")
     print(f"{len(trials) - len(failures)} of {len(trials)} trials finished: {experiment.folder}")
@@ -99,13 +100,9 @@ def _experiment(options: LabelEfficiencyOptions) -> Experiment:
     )
 
 
-def _tell(line: str) -> None:
-    print(line, flush=True)
-
-
 def _report_so_far(experiment: Experiment, metrics: Sequence[str]) -> None:
     """Write the report; an error in it does not stop the trials that still run."""
     try:
         write_summary(experiment, metrics)
     except NSMAEError as error:
-        _tell(f"no report yet: {error}")
+        print(f"no report yet: {error}", flush=True)
