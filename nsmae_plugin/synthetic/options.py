@@ -51,15 +51,12 @@ class SyntheticOptions:
             raise ConfigError(
                 f"unknown version {self.version!r}: a synthetic dataset is one of {sorted(SPLITS)}"
             )
-        for name, least in (("scenes", 2), ("keyframes", 2), ("sweeps", 0), ("cameras", 1)):
+        lowest = {"scenes": 2, "keyframes": 2, "sweeps": 0, "cameras": 1, "azimuths": 36, "seed": 0}
+        for name, least in lowest.items():
             if getattr(self, name) < least:
                 raise ConfigError(f"{name} is {getattr(self, name)}, but must be {least} or more")
         if min(self.image_size) < 32:
             raise ConfigError(f"image_size is {self.image_size}: 32 pixels a side at least")
-        if self.azimuths < 36:
-            raise ConfigError(f"azimuths is {self.azimuths}: 36 LiDAR columns a turn at least")
-        if self.seed < 0:
-            raise ConfigError(f"seed is {self.seed}, but must not be negative")
 
     @property
     def duration(self) -> float:

@@ -137,14 +137,13 @@ def agreement(folder: Path, variants: Sequence[str]) -> dict[str, dict[str, floa
     """
     if len(variants) < 2:
         return {}
-    mine, theirs = (torch.load(folder / f"{name}.pth") for name in variants)
-    return {name: _compare(mine[name], theirs[name]) for name in mine}
-
-
-def _compare(mine: torch.Tensor, theirs: torch.Tensor) -> dict[str, float]:
-    difference = (mine - theirs).abs() / theirs.square().mean().sqrt()
-    share = (difference < SAME).float().mean()
-    return {"median": difference.median().item(), "share": share.item()}
+    ours, others = (torch.load(folder / f"{name}.pth") for name in variants)
+    result = {}
+    for name, theirs in others.items():
+        difference = (ours[name] - theirs).abs() / theirs.square().mean().sqrt()
+        share = (difference < SAME).float().mean()
+        result[name] = {"median": difference.median().item(), "share": share.item()}
+    return result
 
 
 def check(result: dict[str, dict[str, float]]) -> None:

@@ -71,7 +71,8 @@ def made_up_dataset(config: Any) -> SimpleNamespace:
     """A stand-in for the dataset of a detector, from the configuration alone."""
     data = config.DATA_CONFIG
     extent = np.array(data.POINT_CLOUD_RANGE, dtype=np.float32)
-    voxel_size = _voxel_size(data)
+    steps = [step for step in data.DATA_PROCESSOR if "VOXEL_SIZE" in step]
+    voxel_size = list(steps[0].VOXEL_SIZE)
     return SimpleNamespace(
         dataset_cfg=data,
         class_names=config.CLASS_NAMES,
@@ -226,7 +227,3 @@ def stack_samples(parts: list[np.ndarray]) -> np.ndarray:
     return np.concatenate(
         [np.pad(one, ((0, 0), (1, 0)), constant_values=i) for i, one in enumerate(parts)]
     )
-
-
-def _voxel_size(data: Any) -> list[float]:
-    return next(list(step.VOXEL_SIZE) for step in data.DATA_PROCESSOR if "VOXEL_SIZE" in step)
