@@ -22,8 +22,7 @@ from nsmae_plugin.formats.nuscenes.annotations import DETECTION_NAMES
 from nsmae_plugin.formats.nuscenes.info_builder import parallel
 from nsmae_plugin.ops.compiled.roiaware_pool3d_cuda import points_in_boxes_gpu
 from nsmae_plugin.runtime.file_names import file_name
-from nsmae_plugin.runtime.files import output_errors
-from nsmae_plugin.runtime.folders import replacing_folder
+from nsmae_plugin.runtime.files import output_errors, replacing_folder
 from nsmae_plugin.runtime.safe_pickle import load_plain
 
 Entry = dict[str, Any]

@@ -15,8 +15,7 @@ from tqdm import tqdm
 from nsmae_plugin.errors import ConfigError, DataError
 from nsmae_plugin.runtime import stopping
 from nsmae_plugin.runtime.cores import usable_cores
-from nsmae_plugin.runtime.files import output_errors
-from nsmae_plugin.runtime.folders import replacing_folder, restore
+from nsmae_plugin.runtime.files import output_errors, replacing_folder, restore
 from nsmae_plugin.synthetic import tables
 from nsmae_plugin.synthetic.layout import Layout, polygons_of
 from nsmae_plugin.synthetic.map_expansion import MapExpansion

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from nsmae_plugin.errors import OutputError
-from nsmae_plugin.runtime import folders
-from nsmae_plugin.runtime.folders import replacing_folder, restore
+from nsmae_plugin.runtime import files
+from nsmae_plugin.runtime.files import replacing_folder, restore
 
 
 def write(folder, content):
@@ -64,7 +64,7 @@ def test_after_a_kill_between_the_two_renames_nothing_is_lost(old, monkeypatch):
 
     child = os.fork()
     if child == 0:
-        monkeypatch.setattr(folders, "_swap", swap)
+        monkeypatch.setattr(files, "_swap", swap)
         with replacing_folder(old) as folder:
             write(folder, "new")
         os._exit(0)

@@ -17,33 +17,21 @@ def scenes_of_samples(root: Path, version: str) -> dict[str, str]:
     Raises:
         DataError: a table is missing or damaged, or names a record that is not there.
     """
-    folder = root / version
-    scenes, samples = _read(folder, scene="name", sample="scene_token")
-    return {
-        token: _linked(sample, "scene_token", scenes, folder)["name"]
-        for token, sample in samples.items()
-    }
+    scenes, samples = _read(root / version, scene="name", sample="scene_token")
+    found = _linked(samples, "scene_token", scenes, root / version)
+    return {token: scene["name"] for token, scene in found.items()}
 
 
 def locations_of_samples(root: Path, version: str) -> dict[str, str]:
     """Token of every sample → location of its map, such as ``boston-seaport``.
 
-    Args:
-        root: folder that holds the folder ``version`` of JSON tables.
-
-    Raises:
-        DataError: a table is missing or damaged, or names a record that is not there.
+    Arguments and errors as :func:`scenes_of_samples`.
     """
     folder = root / version
     logs, scenes, samples = _read(folder, log="location", scene="log_token", sample="scene_token")
-    at_scene = {
-        token: _linked(scene, "log_token", logs, folder)["location"]
-        for token, scene in scenes.items()
-    }
-    return {
-        token: at_scene[_linked(sample, "scene_token", scenes, folder)["token"]]
-        for token, sample in samples.items()
-    }
+    log_of = _linked(scenes, "log_token", logs, folder)
+    found = _linked(samples, "scene_token", scenes, folder)
+    return {token: log_of[scene["token"]]["location"] for token, scene in found.items()}
 
 
 def _read(folder: Path, **fields: str) -> list[dict[str, Record]]:
@@ -55,11 +43,14 @@ def _read(folder: Path, **fields: str) -> list[dict[str, Record]]:
     return [read_table(folder, name, ("token", field), remedy) for name, field in fields.items()]
 
 
-def _linked(record: Record, field: str, targets: dict[str, Record], folder: Path) -> Record:
-    """The record that a field names."""
-    if record[field] not in targets:
-        raise DataError(
-            f"the tables in {folder} do not belong together: {field} {brief(record[field])} of "
-            f"record {brief(repr(record['token']))} names nothing"
-        )
-    return targets[record[field]]
+def _linked(
+    records: dict[str, Record], field: str, targets: dict[str, Record], folder: Path
+) -> dict[str, Record]:
+    """Token of each record → the record that its field names."""
+    for token, record in records.items():
+        if record[field] not in targets:
+            raise DataError(
+                f"the tables in {folder} do not belong together: {field} {brief(record[field])} of "
+                f"record {brief(repr(token))} names nothing"
+            )
+    return {token: targets[record[field]] for token, record in records.items()}

@@ -7,7 +7,6 @@ Steps that follow one another are multiplied first, so that the cloud is moved o
 # ruff: noqa: NPY002
 # Drawn from NumPy's global state, as in OpenPCDet: the loader seeds it per sample.
 
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +37,10 @@ class DataAugmentor(StepPipeline):
             disabled = configs.get("DISABLE_AUG_LIST") or []
             configs = configs["AUG_CONFIG_LIST"]
         enabled = [config for config in configs if config["NAME"] not in disabled]
-        self.data_augmentor_queue = [self.build_step(config) for config in enabled]
+        self.data_augmentor_queue = [
+            self.gt_sampling(config) if config["NAME"] == "gt_sampling" else self.build_step(config)
+            for config in enabled
+        ]
 
     def __getstate__(self) -> dict[str, Any]:
         return {key: value for key, value in self.__dict__.items() if key != "logger"}
@@ -59,10 +61,8 @@ class DataAugmentor(StepPipeline):
         """Paste objects of other frames, see :class:`DatabaseSampler`."""
         return DatabaseSampler(self.root_path, config, self.class_names, self.logger)
 
-    def random_world_flip(self, data_dict: Any = None, config: Any = None) -> Any:
+    def random_world_flip(self, data_dict: Any, config: Any) -> Any:
         """Mirror along each axis of ``ALONG_AXIS_LIST`` with probability one half."""
-        if data_dict is None:
-            return partial(self.random_world_flip, config=config)
         drawn = {
             axis: np.random.choice([False, True], replace=False, p=[0.5, 0.5])
             for axis in config["ALONG_AXIS_LIST"]
@@ -73,35 +73,27 @@ class DataAugmentor(StepPipeline):
         turned["flip_y"] = data_dict.get("flip_y", False) ^ along_y
         return turned
 
-    def random_world_rotation(self, data_dict: Any = None, config: Any = None) -> Any:
+    def random_world_rotation(self, data_dict: Any, config: Any) -> Any:
         """Turn about z by an angle within ``WORLD_ROT_ANGLE``: [least, most] or ± radians."""
-        if data_dict is None:
-            return partial(self.random_world_rotation, config=config)
         limits = config["WORLD_ROT_ANGLE"]
         if not isinstance(limits, list):
             limits = [-limits, limits]
         return _transform(data_dict, augmentation.rotation(np.random.uniform(*limits)))
 
-    def random_world_scaling(self, data_dict: Any = None, config: Any = None) -> Any:
+    def random_world_scaling(self, data_dict: Any, config: Any) -> Any:
         """Scale by a factor within ``WORLD_SCALE_RANGE``; a range below 1e-3 draws nothing."""
-        if data_dict is None:
-            return partial(self.random_world_scaling, config=config)
         least, most = config["WORLD_SCALE_RANGE"]
         if most - least < 1e-3:
             return data_dict
         return _transform(data_dict, augmentation.scaling(np.random.uniform(least, most)))
 
-    def random_world_translation(self, data_dict: Any = None, config: Any = None) -> Any:
+    def random_world_translation(self, data_dict: Any, config: Any) -> Any:
         """Shift by Gaussian noise with the standard deviations ``NOISE_TRANSLATE_STD``, metres."""
-        if data_dict is None:
-            return partial(self.random_world_translation, config=config)
         offset = [np.random.normal(0, deviation) for deviation in config["NOISE_TRANSLATE_STD"]]
         return _transform(data_dict, augmentation.translation(offset))
 
-    def imgaug(self, data_dict: Any = None, config: Any = None) -> Any:
+    def imgaug(self, data_dict: Any, config: Any) -> Any:
         """Mirror (``RAND_FLIP``) and turn (``ROT_LIM``, degrees) every camera's image by itself."""
-        if data_dict is None:
-            return partial(self.imgaug, config=config)
         images, infos = [], []
         for image, info in zip(
             data_dict["camera_imgs"], data_dict["img_process_infos"], strict=True

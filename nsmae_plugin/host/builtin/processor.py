@@ -1,7 +1,6 @@
 """Processing under OpenPCDet's names and YAML keys, without torchvision and scikit-image."""
 
 from collections.abc import Sequence
-from functools import partial
 from typing import Any
 
 import numba
@@ -15,6 +14,8 @@ from nsmae_plugin.geometry.boxes import GROUND_CORNERS, box_points
 from nsmae_plugin.geometry.rotations import yaw_matrix
 from nsmae_plugin.host.builtin.registry import StepPipeline
 from nsmae_plugin.host.builtin.voxels import voxelize
+
+GRID_STEPS = ("transform_points_to_voxels", "transform_points_to_voxels_placeholder")
 
 
 class PointFeatureEncoder:
@@ -51,8 +52,7 @@ class DataProcessor(StepPipeline):
     STEPS = (
         "mask_points_and_boxes_outside_range",
         "shuffle_points",
-        "transform_points_to_voxels",
-        "transform_points_to_voxels_placeholder",
+        *GRID_STEPS,
         "image_calibrate",
         "image_normalize",
     )
@@ -69,6 +69,9 @@ class DataProcessor(StepPipeline):
         self.mode = "train" if training else "test"
         self.grid_size: np.ndarray | None = None
         self.voxel_size: list[float] | None = None
+        for config in processor_configs:
+            if config["NAME"] in GRID_STEPS:
+                self._set_grid(config)
         self.data_processor_queue = [self.build_step(config) for config in processor_configs]
 
     def forward(self, data_dict: dict[str, Any]) -> dict[str, Any]:
@@ -77,11 +80,9 @@ class DataProcessor(StepPipeline):
             data_dict = step(data_dict=data_dict)
         return data_dict
 
-    def mask_points_and_boxes_outside_range(self, data_dict: Any = None, config: Any = None) -> Any:
+    def mask_points_and_boxes_outside_range(self, data_dict: Any, config: Any) -> Any:
         """Drop points outside the range in x or y (the voxels decide about z) and, while training,
         boxes whose centre, or ``min_num_corners`` corners, lie outside."""
-        if data_dict is None:
-            return partial(self.mask_points_and_boxes_outside_range, config=config)
         data_dict = dict(data_dict)
         low, high = self.point_cloud_range[:3], self.point_cloud_range[3:]
         points, boxes = data_dict.get("points"), data_dict.get("gt_boxes")
@@ -97,31 +98,19 @@ class DataProcessor(StepPipeline):
             data_dict["gt_boxes"] = boxes[kept]
         return data_dict
 
-    def shuffle_points(self, data_dict: Any = None, config: Any = None) -> Any:
+    def shuffle_points(self, data_dict: Any, config: Any) -> Any:
         """Shuffle the points where ``SHUFFLE_ENABLED`` says so for the mode."""
-        if data_dict is None:
-            return partial(self.shuffle_points, config=config)
         if not config["SHUFFLE_ENABLED"][self.mode]:
             return data_dict
         order = np.random.permutation(len(data_dict["points"]))  # noqa: NPY002 (seeded by loader)
         return {**data_dict, "points": data_dict["points"].take(order, axis=0)}
 
-    def transform_points_to_voxels_placeholder(
-        self, data_dict: Any = None, config: Any = None
-    ) -> Any:
-        """Set the grid and leave the sample alone."""
-        if data_dict is None:
-            self._set_grid(config)
-            return partial(self.transform_points_to_voxels_placeholder, config=config)
+    def transform_points_to_voxels_placeholder(self, data_dict: Any, config: Any) -> Any:
+        """Leave the sample alone: the step sets the grid only."""
         return data_dict
 
-    def transform_points_to_voxels(self, data_dict: Any = None, config: Any = None) -> Any:
+    def transform_points_to_voxels(self, data_dict: Any, config: Any) -> Any:
         """Add ``voxels`` (V, M, F), ``voxel_coords`` (V, 3) z, y, x, ``voxel_num_points`` (V,)."""
-        if data_dict is None:
-            if config.get("DOUBLE_FLIP"):
-                raise ConfigError("transform_points_to_voxels: DOUBLE_FLIP needs OpenPCDet as host")
-            self._set_grid(config)
-            return partial(self.transform_points_to_voxels, config=config)
         voxels, coords, counts = voxelize(
             data_dict["points"],
             self.point_cloud_range,
@@ -137,24 +126,22 @@ class DataProcessor(StepPipeline):
         }
 
     def _set_grid(self, config: Any) -> None:
+        if config.get("DOUBLE_FLIP"):
+            raise ConfigError("transform_points_to_voxels: DOUBLE_FLIP needs OpenPCDet as host")
         self.voxel_size = config["VOXEL_SIZE"]
         grid = BEVGrid.of_voxels(self.point_cloud_range, self.voxel_size, stride=1)
         self.grid_size = np.array(grid.size, np.int64)
 
-    def image_calibrate(self, data_dict: Any = None, config: Any = None) -> Any:
+    def image_calibrate(self, data_dict: Any, config: Any) -> Any:
         """Turn ``img_process_infos`` into ``img_aug_matrix``, (4, 4) float32 per camera."""
-        if data_dict is None:
-            return partial(self.image_calibrate, config=config)
         matrices = [image_matrix(*info) for info in data_dict["img_process_infos"]]
         return {**data_dict, "img_aug_matrix": matrices}
 
-    def image_normalize(self, data_dict: Any = None, config: Any = None) -> Any:
+    def image_normalize(self, data_dict: Any, config: Any) -> Any:
         """8-bit images to one float32 tensor (N, 3, H, W): scaled to [0, 1], less mean, over std.
 
         Images of different sizes become a list of tensors (3, H, W).
         """
-        if data_dict is None:
-            return partial(self.image_normalize, config=config)
         images = data_dict["camera_imgs"]
         if len({image.size for image in images}) > 1:
             return {**data_dict, "camera_imgs": [normalized([one], config)[0] for one in images]}

@@ -6,6 +6,7 @@ camera-only model needs no spconv.
 
 import importlib
 from collections.abc import Callable, Sequence
+from functools import partial
 from operator import attrgetter
 from typing import Any
 
@@ -34,23 +35,18 @@ REGISTRIES: dict[str, dict[str, object]] = {slot: {} for slot in SLOTS}
 
 _MODULES = "nsmae_plugin.host.builtin.modules"
 _VIEW_TRANSFORM = "nsmae_plugin.models.view_transform:FactorizedDepthLSSTransform"
-
-_DETECTORS = "nsmae_plugin.host.builtin.detector"
-
+_DETECTORS = ("BevFusion", "CenterPoint", "TransFusion")
 _OWN = {
-    "detector": {
-        name: f"{_DETECTORS}:{name}" for name in ("BevFusion", "CenterPoint", "TransFusion")
-    },
+    "detector": {name: f"nsmae_plugin.host.builtin.detector:{name}" for name in _DETECTORS},
     "vfe": {"MeanVFE": f"{_MODULES}.bev:MeanVFE"},
     "backbone_3d": {"VoxelResBackBone8x": f"{_MODULES}.backbone_3d:VoxelResBackBone8x"},
     "map_to_bev": {"HeightCompression": f"{_MODULES}.bev:HeightCompression"},
     "image_backbone": {"SwinTransformer": f"{_MODULES}.swin:SwinTransformer"},
     "neck": {"GeneralizedLSSFPN": f"{_MODULES}.neck:GeneralizedLSSFPN"},
     # Both names: a configuration of OpenPCDet's builds the same network here.
-    "vtransform": {
-        "DepthLSSTransform": _VIEW_TRANSFORM,
-        "FactorizedDepthLSSTransform": _VIEW_TRANSFORM,
-    },
+    "vtransform": dict.fromkeys(
+        ("DepthLSSTransform", "FactorizedDepthLSSTransform"), _VIEW_TRANSFORM
+    ),
     "fuser": {"ConvFuser": f"{_MODULES}.bev:ConvFuser"},
     "backbone_2d": {"BaseBEVBackbone": f"{_MODULES}.bev:BaseBEVBackbone"},
     "dense_head": {
@@ -136,9 +132,9 @@ def _describe(obj: Any) -> str:
 class StepPipeline:
     """Named steps applied to a sample one after the other.
 
-    A step is a method of the subclass that is listed in ``STEPS``, or a function registered under
-    ``SLOT``. Called with a config alone it returns the configured step; called with a sample it
-    returns the processed sample and leaves the one it was given as it was.
+    A step is a method of the subclass that is listed in ``STEPS``, or what a function registered
+    under ``SLOT`` returns when it is called with a config alone. Called with a sample it returns
+    the processed sample and leaves the one it was given as it was.
     """
 
     SLOT: str
@@ -155,6 +151,6 @@ class StepPipeline:
         if name in registered:
             return registered[name](self, config=config)
         if name in self.STEPS:
-            return getattr(self, name)(config=config)
+            return partial(getattr(self, name), config=config)
         known = ", ".join(sorted({*self.STEPS, *registered}))
         raise ConfigError(f"unknown {self.SLOT} {name!r}; known: {known}")

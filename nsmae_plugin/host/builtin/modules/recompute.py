@@ -115,7 +115,7 @@ class _AttendWindows(torch.autograd.Function):
         to_bias, added = torch.zeros_like(bias), _added(bias, partition)
         for part in _chunks(qkv, partition):
             query, key, value = _matrices(qkv[part], padding, bias, partition, heads)
-            gradient = _to_windows(gradients[0][part], 0.0, partition)
+            gradient = to_windows(gradients[0][part], 0.0, partition)
             gradient = _split(gradient, 1, bias, heads)[0]
             weights = _weights(query, key, added)
             to_value = torch.bmm(weights.transpose(1, 2), gradient)
@@ -152,13 +152,14 @@ def _matrices(
     heads: int,
 ) -> list[torch.Tensor]:
     """Queries, divided by the root of their size, keys and values of every window and head."""
-    query, key, value = _split(_to_windows(qkv, padding, partition), 3, bias, heads)
+    query, key, value = _split(to_windows(qkv, padding, partition), 3, bias, heads)
     return [query.mul_(query.shape[-1] ** -0.5), key, value]
 
 
-def _to_windows(
+def to_windows(
     tokens: torch.Tensor, padding: torch.Tensor | float, partition: WindowPartition
 ) -> torch.Tensor:
+    """(B, L, C) tokens -> (B, W * T, C) places, ``padding`` (C,) where there is no token."""
     places = tokens.index_select(1, partition.forth)
     places[:, partition.padding] = padding
     return places

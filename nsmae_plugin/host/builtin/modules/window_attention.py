@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from nsmae_plugin.host.builtin.modules.recompute import attend_windows
+from nsmae_plugin.host.builtin.modules.recompute import attend_windows, to_windows
 from nsmae_plugin.host.builtin.modules.window_partition import WindowPartition, partition_windows
 
 
@@ -26,9 +26,7 @@ class _ToWindows(torch.autograd.Function):
         ctx: Any, tokens: torch.Tensor, padding: torch.Tensor, partition: WindowPartition
     ) -> Any:
         ctx.partition = partition
-        places = tokens.index_select(1, partition.forth)
-        places[:, partition.padding] = padding
-        return places
+        return to_windows(tokens, padding, partition)
 
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor) -> Any:
@@ -48,9 +46,7 @@ class _FromWindows(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor) -> Any:
         (gradient,), partition = gradients, ctx.partition
-        to_places = gradient.index_select(1, partition.forth)
-        to_places[:, partition.padding] = 0.0
-        return to_places, None
+        return to_windows(gradient, 0.0, partition), None
 
 
 def relative_position_index(side: int) -> torch.Tensor:
