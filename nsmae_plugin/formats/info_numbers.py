@@ -29,7 +29,7 @@ def check_numbers(infos: Infos, source: str, needs: Needs) -> None:
     for key in POSES:
         present = [info for info in infos if key in info]
         names = [f"sample {info['token']}" for info in present]
-        _Records(source, names).check_poses([info[key] for info in present], key)
+        _check_poses([info[key] for info in present], source, names, key)
     if needs.lidar:
         _check_sweeps(infos, source)
     if needs.cameras:
@@ -38,33 +38,22 @@ def check_numbers(infos: Infos, source: str, needs: Needs) -> None:
         _check_sizes(infos, source)
 
 
-class _Records:
-    """Names of the records whose numbers are compared.
-
-    Args:
-        where: their source, for messages. names: of the records.
-    """
-
-    def __init__(self, where: str, names: Sequence[str]):
-        self.where, self.names = where, names
-
-    def require(self, good: np.ndarray, what: str, problem: str) -> None:
-        """Name the first record that is not ``good`` (n,)."""
-        if not good.all():
-            raise self.error(int(np.argmin(good)), f"{what} {problem}")
-
-    def error(self, position: int, problem: str) -> DataError:
-        return DataError(
-            f"{self.where}: {self.names[position]}: {problem}; repair what it was made from and "
+def _require(good: np.ndarray, where: str, names: Sequence[str], problem: str) -> None:
+    """Name the first of the records that is not ``good`` (n,)."""
+    if not good.all():
+        raise DataError(
+            f"{where}: {names[int(np.argmin(good))]}: {problem}; repair what it was made from and "
             "create it again"
         )
 
-    def check_poses(self, matrices: Sequence[Any], what: str) -> None:
-        """(4, 4) rigid transforms."""
-        values = _array(matrices, 4, 4)
-        proper = plausibility.rotations_are_proper(values[:, :3, :3])
-        last = (np.abs(values[:, 3] - [0, 0, 0, 1]) < plausibility.ROUNDING).all(axis=1)
-        self.require(proper & last, what, "is no rotation and translation [[R, t], [0, 0, 0, 1]]")
+
+def _check_poses(matrices: Sequence[Any], where: str, names: Sequence[str], what: str) -> None:
+    """Check that records hold (4, 4) rigid transforms."""
+    values = _array(matrices, 4, 4)
+    proper = plausibility.rotations_are_proper(values[:, :3, :3])
+    last = (np.abs(values[:, 3] - [0, 0, 0, 1]) < plausibility.ROUNDING).all(axis=1)
+    problem = f"{what} is no rotation and translation [[R, t], [0, 0, 0, 1]]"
+    _require(proper & last, where, names, problem)
 
 
 def _array(values: Sequence[Any], *shape: int) -> np.ndarray:
@@ -79,21 +68,19 @@ def _check_sweeps(infos: Infos, where: str) -> None:
         for number, sweep in enumerate(info.get("sweeps", ()))
         if sweep["transform_matrix"] is not None  # None: the keyframe stands in
     ]
-    records = _Records(where, [name for name, _ in moved])
+    names = [name for name, _ in moved]
     lags = np.abs(_array([sweep["time_lag"] for _, sweep in moved]))
-    longest = plausibility.LONGEST_LAG
-    records.require(
-        lags <= longest, "time_lag", f"is more than {longest:g} s; time lags are in seconds"
-    )
+    longest, fastest = plausibility.LONGEST_LAG, plausibility.FASTEST
+    problem = f"time_lag is more than {longest:g} s; time lags are in seconds"
+    _require(lags <= longest, where, names, problem)
     matrices = [sweep["transform_matrix"] for _, sweep in moved]
-    records.check_poses(matrices, "transform_matrix")
+    _check_poses(matrices, where, names, "transform_matrix")
     way = np.linalg.norm(_array(matrices, 4, 4)[:, :3, 3], axis=1)
-    records.require(
-        way <= plausibility.FASTEST * np.maximum(lags, plausibility.SHORTEST_LAG),
-        "transform_matrix",
-        f"takes the vehicle faster than {plausibility.FASTEST:g} m/s, after its time_lag; units "
-        "are metres and seconds",
+    problem = (
+        f"transform_matrix takes the vehicle faster than {fastest:g} m/s, after its time_lag; "
+        "units are metres and seconds"
     )
+    _require(way <= fastest * np.maximum(lags, plausibility.SHORTEST_LAG), where, names, problem)
 
 
 def _check_cameras(infos: Infos, where: str) -> None:
@@ -102,36 +89,33 @@ def _check_cameras(infos: Infos, where: str) -> None:
         for info in infos
         for channel, camera in info["cams"].items()
     ]
-    records = _Records(where, [name for name, _ in entries])
-    cameras = [camera for _, camera in entries]
-    seen: set[bytes] = set()
-    for position, camera in enumerate(cameras):
-        matrix = np.asarray(camera["camera_intrinsics"], np.float64)
-        if matrix.tobytes() not in seen:
-            seen.add(matrix.tobytes())
-            problem = plausibility.intrinsics_problem(matrix)
-            if problem:
-                raise records.error(position, f"camera_intrinsics {problem}")
+    names, cameras = [name for name, _ in entries], [camera for _, camera in entries]
+    matrices = _array([camera["camera_intrinsics"] for camera in cameras], 3, 3)
+    _, different = np.unique(matrices, axis=0, return_index=True)
+    for position in np.sort(different):
+        problem = plausibility.intrinsics_problem(matrices[position])
+        if problem:
+            others = np.arange(len(names)) != position
+            _require(others, where, names, f"camera_intrinsics {problem}")
     turns = _array([camera["sensor2lidar_rotation"] for camera in cameras], 3, 3)
     proper = plausibility.rotations_are_proper(turns)
-    records.require(proper, "sensor2lidar_rotation", "is no rotation")
+    _require(proper, where, names, "sensor2lidar_rotation is no rotation")
     lengths = np.linalg.norm(_array([one["sensor2ego_rotation"] for one in cameras], 4), axis=1)
     unit = np.abs(lengths - 1) <= plausibility.QUATERNION_TOLERANCE
-    records.require(unit, "sensor2ego_rotation", "is no quaternion of length 1")
+    _require(unit, where, names, "sensor2ego_rotation is no quaternion of length 1")
     farthest = plausibility.FARTHEST_SENSOR
     for key in _IN_METRES:
         distance = np.linalg.norm(_array([camera[key] for camera in cameras], 3), axis=1)
-        records.require(distance <= farthest, key, f"is longer than {farthest:g} m")
+        _require(distance <= farthest, where, names, f"{key} is longer than {farthest:g} m")
 
 
 def _check_sizes(infos: Infos, where: str) -> None:
     for info in infos:
         if len(info.get("gt_boxes", ())):
             impossible = (info["gt_boxes"][:, 3:6] <= 0).any(axis=1)
-            if impossible.any():
-                size = info["gt_boxes"][np.argmax(impossible), 3:6].tolist()
-                name = f"sample {info['token']}"
-                raise _Records(where, [name]).error(0, f"a box has the size {brief(size)} m")
+            size = brief(info["gt_boxes"][np.argmax(impossible), 3:6].tolist())
+            names = [f"sample {info['token']}"]
+            _require(~impossible.any(keepdims=True), where, names, f"a box has the size {size} m")
 
 
 def cameras_problem(infos: Infos) -> str | None:

@@ -97,16 +97,14 @@ def _warn_of_lost_voxels(model_cfg: Any, dataset: Any) -> None:
 def _warn_of_dropped_boxes(model_cfg: Any, dataset: Any) -> None:
     """Warn where the head drops boxes that lie in the range of the points."""
     section = (model_cfg.get("DENSE_HEAD") or {}).get("POST_PROCESSING") or {}
+    points = [float(value) for value in dataset.point_cloud_range]
     for key in RANGE_KEYS:
-        if key not in section:
-            continue
-        points = [float(value) for value in dataset.point_cloud_range]
-        limits = [float(value) for value in section[key]]
-        within = all(
-            limits[axis] <= points[axis] and points[axis + 3] <= limits[axis + 3]
-            for axis in range(3)
-        )
-        if not within:
+        limits = [float(value) for value in section.get(key, points)]
+        inside = [
+            *map(float.__le__, limits[:3], points),
+            *map(float.__ge__, limits[3:], points[3:]),
+        ]
+        if not all(inside):
             _logger(dataset).warning(
                 "MODEL.DENSE_HEAD.POST_PROCESSING.%s %s does not contain "
                 "DATA_CONFIG.POINT_CLOUD_RANGE %s: boxes between the two are trained but never "

@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from nsmae_plugin.errors import ConfigError, DataError
 from nsmae_plugin.formats.gt_database import read_gt_database
 from nsmae_plugin.formats.infos import read_infos, write_infos
 from nsmae_plugin.formats.lidar_files import read_frame
+from nsmae_plugin.host import hooks
 from nsmae_plugin.host.builtin.augmentor import DataAugmentor
 from nsmae_plugin.host.builtin.database_sampler import DatabaseSampler
 from tests.helpers.tiny_frames import VERSION, add_gt_database
@@ -254,3 +256,11 @@ def test_the_same_seed_gives_what_openpcdet_gives(
         np.testing.assert_array_equal(ours["points"], theirs["points"])
         count += len(ours["gt_names"]) - np.isin(info["gt_names"], names).sum()
     assert count > 10
+
+
+def test_a_hook_takes_it_out_of_the_augmentor(tmp_path):
+    write_database(tmp_path, ("car", 10.25, 5.25, 4))
+    augmentor = DataAugmentor(tmp_path, [EasyDict(CONFIG)], CLASSES)
+    dataset = SimpleNamespace(data_augmentor=augmentor)
+    assert hooks.disable_augmentations(dataset, ["gt_sampling"])
+    assert augmentor.data_augmentor_queue == []

@@ -62,7 +62,7 @@ class DatabaseSampler:
         used = [key for key in _UNSUPPORTED if config.get(key)]
         if used:
             raise ConfigError(f"gt_sampling: the built-in host has no {', '.join(used)}; remove it")
-        self.root_path, self.config = Path(root_path), config
+        self.root_path, self.sampler_cfg = Path(root_path), config
         self.db_infos: dict[str, list[Entry]] = {name: [] for name in class_names}
         for path in config["DB_INFO_PATH"]:
             content = read_gt_database(self.root_path / path)
@@ -120,7 +120,7 @@ class DatabaseSampler:
         boxes = present
         for name, group in self.sample_groups.items():
             entries, wanted = self.db_infos[name], group["sample_num"]
-            if self.config.get("LIMIT_WHOLE_SCENE", False):
+            if self.sampler_cfg.get("LIMIT_WHOLE_SCENE", False):
                 wanted -= int((names == name).sum())
             if wanted <= 0 or not entries:
                 continue
@@ -136,8 +136,8 @@ class DatabaseSampler:
         self, points: np.ndarray, pasted: list[Entry], boxes: np.ndarray
     ) -> np.ndarray:
         added = np.concatenate([self._points(entry) for entry in pasted])
-        if self.config.get("FILTER_OBJ_POINTS_BY_TIMESTAMP", False):
-            first, last = sorted(self.config["TIME_RANGE"])
+        if self.sampler_cfg.get("FILTER_OBJ_POINTS_BY_TIMESTAMP", False):
+            first, last = sorted(self.sampler_cfg["TIME_RANGE"])
             times = added[:, -1]
             added = added[(times > first - _TIME_TOLERANCE) & (times < last + _TIME_TOLERANCE)]
         if added.shape[1] != points.shape[1]:
@@ -146,7 +146,9 @@ class DatabaseSampler:
                 f"set have {points.shape[1]} features"
             )
         cleared = boxes[:, :7].astype(np.float32)
-        cleared[:, 3:6] += np.asarray(self.config.get("REMOVE_EXTRA_WIDTH", (0, 0, 0)), np.float32)
+        cleared[:, 3:6] += np.asarray(
+            self.sampler_cfg.get("REMOVE_EXTRA_WIDTH", (0, 0, 0)), np.float32
+        )
         inside = torch.zeros(len(cleared), len(points), dtype=torch.int32)
         points_in_boxes_cpu(torch.from_numpy(cleared), _tensor(points[:, :3]), inside)
         kept = points[~inside.any(dim=0).numpy()]
@@ -155,7 +157,7 @@ class DatabaseSampler:
     def _points(self, entry: Entry) -> np.ndarray:
         """(P, NUM_POINT_FEATURES) points of an object, moved to its place."""
         path, count = self.root_path / entry["path"], entry["num_points_in_gt"]
-        features = self.config["NUM_POINT_FEATURES"]
+        features = self.sampler_cfg["NUM_POINT_FEATURES"]
         what, owner = "the object", " of the ground-truth database"
         with open_regular(path, what, "create the database again", MOST_BYTES, owner) as file:
             values = np.fromfile(file, dtype=np.float32)
