@@ -125,10 +125,9 @@ def _header(path: Path) -> str:
     return next((f", for it is {words}" for words in found), "")
 
 
-def remove_ego_points(points: np.ndarray, radius: float = EGO_RADIUS) -> np.ndarray:
-    """The points outside the square |x|, |y| < ``radius`` around the sensor."""
-    outside = (np.abs(points[:, 0]) >= radius) | (np.abs(points[:, 1]) >= radius)
-    return points.compress(outside, axis=0)
+def remove_ego_points(points: np.ndarray) -> np.ndarray:
+    """The points outside the square |x|, |y| < :data:`EGO_RADIUS` around the sensor."""
+    return points.compress((np.abs(points[:, :2]) >= EGO_RADIUS).any(axis=1), axis=0)
 
 
 def read_frame(

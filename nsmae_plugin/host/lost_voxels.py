@@ -100,11 +100,8 @@ def _warn_of_dropped_boxes(model_cfg: Any, dataset: Any) -> None:
     points = [float(value) for value in dataset.point_cloud_range]
     for key in RANGE_KEYS:
         limits = [float(value) for value in section.get(key, points)]
-        inside = [
-            *map(float.__le__, limits[:3], points),
-            *map(float.__ge__, limits[3:], points[3:]),
-        ]
-        if not all(inside):
+        below = any(low > point for low, point in zip(limits[:3], points[:3], strict=True))
+        if below or any(high < point for high, point in zip(limits[3:], points[3:], strict=True)):
             _logger(dataset).warning(
                 "MODEL.DENSE_HEAD.POST_PROCESSING.%s %s does not contain "
                 "DATA_CONFIG.POINT_CLOUD_RANGE %s: boxes between the two are trained but never "
