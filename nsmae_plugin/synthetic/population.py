@@ -70,17 +70,14 @@ class Population:
 
     def _fill_lanes(self) -> None:
         """Traffic on the main road: the classes that drive first, near the ego vehicle."""
-        wanted = list(self.generator.permutation(DRIVING))
-        lanes = [
-            (direction, index)
+        wanted = self.generator.permutation(DRIVING)
+        tracks = [
+            self._lane_track(direction, index)
             for index in range(self.layout.lanes_per_direction)
             for direction in (1, -1)
         ]
-        tracks = [self._lane_track(direction, index) for direction, index in lanes]
-        for motion, starts in tracks:
-            share = -(-len(wanted) // max(1, len(tracks) - tracks.index((motion, starts))))
-            kinds, wanted = wanted[:share], wanted[share:]
-            self._drive(motion, starts, kinds)
+        for track, kinds in zip(tracks, np.array_split(wanted, len(tracks)), strict=True):
+            self._drive(*track, list(kinds))
 
     def _lane_track(self, direction: int, index: int) -> tuple[Motion, tuple[float, float]]:
         """Motion of a lane's traffic, and (start, end) of s that the ego vehicle leaves free."""
@@ -95,7 +92,7 @@ class Population:
 
     def _drive(self, lane: Motion, free: tuple[float, float], kinds: list[str]) -> None:
         """Queue vehicles ahead of and behind the free stretch, the wanted kinds first."""
-        queue = {1: list(kinds[::2]), -1: list(kinds[1::2])}
+        queue = {1: kinds[::2], -1: kinds[1::2]}
         # Oncoming traffic meets the ego vehicle from as far away as both will have driven.
         travel = self.layout.travel
         ahead = VIEW + (2.5 * travel if lane.direction == -1 else travel)

@@ -36,12 +36,10 @@ NUSCENES_COLOURS = {
 def class_colours(class_names: Sequence[str]) -> dict[str, Colour]:
     """Colours of classes: nuScenes' own for its classes, from a fixed palette for others."""
     palette: Sequence[Colour] = colormaps["tab20"].colors  # type: ignore[attr-defined]
-    colours = {}
-    for position, name in enumerate(class_names):
-        colours[name] = palette[position % len(palette)]
-        if name in NUSCENES_COLOURS:
-            red, green, blue = NUSCENES_COLOURS[name]
-            colours[name] = (red / 255, green / 255, blue / 255)
+    colours = {name: palette[at % len(palette)] for at, name in enumerate(class_names)}
+    for name in colours.keys() & NUSCENES_COLOURS:
+        red, green, blue = NUSCENES_COLOURS[name]
+        colours[name] = (red / 255, green / 255, blue / 255)
     return colours
 
 

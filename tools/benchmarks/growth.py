@@ -66,10 +66,8 @@ class Case:
 def vary(case: Case, axis: str, value: int) -> Case:
     """The case with another value along an axis; ``BEV cells`` are those of one sample."""
     size = case.size
-    if axis == "points":
-        return replace(case, points=value)
-    if axis == "batch":
-        return replace(case, batch=value)
+    if axis in ("points", "batch"):
+        return replace(case, **{axis: value})
     if axis == "cameras":
         return replace(case, size=replace(size, cameras=value))
     if axis == "depth bins":
