@@ -1,4 +1,4 @@
-"""``python -m nsmae_plugin.doctor``: what was found, what runs, and what to install.
+"""``python -m nsmae_plugin.doctor``: diagnosis of the installation.
 
 Exits with 0 when the active host can run here, else with 1.
 """
@@ -32,7 +32,7 @@ SHOWN = ("torch", "numpy", "spconv", "cumm", "nuscenes-devkit", "torchvision", "
 
 @dataclass
 class Diagnosis:
-    """Everything that the doctor found; see :func:`render` for how it is shown.
+    """The findings of the doctor, shown by :func:`render`.
 
     Attributes:
         versions: distribution -> version, or None where it is not installed.
@@ -95,7 +95,7 @@ def _versions() -> dict[str, str | None]:
 
 
 def _importable(module: str, found: Diagnosis) -> bool:
-    """Whether ``module`` can be imported; otherwise the reason joins the problems."""
+    """Return whether ``module`` can be imported; otherwise append the reason to the problems."""
     try:
         importlib.import_module(module)
     except ModuleNotFoundError as error:
@@ -131,7 +131,7 @@ def _warn_of_torch(found: Diagnosis) -> None:
 def _examine_host(found: Diagnosis) -> None:
     try:
         from nsmae_plugin import host
-    except Exception as error:  # the doctor reports any failure instead of failing
+    except Exception as error:  # the doctor reports any failure
         found.problems.append(f"the host cannot be imported: {_short(error)}")
         return
     found.active = host.NAME
@@ -142,13 +142,13 @@ def _examine_host(found: Diagnosis) -> None:
 
 
 def _try_sparse_convolution(found: Diagnosis) -> None:
-    """spconv's kernels fail only when they run: an import proves nothing about its CUDA version."""
+    """Run a kernel of spconv: an import does not detect a wrong CUDA version."""
     for device in found.devices:
         check = f"sparse convolution, forward and backward, on {device}"
         try:
             _sparse_convolution(device)
             found.checks[check] = "ok"
-        except Exception as error:  # the doctor reports any failure instead of failing
+        except Exception as error:  # the doctor reports any failure
             found.checks[check] = _short(error)
             found.problems.append(
                 f"spconv fails on {device}: install the wheel that matches your CUDA version"

@@ -1,4 +1,4 @@
-"""Errors that a user of the plugin can meet; each message names the thing and the remedy."""
+"""Errors of the plugin; each message names the problem and the remedy."""
 
 import os
 import reprlib
@@ -14,7 +14,7 @@ class NSMAEError(Exception):
     told_elsewhere = False
 
     def __str__(self) -> str:
-        """The message; without the traceback that torch puts around it in a loading process."""
+        """The message, without torch's traceback from a loader process."""
         message = super().__str__()
         if message.startswith("Caught ") and " in DataLoader worker process " in message:
             return message.rpartition(f"{type(self).__name__}: ")[2].rstrip()
@@ -46,7 +46,7 @@ class NonFiniteError(NSMAEError):
 
 
 def brief(what: object, most: int = 120) -> str:
-    """A value or exception from elsewhere in words for a message: one line, not too long.
+    """A foreign value or exception as one short line for a message.
 
     The text of an exception may hold all of a damaged file, and a name in a file may hold anything.
     """
@@ -56,6 +56,6 @@ def brief(what: object, most: int = 120) -> str:
         text = str(what) or type(what).__name__
     else:
         text = str(what) if isinstance(what, str | os.PathLike) else reprlib.repr(what)
-    text = text[: 4 * most]  # of what may be megabytes
+    text = text[: 4 * most]  # it may be megabytes long
     text = "".join(letter if letter.isprintable() else "?" for letter in " ".join(text.split()))
     return text if len(text) <= most else f"{text[: most - 1]}…"

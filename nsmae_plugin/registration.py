@@ -1,4 +1,4 @@
-"""What the plugin enters into the registries of the active host."""
+"""Registration of the plugin's classes with the active host."""
 
 from nsmae_plugin import host
 

@@ -36,38 +36,38 @@ class Step(Section):
 
 
 class WorldFlip(Step):
-    """Mirror the world at the planes of these axes."""
+    """Flip the scene along these axes."""
 
     ALONG_AXIS_LIST: list[Literal["x", "y"]]
 
 
 class WorldRotation(Step):
-    """Turn the world about z: from, to, or plus and minus one angle; radians."""
+    """Rotate the scene about z: [min, max] or ± one angle; radians."""
 
     WORLD_ROT_ANGLE: Range | PositiveFloat
 
 
 class WorldScaling(Step):
-    """Scale the world by a factor of this range."""
+    """Scale the scene by a factor from this range."""
 
     WORLD_SCALE_RANGE: PositiveRange
 
 
 class WorldTranslation(Step):
-    """Shift the world by Gaussian noise; standard deviations along x, y, z in metres."""
+    """Translate the scene by Gaussian noise; standard deviations along x, y, z in metres."""
 
     NOISE_TRANSLATE_STD: NonNegativeTriple
 
 
 class ImageAugmentation(Step):
-    """Turn images by an angle of this range, degrees, and mirror them."""
+    """Rotate images by an angle from this range (degrees), and flip them."""
 
     ROT_LIM: Range
     RAND_FLIP: bool
 
 
 class GroundTruthFilters(Section):
-    """Which objects of a database are left out."""
+    """Filters of the objects of a database."""
 
     filter_by_min_points: list[ClassCount] = Field(default=[])
     filter_by_difficulty: list[int] = Field(default=[])
@@ -102,7 +102,7 @@ class RangeMask(Step):
 
 
 class ShufflePerMode(Section):
-    """Whether points are shuffled while training and in evaluation."""
+    """Shuffle the points in training and in evaluation."""
 
     train: bool
     test: bool
@@ -115,14 +115,14 @@ class Shuffle(Step):
 
 
 class VoxelsPerMode(Section):
-    """Most voxels of a sample while training and in evaluation."""
+    """Maximum number of voxels of a sample in training and in evaluation."""
 
     train: PositiveInt
     test: PositiveInt
 
 
 class Voxels(Step):
-    """Sort points into voxels; edges along x, y, z in metres."""
+    """Group points into voxels; edge lengths along x, y, z in metres."""
 
     VOXEL_SIZE: PositiveTriple
     MAX_POINTS_PER_VOXEL: PositiveInt

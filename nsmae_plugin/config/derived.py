@@ -1,4 +1,4 @@
-"""Values of MODEL that follow from other sections: written where absent, checked where given.
+"""Values of MODEL derived from other sections: filled in if absent, checked if given.
 
 OpenPCDet's YAML files repeat such values and its modules read them, so modules find them in their
 sections on either host. Only modules whose arithmetic is known, under OpenPCDet's names, are looked
@@ -66,7 +66,7 @@ def complete(model_cfg: Any, dataset: Any) -> Any:
 
 
 def described_data(config: Any) -> Any | None:
-    """What :func:`complete` asks of a dataset, from a configuration; None if it does not say."""
+    """The dataset description for :func:`complete`; None if the configuration lacks it."""
     data_cfg = config.DATA_CONFIG
     steps = {one.get("NAME"): one for one in data_cfg.get("DATA_PROCESSOR") or []}
     voxels = next((one["VOXEL_SIZE"] for one in steps.values() if "VOXEL_SIZE" in one), None)

@@ -1,4 +1,4 @@
-"""What the configuration knows of modules by their NAME, and how it fills in a section of MODEL."""
+"""Modules known by NAME, and helpers that fill in sections of MODEL."""
 
 from __future__ import annotations
 

@@ -54,7 +54,7 @@ class HeightCompression(Module):
 
 
 class ImageWeights(Section):
-    """Where the image backbone starts from."""
+    """Initial weights of the image backbone."""
 
     type: str = ABSENT
     checkpoint: str = ABSENT

@@ -1,4 +1,4 @@
-"""Sections and names of earlier versions, rewritten as those that have taken their place."""
+"""Conversion of sections and names of earlier versions."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def _derive(head: dict[str, Any], where: str, config: Any) -> dict[str, Any]:
 
 
 def _bin_height(bins: Any, where: str, data: Mapping[str, Any]) -> float:
-    """The height of a voxel: there was a bin for each, and one below."""
+    """The height of a voxel; earlier versions had one bin per voxel and one below."""
     steps = data.get("DATA_PROCESSOR") or []
     height = next((step["VOXEL_SIZE"][2] for step in steps if "VOXEL_SIZE" in step), None)
     extent = data.get("POINT_CLOUD_RANGE")

@@ -68,13 +68,13 @@ class Optimization(Section):
 
 
 class DisableAugmentation(Section):
-    """Augmentations that the last epochs go without."""
+    """Augmentations that are disabled in the last epochs."""
 
     DISABLE_AUG_LIST: list[str]
     NUM_LAST_EPOCHS: NonNegativeInt
 
 
 class Hook(Section):
-    """HOOK: what happens between epochs."""
+    """HOOK: actions between epochs."""
 
     DisableAugmentationHook: DisableAugmentation = ABSENT

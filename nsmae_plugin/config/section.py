@@ -35,7 +35,7 @@ _BUILTIN = {
     NoneType: ("null", "null"),
     Any: ("anything", "anything"),
 }
-LONGEST = 300  # characters of what a section's own check says, which may name values
+LONGEST = 300  # characters of a section's own message, which may quote values
 # Types of the errors below.
 _KEY, _VALUE, _SECTION = "key", "value", "section"
 
@@ -87,7 +87,7 @@ class Section(BaseModel):
     @field_validator("*", mode="wrap")
     @classmethod
     def _check_value(cls, value: Any, handler: ValidatorFunctionWrapHandler, info: Any) -> Any:
-        """Say of a wrong value what was expected; problems inside subsections are left to them."""
+        """Report the expected type of a wrong value; subsections report their own problems."""
         try:
             return handler(value)
         except ValidationError as error:
@@ -161,7 +161,7 @@ def suggest(name: str, known: Iterable[str]) -> str:
 
 
 def _why_a_string(value: Any) -> str:
-    """Say why ``1e-3`` is not a number, and ``[a, b]`` after ``--set`` not a list."""
+    """Explain why ``1e-3`` is not a number, and ``[a, b]`` after ``--set`` not a list."""
     if isinstance(value, str) and value.startswith(("[", "{")):
         return " (a string; --set reads Python: names inside lists and sections need quotes)"
     try:

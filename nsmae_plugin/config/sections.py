@@ -89,7 +89,7 @@ def declare(slot: str, name: str, entry: Any) -> None:
 
 
 def find(slot: str, name: str) -> type[Section] | None:
-    """The section of a registered NAME; None where its keys are not ours to check."""
+    """The section of a registered NAME; None if its keys are not checked."""
     path = PATHS.get(slot, {}).get(name)
     if path is None:
         return _declared.get((slot, name))
@@ -113,7 +113,7 @@ class InSlot:
 
     @property
     def words(self) -> Words:
-        """What messages call it."""
+        """Its name in messages."""
         return Words(f"a section with a {self.key}", f"sections with a {self.key}")
 
     def section(self, content: Any) -> type[Section] | None:

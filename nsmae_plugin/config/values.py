@@ -24,7 +24,7 @@ ABSENT: Any = None
 
 @dataclass(frozen=True)
 class Words:
-    """What a type expects: of one value, and of several in a list."""
+    """Words for a type in messages: for one value, and for several in a list."""
 
     one: str
     several: str = ""

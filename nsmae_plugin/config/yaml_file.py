@@ -1,4 +1,4 @@
-"""Reading one YAML file whose author may have been careless, or worse."""
+"""Safe reading of one YAML file."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def _count(node: yaml.Node, known: dict[yaml.Node, int | None]) -> int:
 
 
 def _check_keys(node: yaml.MappingNode) -> None:
-    """Refuse a repeated key, of which YAML keeps the last alone."""
+    """Refuse a repeated key; YAML would silently keep only the last."""
     lines: dict[str, int] = {}
     for key, _ in node.value:
         if isinstance(key, yaml.ScalarNode) and key.tag != _MERGE:

@@ -1,4 +1,4 @@
-"""The images of a sample, cropped, with their calibrations."""
+"""The cropped images of a sample and their calibrations."""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -64,7 +64,7 @@ def load_views(
 
 
 def black_share(size: tuple[int, int], final: Sequence[int], limits: Sequence[float]) -> float:
-    """Share of the input that stays black at the smallest scale; arguments as
+    """Black share of the input at the smallest scale; arguments as
     :func:`~nsmae_plugin.data.images.random_crop`."""
     width, height = (int(edge * min(limits)) for edge in size)
     return 1 - min(1.0, width / final[1]) * min(1.0, height / final[0])
@@ -78,7 +78,7 @@ def report_black_pixels(
     turned: bool,
     logger: logging.Logger,
 ) -> None:
-    """Log if images do not fill the network's input, judged by one sample.
+    """Log if the images of one sample do not fill the network's input.
 
     Args:
         root: folder that the paths of ``info`` start at.

@@ -51,7 +51,7 @@ def restart(augmentor: Any) -> None:
 def limit(
     augmentor: Any, frames: Sequence[dict[str, Any]], labelled: Sequence[dict[str, Any]]
 ) -> None:
-    """Keep objects of the labelled frames only; others would add labels that must not be used.
+    """Keep only objects of the labelled frames; others would add unused labels.
 
     Args:
         frames: all training frames, in the order of the info files.

@@ -53,7 +53,7 @@ def load_crop(
 
 
 def _reduce(image: Image.Image, scale: float) -> float:
-    """Have the opened image decoded smaller, if it is to be scaled by ``scale``; by how much."""
+    """Reduce the decoding size of an opened image for ``scale``; returns the reduction."""
     wanted = max((factor for factor in (2, 4, 8) if factor * scale <= ENLARGEMENT), default=1)
     width, height = image.size
     drafted = image.draft(None, (max(1, width // wanted), max(1, height // wanted)))
@@ -85,7 +85,7 @@ def centre_crop(size: tuple[int, int], final: Sequence[int], limits: Sequence[fl
 
 
 def bounds(placement: Placement, size: tuple[int, int]) -> tuple[float, float, float, float]:
-    """Left, top, right, bottom of the part of an image that a crop of it shows, in its pixels.
+    """Left, top, right, bottom of the cropped part of an image, in its pixels.
 
     The rest of the crop is black.
 
@@ -146,7 +146,7 @@ def _scaled_part(image: Image.Image, scale: float, crop: Crop) -> np.ndarray:
 
 
 def _start(edge: int, scale: float) -> tuple[int, int]:
-    """A pixel of the image that begins where one of the scaled image does, before ``edge``.
+    """A pixel of the image aligned with one of the scaled image, before ``edge``.
 
     Scaling can begin there. That is far enough before for the filter, and right to 1/64 pixel.
 

@@ -76,7 +76,7 @@ class SeededDataset(Dataset):
 
 
 class EpochSampler(Sampler[Draw]):
-    """The draws of one epoch for one process, in an order that depends on seed and epoch alone.
+    """The draws of one epoch for one process; the order depends on seed and epoch only.
 
     The epoch's list is dealt to the processes in turn, so that batch ``k`` of all processes
     together is batch ``k`` of a single process with the joint batch size. While training, the list
@@ -140,15 +140,15 @@ class EpochSampler(Sampler[Draw]):
 
 
 class RestartableLoader(DataLoader):
-    """A loader whose worker processes live from epoch to epoch, until they are restarted."""
+    """A loader with persistent workers that can be restarted."""
 
     def restart_workers(self) -> None:
-        """Let the next epoch start new workers: they hold copies of the dataset as it was."""
+        """Start new workers in the next epoch, with the current state of the dataset."""
         self._iterator = None
 
 
 def default_workers() -> int:
-    """As many loader processes as cores per training process of this machine, at most eight."""
+    """Loader processes: one per core of each training process, at most eight."""
     processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # set by torchrun
     return min(8, max(1, usable_cores() // processes))
 
@@ -166,7 +166,7 @@ def build_dataloader(
     root_path: Path | str | None = None,
     logger: logging.Logger | None = None,
 ) -> tuple[Any, RestartableLoader, EpochSampler]:
-    """Dataset, loader and sampler of one process, for any dataset of the active host.
+    """Build dataset, loader and sampler of one process, for any dataset of the active host.
 
     Args:
         batch_size: per process.
@@ -218,7 +218,7 @@ def build_dataloader(
 
 
 def batches_per_epoch(dataset: Any, batch_size: int) -> int | None:
-    """How many batches a process takes in an epoch of OpenPCDet's training loop.
+    """Batches of a process in an epoch of OpenPCDet's training loop.
 
     None for a dataset without ``epoch_length``.
     """
@@ -238,6 +238,6 @@ def _collate(
 
 
 def prepare_worker(worker: int) -> None:
-    """Keep memory: every sample needs as much as the last. (torch gives a worker one thread.)"""
+    """Keep freed memory: all samples need the same amount. (Workers have one thread in torch.)"""
     stopping.survive_first_signals()
     keep_freed_memory()

@@ -98,13 +98,13 @@ class MultiModalDataset(PreparedDataset):
             turned = training and "imgaug" in augmentors
             report_black_pixels(root, self.infos[0], settings.image, training, turned, logger)
 
-    # What another dataset overrides.
+    # Methods that other datasets override.
 
     Config: ClassVar[type[MultiModalData]] = MultiModalData  # describes DATA_CONFIG
     remedy = "correct it, or the code that reads it"  # of an incomplete frame, for messages
 
     def data_folder(self, root: Path, dataset_cfg: Any) -> Path:
-        """The folder that the paths of frames start at; ``root`` is ``DATA_PATH``."""
+        """The folder of relative paths in frames; ``root`` is ``DATA_PATH``."""
         return root
 
     def read_frames(self) -> dict[str, list[Frame]]:
@@ -208,7 +208,7 @@ class MultiModalDataset(PreparedDataset):
     # Samples.
 
     def __len__(self) -> int:
-        """Samples of an epoch, or of all if OpenPCDet's training script runs them as one."""
+        """Samples of an epoch, or of all epochs if OpenPCDet's script merges them."""
         merged = getattr(self, "_merge_all_iters_to_one_epoch", False)
         return self.epoch_length * (self.total_epochs if merged else 1)
 

@@ -18,7 +18,7 @@ POINT_PROCESSORS = ("mask_points_and_boxes_outside_range", "shuffle_points", "sa
 
 
 def enabled_augmentors(dataset_cfg: Any) -> list[str]:
-    """Names of the augmentors that are not disabled, in order."""
+    """Names of the enabled augmentors, in order."""
     section = dataset_cfg.get("DATA_AUGMENTOR") or {"AUG_CONFIG_LIST": []}
     disabled = section.get("DISABLE_AUG_LIST") or []
     return [one["NAME"] for one in section["AUG_CONFIG_LIST"] if one["NAME"] not in disabled]

@@ -23,7 +23,7 @@ class PreparedDataset(host.DatasetTemplate):
     world_steps: list[str]
 
     def prepare_data(self, data_dict: dict[str, Any]) -> dict[str, Any]:
-        """As the host's, but frames without boxes are kept where labels are not used."""
+        """As the host's, but keeps frames without boxes if labels are not used."""
         if self.use_labels:
             gt_sampling.restart(self.data_augmentor)
             return super().prepare_data(data_dict)

@@ -63,7 +63,7 @@ _registered: dict[str, Scorer] = {}
 
 
 def register_scorer(key: str, scorer: Scorer) -> None:
-    """Let all datasets score another kind of prediction, with its records under ``key``."""
+    """Register a scorer for another kind of prediction, with records under ``key``."""
     _registered[key] = scorer
 
 
@@ -82,11 +82,11 @@ class Scoring:
 
     @property
     def scorers(self) -> dict[str, Scorer]:
-        """Key of the records in an annotation → what makes and scores them."""
+        """Key of the records in an annotation → their scorer."""
         return {"map_counts": self._maps, **_registered}
 
     def check(self, infos: Frames, class_names: Sequence[str], boxes: bool = True) -> Any:
-        """Check, before a network runs for hours, that its predictions can be scored.
+        """Check before the evaluation that its predictions can be scored.
 
         Raises:
             ConfigError, DataError: from the benchmark; or there is none, and ``boxes`` to score.
@@ -152,7 +152,7 @@ class Scoring:
         class_names: Sequence[str],
         folder: Path,
     ) -> Scores:
-        """Score what was predicted; files with the details go into ``folder``.
+        """Score the predictions; files with details are written into ``folder``.
 
         Args:
             annotations: of every frame of ``infos`` exactly once, as :meth:`annotate` makes them.

@@ -1,4 +1,4 @@
-"""Batches from loader processes through shared memory, or through a pipe if that is too small.
+"""Transfer of batches from loader processes: shared memory, or a pipe if it is too small.
 
 Containers often have little shared memory (Docker: 64 MB), less than one batch may take. If a batch
 does not fit, torch's loader loses it and hangs.
@@ -40,7 +40,7 @@ def share(batch: dict[str, Any]) -> dict[str, Any]:
 
 
 def _free() -> float:
-    """Free bytes of shared memory; unlimited if it is no file system."""
+    """Free bytes of shared memory; unlimited if it is not a file system."""
     try:
         found = os.statvfs(PLACE)
     except OSError:

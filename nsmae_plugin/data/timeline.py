@@ -1,4 +1,4 @@
-"""The order of frames in their scenes, for what looks at more than one of them."""
+"""The order of frames in their scenes, for targets that use several frames."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -38,7 +38,7 @@ class Timeline:
         return self._scenes[scene]
 
     def neighbour(self, token: str, steps: int) -> dict[str, Any] | None:
-        """The frame that many frames after (negative: before) ``token``; None beyond its scene."""
+        """The frame ``steps`` frames after ``token`` (negative: before); None outside its scene."""
         scene, position = self._places.get(token, ([], 0))
         wanted = position + steps
         return scene[wanted] if 0 <= wanted < len(scene) else None

@@ -1,4 +1,4 @@
-"""The frames that training draws from: a part of them, or some more than once.
+"""Selection of training frames: label fractions and class-balanced resampling.
 
 Of ``LABEL_FRACTION`` every k-th frame or whole scenes are used, the others not at all. An epoch
 keeps the length that it has with all labels, so that every fraction takes the same number of steps.
@@ -71,7 +71,7 @@ def training_frames(
 def select_labelled(
     frames: Frames, settings: Any, scenes: Callable[[], Mapping[str, str]]
 ) -> Frames:
-    """The frames that ``LABEL_FRACTION``, ``_BY`` and ``_SEED`` leave."""
+    """The frames selected by ``LABEL_FRACTION``, ``_BY`` and ``_SEED``."""
     fraction, seed = settings.LABEL_FRACTION, settings.LABEL_FRACTION_SEED
     if fraction == 1:
         return frames
@@ -160,7 +160,7 @@ def balanced_resampling(
 
 
 def balanced_length(infos: Frames, class_names: Sequence[str]) -> int:
-    """How many frames :func:`balanced_resampling` draws."""
+    """Number of frames that :func:`balanced_resampling` draws."""
     members = _frames_by_class(infos, class_names)
     return _share(members) * sum(map(bool, members))
 

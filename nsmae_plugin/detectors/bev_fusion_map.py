@@ -18,7 +18,7 @@ MAP_HEADS = {"BEVSegmentationHead": BEVSegmentationHead}
 
 
 class BEVFusionMap(BEVNetwork):
-    """A map of the ground, and boxes if wanted, from one fused bird's-eye view.
+    """A BEV map, and optionally boxes, from one fused bird's-eye view.
 
     :class:`~nsmae_plugin.detectors.bev_network.BEVNetwork` with MAP_HEAD, whose classes and grid
     are those of DATA_CONFIG.MAP_CONFIG, and, for both tasks, DENSE_HEAD.
@@ -64,7 +64,7 @@ class BEVFusionMap(BEVNetwork):
         return loss, tb_dict, {}
 
     def post_processing(self, batch_dict: Batch) -> tuple[list[Batch], dict[str, int]]:
-        """The map of each sample, and its boxes if there is a head for them."""
+        """The map of each sample, and its boxes if there is a detection head."""
         masks = batch_dict["map_logits"].float().sigmoid()
         if self.dense_head is None:
             return [{"masks_bev": one} for one in masks], {}

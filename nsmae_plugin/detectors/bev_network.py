@@ -1,4 +1,4 @@
-"""What the detectors on bird's-eye view have in common: sensors, one fused view, its backbone."""
+"""Base class of the BEV detectors: sensors, fused bird's-eye view and its backbone."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ class BEVNetwork(DenseHeadDetector, host.Detector3DTemplate):
         return {predicted[one] for one in cls.heads if model_cfg.get(one) is not None}
 
     def run_modules(self, batch_dict: dict[str, Any]) -> dict[str, Any]:
-        """The modules one after the other; cameras alone stand in for ``spatial_features``."""
+        """Run the modules in order; without LiDAR, camera features are ``spatial_features``."""
         require_inputs(batch_dict, self)
         prepare_geometry(batch_dict, self)
         for module in self.module_list:
@@ -88,6 +88,6 @@ class BEVNetwork(DenseHeadDetector, host.Detector3DTemplate):
     def build_vtransform(self, model_info_dict: ModelInfo) -> tuple[nn.Module | None, ModelInfo]:
         vtransform, info = super().build_vtransform(model_info_dict)
         if vtransform is not None:
-            # What the backbone reads, unless a fuser follows.
+            # The input of the backbone, unless a fuser follows.
             info["num_bev_features"] = self.model_cfg.VTRANSFORM.OUT_CHANNEL
         return vtransform, info

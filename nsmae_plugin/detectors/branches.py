@@ -43,7 +43,7 @@ def _has_branch(model_cfg: Any, name: str, sections: Sequence[str]) -> bool:
 
 
 def require_inputs(batch_dict: Mapping[str, Any], detector: Any) -> None:
-    """Check that the data has what the branches of a detector read.
+    """Check that the batch has the inputs of the branches.
 
     Raises:
         ConfigError: ``camera_imgs`` or ``voxels`` is missing.
@@ -58,13 +58,13 @@ def require_inputs(batch_dict: Mapping[str, Any], detector: Any) -> None:
 
 
 def prepare_geometry(batch_dict: dict[str, Any], detector: Any) -> None:
-    """Put what calibration and points alone decide into the batch, before any module runs."""
+    """Add the geometry of the view transform to the batch before any module runs."""
     if hasattr(detector.vtransform, "prepare"):
         batch_dict[GEOMETRY] = detector.vtransform.prepare(batch_dict)
 
 
 def bev_grid(model_cfg: Any, dataset: Any) -> BEVGrid:
-    """The grid of the view from above, common to the branches that there are.
+    """The BEV grid shared by the branches.
 
     Raises:
         ConfigError: the branches disagree, or the grid does not divide.

@@ -37,7 +37,7 @@ class NSMAE(host.Detector3DTemplate):
     - ``render_heads``: the registered names of the heads.
 
     LOSS_CONFIG: the loss is the sum of the heads' terms, each times LOSS_WEIGHTS.<term>_weight and,
-    from epoch <TERM>_STOP_EPOCH on, times 0. A head does not run any more once all its terms have
+    from epoch <TERM>_STOP_EPOCH on, times 0. A head no longer runs once all its terms have
     stopped, and what only such heads train is frozen.
 
     Attributes:
@@ -64,7 +64,7 @@ class NSMAE(host.Detector3DTemplate):
         return {RENDERINGS}
 
     def set_steps_per_epoch(self, steps: int) -> None:
-        """Called by a training loop that knows it; else the batches of the dataset are counted."""
+        """Called by the training loop; otherwise computed from the length of the dataset."""
         self.steps_per_epoch = steps
 
     def forward(self, batch_dict: Batch) -> tuple[Any, ...]:
@@ -143,7 +143,7 @@ class NSMAE(host.Detector3DTemplate):
         return loss, tb_dict
 
     def _samples(self, batch_dict: Batch, heads: Sequence[RenderHead]) -> list[dict[str, Any]]:
-        """What each sample of the batch has of renderings, targets, masks and loss terms."""
+        """Renderings, targets, masks and loss terms of each sample."""
         own = {k: v for k, v in batch_dict.items() if k.startswith(("rendered_", "target_"))}
         for head in heads:
             own |= head.hidden(batch_dict)
@@ -163,7 +163,7 @@ class NSMAE(host.Detector3DTemplate):
 
     @property
     def find_unused_parameters(self) -> bool:
-        """Argument of ``DistributedDataParallel``: some parameters may stop learning."""
+        """Argument of ``DistributedDataParallel``: some parameters may get no gradient."""
         config = self.model_cfg.LOSS_CONFIG
         return any(term_schedule.can_stop(head, config) for head in self.render_heads)
 

@@ -29,7 +29,7 @@ def check_branches(model_cfg: Any) -> None:
 
 
 def check_heads(heads: Sequence[RenderHead], model_cfg: Any, features: Iterable[str]) -> None:
-    """Check that the heads fit together, and that every parameter learns from one of them.
+    """Check that the heads fit together, and that each parameter gets a gradient from one of them.
 
     Args:
         features: keys of the branches' BEV features.
@@ -63,7 +63,7 @@ def check_heads(heads: Sequence[RenderHead], model_cfg: Any, features: Iterable[
 
 
 def _check_stops(loss_config: Any, terms: Sequence[str], names: Sequence[str]) -> None:
-    """Check that stops belong to terms, and that one term trains to the end."""
+    """Check that stops name terms, and that one term never stops."""
     keys = {f"{term.upper()}{STOP}" for term in terms}
     stops = {key for key, end in loss_config.items() if key.endswith(STOP) and end is not None}
     for key in sorted(stops - keys):

@@ -1,4 +1,4 @@
-"""What a detector predicts, and so what can be evaluated."""
+"""The kinds of predictions of a detector."""
 
 from __future__ import annotations
 

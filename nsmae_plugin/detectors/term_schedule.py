@@ -1,4 +1,4 @@
-"""Loss terms that stop at an epoch, and what learns nothing once they have."""
+"""Loss terms that stop at an epoch, and the modules that they leave untrained."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def running_heads(detector: Any) -> list[RenderHead]:
 
 
 def can_stop(head: RenderHead, loss_config: Any) -> bool:
-    """True if every term of a head has a stop, so that the head stops with the last."""
+    """True if all terms of a head have a stop, so that the head stops, too."""
     return all(_stop_epoch(term, loss_config) is not None for term in head.terms)
 
 

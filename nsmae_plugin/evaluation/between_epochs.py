@@ -24,7 +24,7 @@ def build_evaluation(
     folder: Path,
     logger: logging.Logger,
 ) -> Evaluate | None:
-    """Evaluate boxes and maps, or the reconstruction of a pre-training; None if nothing scores it.
+    """Evaluate boxes, maps or reconstructions; None if there is nothing to score.
 
     Args:
         loader: of the test split.
@@ -35,7 +35,7 @@ def build_evaluation(
     """
 
     def reconstruct(model: nn.Module) -> dict[str, float]:
-        # With the masks that tools/evaluate_pretrain.py draws.
+        # With the masks of tools/evaluate_pretrain.py.
         metrics = reconstruction.evaluate(model, loader, world.device)
         table = reconstruction.format_table(
             {"network": metrics}, distributed.unwrap(model).render_heads
@@ -52,5 +52,5 @@ def build_evaluation(
         return reconstruct
     if not hasattr(dataset, "evaluation"):
         return None
-    prediction_loop.check_data(dataset, model)  # fail now, not after the first epoch
+    prediction_loop.check_data(dataset, model)  # fail before the first epoch
     return predict

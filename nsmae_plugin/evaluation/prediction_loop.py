@@ -1,4 +1,4 @@
-"""Run a network over a dataset and let the dataset score the predictions."""
+"""Run a network over a dataset and score the predictions."""
 
 from __future__ import annotations
 

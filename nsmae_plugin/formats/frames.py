@@ -1,4 +1,4 @@
-"""Frames of any dataset: dicts in the layout of OpenPCDet's nuScenes info files, made and checked.
+"""Frames of any dataset: dicts in the layout of OpenPCDet's nuScenes info files.
 
 What a frame holds is listed in docs/DATA.md. Positions are metres, times seconds; ``sensor2lidar``
 leads from a sensor to the frame's LiDAR, before any augmentation.
@@ -24,7 +24,7 @@ Frame = dict[str, Any]
 def make_camera(
     path: str | Path, intrinsics: np.ndarray, camera_to_lidar: np.ndarray
 ) -> dict[str, Any]:
-    """An entry of ``cams``, where the vehicle's frame is taken to be the LiDAR's.
+    """An entry of ``cams``, with the LiDAR frame as vehicle frame.
 
     Args:
         path: of the image, absolute or below the dataset's folder.
@@ -53,12 +53,12 @@ def make_sweep(path: str | Path, to_frame: np.ndarray | None, time_lag: float) -
 
 
 def place_lidar(lidar_to_global: np.ndarray) -> dict[str, np.ndarray]:
-    """The entries of a frame for its pose, (4, 4), where the vehicle's frame is the LiDAR's."""
+    """The entries of a frame for its pose (4, 4), with the LiDAR frame as vehicle frame."""
     return {"ref_from_car": np.eye(4), "car_from_global": np.linalg.inv(lidar_to_global)}
 
 
 def repeat_oldest_sweep(frame: Frame, wanted: int) -> None:
-    """Fill up ``sweeps``, as where a nuScenes scene starts; the keyframe stands in for the first.
+    """Pad ``sweeps`` with the oldest, as at the start of a nuScenes scene, or with the keyframe.
 
     Args:
         wanted: number of sweeps, ``MAX_SWEEPS - 1``.

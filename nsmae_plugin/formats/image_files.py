@@ -47,7 +47,7 @@ def opened(path: Path, token: str) -> Iterator[Image.Image]:
 
 
 def _check_upright(image: Image.Image) -> None:
-    """Refuse an image that viewers would rotate: its intrinsics might be of either orientation."""
+    """Refuse a rotated image (EXIF): its intrinsics may refer to either orientation."""
     turned = image.getexif().get(ORIENTATION, 1) if "exif" in image.info else 1
     if turned != 1:
         raise DataError(

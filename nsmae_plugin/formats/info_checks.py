@@ -1,4 +1,4 @@
-"""Checks that frames hold what a dataset is going to read, in the form that it needs."""
+"""Checks that frames are complete and of the expected types."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ MATRIX = "a matrix (4, 4) of finite numbers"
 
 
 class Needs(NamedTuple):
-    """What of a frame will be read.
+    """The parts of a frame that will be read.
 
     max_sweeps: the keyframe included. labels: boxes, where there are any; while training there
     must be.
@@ -37,7 +37,7 @@ class Needs(NamedTuple):
 
 
 def check_infos(infos: Sequence[Any], source: str, needs: Needs, remedy: str) -> None:
-    """Check that every frame holds what is going to be read.
+    """Check that every frame is complete.
 
     Args:
         source: how messages name what the frames were read from.

@@ -119,7 +119,7 @@ def _check_sizes(infos: Infos, where: str) -> None:
 
 
 def cameras_problem(infos: Infos) -> str | None:
-    """Which frame lacks a camera that others have, in words; None where all have the same."""
+    """Message on a frame that lacks a camera of others; None if all have the same."""
     rigs = [frozenset(info["cams"]) for info in infos]
     if len(set(rigs)) < 2:
         return None

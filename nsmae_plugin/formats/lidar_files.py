@@ -76,7 +76,7 @@ def read_points(path: Path, token: str, layout: LidarFiles = NUSCENES) -> np.nda
 
 
 def _implausible(points: np.ndarray, columns: Sequence[str]) -> str | None:
-    """Why the columns cannot be these, or None."""
+    """The reason why the columns are implausible, or None."""
     by_name = dict(zip(columns, points.T, strict=True))
     # False for NaN, which is named elsewhere.
     far = np.maximum(np.maximum(abs(by_name["x"]), abs(by_name["y"])), abs(by_name["z"])) > FAR

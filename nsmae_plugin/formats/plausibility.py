@@ -1,4 +1,4 @@
-"""Plausibility of calibrations, poses and times, whose units and conventions are easily mixed up.
+"""Plausibility checks of the units and conventions of calibrations, poses and times.
 
 Every function returns None, or a description of the problem that follows the name of a record.
 """

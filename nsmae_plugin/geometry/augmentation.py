@@ -12,7 +12,7 @@ import numpy as np
 
 from nsmae_plugin.geometry.rotations import yaw_matrix
 
-# What OpenPCDet's augmentors leave in a sample: the values that they drew.
+# Values drawn by OpenPCDet's augmentors, stored in the sample.
 DRAWN_KEYS = ("flip_x", "flip_y", "noise_rot", "noise_scale", "noise_translate")
 
 STEPS = (
@@ -77,7 +77,7 @@ def transform_points(points: np.ndarray, matrix: np.ndarray) -> np.ndarray:
 
 @numba.njit
 def _move(points, matrix, moved):  # type: ignore[no-untyped-def]
-    """One point after the other: a matrix product would copy the coordinates out of their rows."""
+    """Point by point: a matrix product would copy the coordinates."""
     for number in range(len(points)):
         x, y, z = points[number, 0], points[number, 1], points[number, 2]
         for axis in range(3):

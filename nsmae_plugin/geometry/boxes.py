@@ -42,7 +42,7 @@ class Boxes:
         return len(self.values)
 
     def above(self, score: float) -> Boxes:
-        """The boxes that score at least that much; those without a score are certain."""
+        """The boxes with at least that score, and all boxes without a score."""
         if self.scores is None:
             return self
         kept = self.scores >= score

@@ -1,4 +1,4 @@
-"""The seam between the plugin and the detection framework underneath it.
+"""The interface between the plugin and the detection framework.
 
 Everything outside this directory imports ``nsmae_plugin.host`` and never ``pcdet``. The host is
 chosen once, at first import, by the environment variable ``NSMAE_HOST``:

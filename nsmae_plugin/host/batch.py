@@ -58,5 +58,5 @@ def _move(value: Any, device: torch.device) -> Any:
         return value
     if device.type != "cuda" or value.is_cuda:
         return value.to(device)
-    # From other memory a copy waits for all that is queued on the GPU.
+    # Copies from other memory wait for the queue of the GPU.
     return (value if value.is_pinned() else value.pin_memory()).to(device, non_blocking=True)

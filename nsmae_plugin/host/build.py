@@ -88,13 +88,13 @@ def refuse_unused_sections(model: nn.Module, model_cfg: Any) -> None:
     """
     topology: Any = getattr(model, "module_topology", None)
     if topology is None:
-        return  # no descendant of a template: it reads its configuration by itself
+        return  # not a subclass of a template: it reads its configuration itself
     slots = {
         key: "map_to_bev_module" if key == "MAP_TO_BEV" else key.lower()
         for key, value in model_cfg.items()
         if _names_modules(value)
     }
-    # A detector may keep modules of its own beside the topology.
+    # A detector may have modules outside the topology.
     unused = [
         key for key, slot in slots.items() if slot not in topology and not hasattr(model, slot)
     ]

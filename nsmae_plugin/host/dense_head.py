@@ -116,7 +116,7 @@ def finite_outputs(head: nn.Module | None, frames: Any) -> Iterator[None]:
                     finite = torch.isfinite(value).all()
                     found[name] = found[name] & finite if name in found else finite
 
-    # The head itself gives the whole batch.
+    # The head returns the whole batch.
     branches = [] if head is None else [one for one in head.modules() if one is not head]
     handles = [module.register_forward_hook(look) for module in branches]
     try:

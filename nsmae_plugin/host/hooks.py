@@ -41,7 +41,7 @@ def build_hook(
 
 
 def disable_augmentations(dataset: Any, names: list[str]) -> bool:
-    """Take augmentations out of ``dataset``; false if there was nothing to take out."""
+    """Disable augmentations of ``dataset``; False if there were none."""
     augmentor = dataset.data_augmentor
     kept = without(augmentor.data_augmentor_queue, names)
     if len(kept) == len(augmentor.data_augmentor_queue):

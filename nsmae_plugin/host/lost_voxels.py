@@ -57,7 +57,7 @@ def _check(
 
 
 def warn_of_losses(model_cfg: Any, dataset: Any) -> None:
-    """Log what lies in the range of the points, and yet reaches no output of the network."""
+    """Warn of voxels and boxes in the point cloud range that the network ignores."""
     if name_of(model_cfg, "BACKBONE_3D") in BACKBONES:
         _warn_of_partial_voxels(dataset)
         _warn_of_lost_voxels(model_cfg, dataset)
@@ -82,7 +82,7 @@ def _warn_of_partial_voxels(dataset: Any) -> None:
 
 
 def _warn_of_lost_voxels(model_cfg: Any, dataset: Any) -> None:
-    """Warn where the backbone's strides do not come out even and the topmost voxels are lost."""
+    """Warn if the strides of the backbone do not divide the grid, so that top voxels are lost."""
     voxels = int(dataset.grid_size[2])
     used = used_voxels(voxels, model_cfg.BACKBONE_3D.get("last_pad", 0))
     if used < voxels and name_of(model_cfg, "MAP_TO_BEV") == "HeightCompression":
@@ -95,7 +95,7 @@ def _warn_of_lost_voxels(model_cfg: Any, dataset: Any) -> None:
 
 
 def _warn_of_dropped_boxes(model_cfg: Any, dataset: Any) -> None:
-    """Warn where the head drops boxes that lie in the range of the points."""
+    """Warn if the head drops boxes inside the point cloud range."""
     section = (model_cfg.get("DENSE_HEAD") or {}).get("POST_PROCESSING") or {}
     points = [float(value) for value in dataset.point_cloud_range]
     for key in RANGE_KEYS:

@@ -69,7 +69,7 @@ def _read(path: str | None) -> dict[str, torch.Tensor]:
 
 
 def _strip_prefixes(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Drop ``module.``; of a detector's checkpoint keep what is below ``backbone.``."""
+    """Drop ``module.``; from a detector's checkpoint, keep the entries below ``backbone.``."""
     state = {name.removeprefix("module."): value for name, value in state.items()}
     inside = {
         name.removeprefix("backbone."): value

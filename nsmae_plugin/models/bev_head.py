@@ -1,4 +1,4 @@
-"""The view from above: depth rendered from the BEV features."""
+"""The bird's-eye view: depth rendered from the BEV features."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ MOST_BINS = 1000
 
 
 class BEVRenderHead(RenderHead):
-    """Depth from above: a 3×3 convolution to densities per BEV cell, composited top-down.
+    """BEV depth: a 3×3 convolution to densities per BEV cell, composited top-down.
 
     The bins of a cell have BIN_HEIGHT metres each, from the top of the range to its bottom, and
     one more lies below the range.
@@ -71,7 +71,7 @@ class BEVRenderHead(RenderHead):
         self.register_buffer("edges", edges.float(), persistent=False)
 
     def forward(self, batch_dict: dict[str, Any]) -> dict[str, Any]:
-        """Render the view from above."""
+        """Render the bird's-eye view."""
         features = [batch_dict[key] for key in self.channels]
         self._check(features)
         raw = at_least_float32(self._convolve(features))

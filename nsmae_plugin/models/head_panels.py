@@ -1,4 +1,4 @@
-"""Panels of the render heads: renderings beside their targets, with the errors in the titles."""
+"""Panels of the render heads: renderings and targets, with errors in the titles."""
 
 from __future__ import annotations
 

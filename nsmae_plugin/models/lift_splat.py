@@ -1,4 +1,4 @@
-"""Lift-splat view transforms on the factors of the frustum: what all of them have in common."""
+"""Base class of the lift-splat view transforms on the factors of the frustum."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class ViewGeometry(NamedTuple):
 
 
 class LiftSplatTransform(nn.Module, ABC):
-    """Camera features to bird's-eye view (Philion and Fidler, 2020), without the frustum tensor.
+    """Camera features to bird's-eye view (Philion and Fidler, 2020), without a frustum tensor.
 
     A subclass has the layers: ``depthnet``, which :meth:`factors` applies, and ``downsample``. The
     grid follows from the configuration and stays out of checkpoints; the grid tensors in those of
@@ -131,7 +131,7 @@ class LiftSplatTransform(nn.Module, ABC):
         return batch_dict
 
     def lift(self, batch_dict: dict[str, Any]) -> dict[str, Any]:
-        """As :meth:`forward` without ``spatial_features_img``, for where nothing reads it."""
+        """As :meth:`forward`, without ``spatial_features_img``."""
         self._lift(batch_dict)
         return batch_dict
 
@@ -140,7 +140,7 @@ class LiftSplatTransform(nn.Module, ABC):
         self._check_features(features, batch_dict)
         geometry = batch_dict.pop(GEOMETRY, None) or self.prepare(batch_dict)
         mixed = self.factors(features, geometry)
-        # As the stock module, pool in float32 whatever autocast chose for the convolutions.
+        # As in the stock module, pool in float32 under autocast, too.
         mixed = mixed.to(torch.promote_types(mixed.dtype, torch.float32))
         logits, context = mixed.split((self.num_bins, self.out_channels), dim=1)
         batch_dict["depth_logits"], batch_dict["depth_context"] = logits, context

@@ -1,4 +1,4 @@
-"""From bird's-eye-view features to a map: what lies in each cell of the ground."""
+"""Map head: classifies each BEV cell."""
 
 from __future__ import annotations
 

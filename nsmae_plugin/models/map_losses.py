@@ -1,4 +1,4 @@
-"""Losses of map segmentation: every class is a yes or no per cell, and classes may overlap.
+"""Losses of map segmentation: binary per class and cell, since classes may overlap.
 
 As the published code of BEVFusion (mit-han-lab/bevfusion, ``BEVSegmentationHead``) and NS-MAE: the
 mean over samples and cells, for each class; the classes' means are summed.

@@ -1,4 +1,4 @@
-"""What the network sees in the place of hidden image patches."""
+"""The mask token, which replaces hidden image patches."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The base class of render heads, which the pre-training network and its evaluation ask by name.
+"""The base class of render heads.
 
 A head is one object: the view that it renders, the target of that view, its loss, its scores and
 its panels in the pictures. It is registered by ``host.register("render_head", NAME, cls)`` and
@@ -21,7 +21,7 @@ from nsmae_plugin.models.scores import Total
 
 @dataclass(frozen=True)
 class Encoders:
-    """What a render head may know of the network whose features it renders.
+    """The parts of the network that a render head can use.
 
     Attributes:
         view_transform: writes ``depth_logits`` and ``depth_context``; None without cameras.

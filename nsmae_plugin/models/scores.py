@@ -1,8 +1,8 @@
 """Scores of rendered colour and depth, computed from sums over cells.
 
 A *record* holds the sums of one sample in plain arrays; a :class:`Total` adds up the records of a
-data set and the totals of several processes, and divides once, in :meth:`Total.metrics`: the result
-does not depend on the batch size or on how the data set is sharded.
+dataset and the totals of several processes, and divides once, in :meth:`Total.metrics`: the result
+does not depend on the batch size or on how the dataset is sharded.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ def mean_record(values: Tensor) -> tuple[float, float]:
 
 
 class Total(ABC):
-    """Sums over samples: its attributes are numbers and arrays that add over processes.
+    """Sums over samples; the attributes are numbers and arrays, summed over processes.
 
     Args:
         name: of the quantity, in the names of its metrics.
@@ -105,10 +105,10 @@ class Total(ABC):
 
     @abstractmethod
     def metrics(self) -> dict[str, float]:
-        """The metrics so far; those of an empty set of cells are left out."""
+        """The metrics so far, except those of empty sets of cells."""
 
     def join(self, other: Total) -> None:
-        """Add what another process has summed up."""
+        """Add the sums of another process."""
         for name, value in vars(other).items():
             if name != "_name":
                 vars(self)[name] = vars(self)[name] + value

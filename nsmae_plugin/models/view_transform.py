@@ -73,7 +73,7 @@ class FactorizedDepthLSSTransform(LiftSplatTransform):
         An image of zeros has no spread, for which BatchNorm's running variance would shrink to
         nothing while the bias before it drifts: evaluation would then multiply noise by 300.
         """
-        # Chosen on the device, and every parameter keeps a gradient for distributed training.
+        # Without a transfer, and with gradients of all parameters for distributed training.
         return torch.where(depth.any(), self.dtransform(depth), 0.0)
 
     def prepare(self, batch_dict: Mapping[str, Any]) -> ViewGeometry:

@@ -31,7 +31,7 @@ BACKGROUND = 0.5
 
 
 class Composited(NamedTuple):
-    """What :func:`composite` returns; ``...`` are the ray dimensions."""
+    """Output of :func:`composite`; ``...`` are the ray dimensions."""
 
     weights: Tensor  # (..., S)
     opacity: Tensor  # (...), in [0, 1]

@@ -1,4 +1,4 @@
-"""Where the (pixel, depth bin) pairs of a frustum fall in the bird's-eye view, sorted for pooling.
+"""BEV cells of the (pixel, depth bin) pairs of a frustum, sorted for pooling.
 
 ``P`` pixels of all images of the batch, row ``image * fH * fW + v * fW + u``; ``D`` depth bins;
 ``K`` pairs inside the grid.
@@ -67,7 +67,7 @@ def _camera_cells(rays, origin, depths, grid: BEVGrid, rounding: str, first) -> 
 
 @dataclass(frozen=True)
 class PoolingPlan:
-    """Where every (pixel, bin) pair goes; depends on the geometry alone. All int32.
+    """The cell of every (pixel, bin) pair; depends on the geometry only. All int32.
 
     Attributes:
         cell_pixels, cell_pairs: (K,) pixel, and pixel * D + bin, of the pairs sorted by cell.

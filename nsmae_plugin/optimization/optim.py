@@ -2,7 +2,7 @@
 
 The schedule advances with every optimiser step, never with epochs or wall time, so it is a
 function of the step alone and survives a resume. OpenPCDet's own builder collects leaf modules, so
-that a bare ``nn.Parameter`` beside child modules (a mask token, Swin's position biases) never
+that a direct ``nn.Parameter`` beside child modules (a mask token, Swin's position biases) never
 trains; here every parameter that requires a gradient is in the optimiser.
 """
 

@@ -121,7 +121,7 @@ def _check_database(tables: NuScenesTables, samples: list[str], with_cam: bool) 
 
 
 def _check_output(samples: dict[str, list[str]], paths: dict[str, Path], root: Path) -> None:
-    """Refuse to write nothing, or nothing in the place of something.
+    """Refuse to write empty info files.
 
     Raises:
         DataError: no split has a sample; or one has none and its info file holds some.
@@ -141,7 +141,7 @@ def _check_output(samples: dict[str, list[str]], paths: dict[str, Path], root: P
 
 
 def _make_writable(folder: Path) -> None:
-    """Make the folder of the results; one that cannot be written to is found before the work."""
+    """Make the folder of the results, and check early that it is writable."""
     try:
         with output_errors(folder):
             folder.mkdir(parents=True, exist_ok=True)
@@ -153,13 +153,13 @@ def _make_writable(folder: Path) -> None:
 def _build_split(
     builder: InfoBuilder, split: str, samples: list[str], workers: int
 ) -> list[dict[str, Any]]:
-    """The infos of a split, checked; says what boxes it has."""
+    """The checked infos of a split; logs statistics of its boxes."""
     built = parallel(builder.build, samples, workers)
     frames = list(tqdm(built, total=len(samples), desc=split))
     infos = [frame.info for frame in frames]
     needs = Needs(lidar=True, cameras=builder.with_cam, labels=builder.labels)
     check_frames(infos, split, builder.tables.root, needs, "correct the tables")
-    for info in infos[:1]:  # files of another layout are found here, and not while training
+    for info in infos[:1]:  # detects files of another layout before training
         read_points(builder.tables.root / info["lidar_path"], info["token"], builder.layout)
     missing = cameras_problem(infos) if builder.with_cam else None
     if missing:

@@ -55,7 +55,7 @@ class InferOptions(ModelOptions):
 
 
 def infer(options: InferOptions) -> list[Path]:
-    """Predict, write everything, and return the paths of the files.
+    """Predict and write everything; returns the paths of the files.
 
     Raises:
         CheckpointError: the weights cannot be read or do not fit.
@@ -121,7 +121,7 @@ def _timeline(dataset: Any, config: Any) -> Timeline:
 
 
 def refuse_other_networks(folders: Iterable[Path], network: str) -> None:
-    """Check before anything is predicted that no folder holds predictions of another network.
+    """Check before predicting that no folder holds predictions of another network.
 
     Pictures and films would otherwise show one network, and files that stay another.
 

@@ -1,4 +1,4 @@
-"""A network with its weights, and the split of the data that it is applied to."""
+"""A network with its weights and a data split."""
 
 from __future__ import annotations
 

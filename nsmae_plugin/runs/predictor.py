@@ -34,7 +34,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Predictor:
-    """A network, its frames, and which of its predictions are written and drawn.
+    """A network, its frames, and options for files and pictures.
 
     Attributes:
         loaded: network and data.
@@ -178,7 +178,7 @@ class Predictor:
         }
 
     def _frame(self, index: int, predicted: Boxes, detects: bool) -> Frame:
-        """Everything to draw: also a sensor that the network does not use, when its files exist.
+        """The frame to draw, including existing sensors that the network does not use.
 
         Annotated boxes are left out of the pictures of a network that does not detect any.
         """
@@ -215,7 +215,7 @@ def _tell(token: str, everything: Boxes, predicted: Boxes, threshold: float) -> 
 
 
 def _tell_map(token: str, view: BEVMap) -> None:
-    """Per class the share of the map that it covers, and how right that is."""
+    """Area share and IoU of each class."""
     shares, iou = view.masks.mean(axis=(1, 2)), view.iou()
     words = []
     for number, name in enumerate(view.classes):

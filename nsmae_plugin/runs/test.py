@@ -71,7 +71,7 @@ def test(options: TestOptions) -> None:
 
 
 def score_file(options: TestOptions, config: Any, results: Path) -> str:
-    """Text of the benchmark for a results file from anywhere; no network runs.
+    """Evaluate an existing results file without running a network.
 
     Writes ``metrics_summary.json`` and ``metrics_details.json`` beside the file.
 
@@ -111,7 +111,7 @@ class TestSession:
         return self.options.folder / "eval" / name / self.split / self.options.eval_tag
 
     def evaluate(self, path: Path) -> dict[str, float]:
-        """Load one checkpoint and evaluate it; logs and writes the metrics.
+        """Load and evaluate one checkpoint; log and write the metrics.
 
         Raises:
             CheckpointError, ConfigError, DataError, NonFiniteError: it does not fit or cannot be
@@ -170,7 +170,7 @@ def _build(options: TestOptions, config: Any, world: World) -> TestSession:
 
 
 def _evaluate_all(session: TestSession) -> None:
-    """Evaluate every epoch's checkpoint, and those that appear until none has for a while.
+    """Evaluate all epoch checkpoints, and wait for new ones until a timeout.
 
     An epoch whose results are newer than its checkpoint is left out.
 
@@ -182,7 +182,7 @@ def _evaluate_all(session: TestSession) -> None:
     limit = 60.0 * options.max_waiting_mins
     waited = 0.0
     while True:
-        # Rank 0 alone looks, so that all processes take the same file.
+        # Only rank 0 searches, so that all processes take the same file.
         path = distributed.on_main(lambda: _next(session, folder))
         if path is not None:
             session.evaluate(path)

@@ -141,7 +141,7 @@ class _Setup:
         settings = self._settings(len(loader))
         model = self._build_model(dataset)
         run = self._build_run(model, settings)
-        # Only now, when it is certain that the run can be resumed.
+        # Only now that the run can be resumed.
         copy = self.folder / f"{self.options.cfg_file.stem}.yaml"
         distributed.on_main(lambda: run_log.write_config(self.config, copy))
         _log_settings(settings, run, self.logger)

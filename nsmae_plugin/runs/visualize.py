@@ -1,4 +1,4 @@
-"""Draw what a pre-trained network renders of one sample."""
+"""Draw the renderings of a pre-trained network for one sample."""
 
 from __future__ import annotations
 

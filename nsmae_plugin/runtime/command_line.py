@@ -1,4 +1,4 @@
-"""What the command-line tools share."""
+"""Helpers shared by the command-line tools."""
 
 import logging
 import math
@@ -14,11 +14,11 @@ from nsmae_plugin.errors import NSMAEError, brief
 from nsmae_plugin.runtime import stopping
 
 P = ParamSpec("P")
-LONGEST = 1000  # characters of an error, which may name what the user typed
+LONGEST = 1000  # characters of an error, which may quote user input
 PREFIX = "error: "  # of the line that a tool ends with
 RUN_LOGGER = "nsmae_plugin.run"
 _LOST = "the connection to another process was lost; the message of that process says why"
-# Part of a RuntimeError of torch -> what to tell of it.
+# Part of a RuntimeError of torch -> message.
 SYSTEM_ERRORS = {
     "DataLoader worker (pid": "a process of the loader died ({}); where memory ran out, use fewer "
     "--workers or a smaller --batch_size",
@@ -28,7 +28,7 @@ SYSTEM_ERRORS = {
 
 
 def make_parser(description: str | None) -> ArgumentParser:
-    """A parser without defaults: flags that are absent leave those of the function they are for."""
+    """A parser without defaults: absent flags keep the defaults of the options."""
     return ArgumentParser(
         description=description,
         formatter_class=RawDescriptionHelpFormatter,
@@ -91,7 +91,7 @@ def errors_in_one_line(main: Callable[P, int]) -> Callable[P, int]:
             if not stop.told_elsewhere:
                 report(str(stop))
             return stop.exit_status
-        except BrokenPipeError:  # whoever read the output has enough
+        except BrokenPipeError:  # the reader has closed the pipe
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         except NSMAEError as error:
             if not error.told_elsewhere:
@@ -116,8 +116,8 @@ def report(message: str) -> None:
 
 
 def _in_words(error: Exception) -> str | None:
-    """A message for an error of the system; None for a mistake in a program."""
-    if isinstance(error, OSError):  # of a file that no message was made for
+    """A message for a system error; None for a programming error."""
+    if isinstance(error, OSError):  # of a file without a message of its own
         where = "" if error.filename is None else f"{os.fspath(error.filename)}: "
         return None if error.errno is None else f"{where}{error.strerror}"
     for sign, message in SYSTEM_ERRORS.items():

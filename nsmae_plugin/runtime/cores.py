@@ -1,4 +1,4 @@
-"""How many processor cores there are to use."""
+"""Number of processor cores of this process."""
 
 import os
 

@@ -1,4 +1,4 @@
-"""Processes: starting them, agreeing between them, and averaging their gradients.
+"""Distributed training: processes, collective operations, averaged gradients.
 
 Every function also works in a single process without ``torch.distributed``.
 """
@@ -40,7 +40,7 @@ class World:
 
     @property
     def is_main(self) -> bool:
-        """Whether this process logs and saves."""
+        """True in the process that logs and saves."""
         return self.rank == 0
 
 
@@ -87,7 +87,7 @@ def stop() -> None:
 
 
 def refuse_unlaunched_world() -> None:
-    """Refuse processes of torchrun that do not know of each other.
+    """Refuse processes of torchrun without ``--launcher``.
 
     Raises:
         ConfigError: torchrun started more than one, and no launcher was named.
@@ -204,7 +204,7 @@ def unwrap(model: nn.Module) -> Any:
 
 
 def share_buffers(model: nn.Module) -> None:
-    """Give every process rank 0's buffers; all processes must call together.
+    """Copy the buffers of rank 0 to every process; all processes must call together.
 
     BatchNorm layers gather statistics of the samples of their own process. The wrapper of
     :func:`wrap` sends rank 0's at the start of a forward pass, so after the last step of training
@@ -246,7 +246,7 @@ def from_main(value: Any) -> Any:
 
 
 def on_main(action: Callable[[], T]) -> T:
-    """What ``action`` returns in rank 0, in every process; all processes must call together.
+    """Run ``action`` in rank 0 and share its result; all processes must call together.
 
     Raises:
         NSMAEError: what it raised there, in every process.
@@ -258,7 +258,7 @@ def on_main(action: Callable[[], T]) -> T:
 
 
 def on_all(action: Callable[[], T]) -> list[T]:
-    """What ``action`` returns in each process, by rank; all processes must call together.
+    """Results of ``action`` in all processes, by rank; all processes must call together.
 
     For work in which the processes do not wait for each other: where it ends with an error in one,
     the others would wait for that one for ever.
@@ -271,7 +271,7 @@ def on_all(action: Callable[[], T]) -> list[T]:
 
 
 def _outcome(action: Callable[[], T]) -> T | NSMAEError:
-    """What an action returns or raises, to be sent to other processes."""
+    """Result or exception of an action, to be sent to other processes."""
     try:
         return action()
     except NSMAEError as error:

@@ -1,4 +1,4 @@
-"""Names from files as names of files."""
+"""Safe file names."""
 
 from __future__ import annotations
 

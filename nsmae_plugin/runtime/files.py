@@ -187,7 +187,7 @@ def replacing_folder(path: Path | str) -> Iterator[Path]:
         _remove_folders(path)
         partial = path.with_name(f".{path.name}.{secrets.token_hex(8)}.partial")
         partial.mkdir()
-    lock = os.open(partial, os.O_RDONLY)  # who cannot lock it knows that it is being written
+    lock = os.open(partial, os.O_RDONLY)  # a folder that is locked is being written
     try:
         with suppress(OSError):
             fcntl.flock(lock, fcntl.LOCK_EX)

@@ -1,4 +1,4 @@
-"""What a process does with memory that it frees."""
+"""Memory management of a process: keep or return freed memory."""
 
 import ctypes
 import os
@@ -12,7 +12,7 @@ CHOICES = {*SETTINGS, "MALLOC_MMAP_THRESHOLD_", "GLIBC_TUNABLES"}
 
 
 def keep_freed_memory() -> bool:
-    """Keep what is freed for this process's next allocations.
+    """Keep freed memory for later allocations of this process.
 
     A training step on a CPU allocates gigabytes and frees them again. glibc hands them back to the
     system, and in the next step every page has to be found and cleared anew: a quarter of the time
@@ -31,7 +31,7 @@ def keep_freed_memory() -> bool:
 
 
 def release_freed_memory() -> None:
-    """Hand back to the system, once, what was freed; nothing under another C library than glibc."""
+    """Return freed memory to the system once; does nothing without glibc."""
     if _glibc():
         ctypes.CDLL(None).malloc_trim(0)
 

@@ -1,4 +1,4 @@
-"""A pickle is a program; this reads through it without following it.
+"""Scan a pickle without executing it.
 
 What is refused are instructions that pickles of data do not need, and those that would make
 Python's unpickler allocate far more than the file is long.
@@ -17,7 +17,7 @@ _RUN = re.compile(
     re.DOTALL | re.VERBOSE,
 )
 _PUT = re.compile(rb"r(.{4})|p(\d{1,20})\n", re.DOTALL)
-# What is followed by a length -> the bytes of that length: texts, byte strings, short integers.
+# Opcode -> number of bytes of the length that follows: texts, bytes, short integers.
 _COUNTED = {
     code: size
     for size, codes in ((1, b"CU\x8a\x8c"), (4, b"BTX"), (8, b"\x8d\x8e\x96"))

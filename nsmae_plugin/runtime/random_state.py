@@ -1,4 +1,4 @@
-"""Seeding, saving and restoring every random generator that a training step may draw from.
+"""Seeding, saving and restoring of all random generators.
 
 Saved states hold plain numbers, lists and tensors only, so that a checkpoint with them can be read
 by ``torch.load(weights_only=True)``.
@@ -51,7 +51,7 @@ def set_random_state(state: dict[str, Any]) -> None:
 
 @contextmanager
 def preserved_random_state() -> Iterator[None]:
-    """Run the body and put all generators back to where they were."""
+    """Run the body and restore the state of all generators."""
     state = get_random_state()
     try:
         yield

@@ -1,4 +1,4 @@
-"""Reading files that may be anything: a pipe, a device, far too large, no text, no JSON."""
+"""Safe reading of regular files, text and JSON."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def open_regular(path: Path | str, what: str, remedy: str, most: int, owner: str
     except OSError as error:
         reason = _kind(path) or error.strerror
         raise DataError(f"cannot read {name}: {reason}; {remedy}") from error
-    except ValueError as error:  # names that the system cannot have
+    except ValueError as error:  # invalid names
         raise DataError(f"cannot read {name}: {brief(error)}; {remedy}") from error
     try:
         status = os.fstat(descriptor)

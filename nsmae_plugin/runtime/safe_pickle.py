@@ -1,4 +1,4 @@
-"""Pickles of NumPy arrays and plain containers, read without trust.
+"""Safe reading of pickles of NumPy arrays and plain containers.
 
 A pickle names functions and calls them. NumPy's own constructors, which every pickled array names,
 are not safe with made-up arguments: they make arrays of objects from raw bytes, which are then
@@ -54,7 +54,7 @@ def load_plain(path: Path, what: str, remedy: str) -> Any:
 
 @contextmanager
 def _no_collection() -> Iterator[None]:
-    """Python would look for garbage among all that is loaded, again and again: half of the time."""
+    """Pause garbage collection, which would take half of the time."""
     enabled = gc.isenabled()
     gc.disable()
     try:
@@ -101,7 +101,7 @@ class _Unpickler(pickle.Unpickler):
 
 
 class _Budget:
-    """Makes copies of what is in the file, of as many bytes altogether as the file has."""
+    """Copies data of the file, at most as many bytes as the file has."""
 
     def __init__(self, size: int):
         self._left = size

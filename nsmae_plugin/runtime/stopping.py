@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM, which Slurm sends before the time of a job is over.
+"""Clean stop on Ctrl-C and SIGTERM (Slurm's warning before the end of a job).
 
 Either ends a tool by an exception, like Ctrl-C in any Python program, so that files, folders and
 processes are left in order. A training defers it to the next step, where its state can be saved.
@@ -31,7 +31,7 @@ class Stopped(KeyboardInterrupt):
 
     @property
     def exit_status(self) -> int:
-        """As a shell tells it: 130 after Ctrl-C, 143 after SIGTERM."""
+        """Exit status of a shell: 130 after Ctrl-C, 143 after SIGTERM."""
         return 128 + self.signum
 
 
@@ -43,7 +43,7 @@ def name_of(signum: int) -> str:
 class _State:
     received: int | None = None
     deferring = False
-    patient = False  # further signals of a launcher are no hurry of the user
+    patient = False  # further signals of a launcher are not from the user
 
 
 _state = _State()
@@ -111,13 +111,13 @@ def received() -> int | None:
 
 
 def leave_to_parent() -> None:
-    """In a process of a pool: its parent ends it."""
+    """Ignore Ctrl-C in a process of a pool; its parent ends it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def survive_first_signals() -> None:
-    """In a loader process: a signal for the whole job is the business of its parent.
+    """Ignore signals in a loader process; its parent handles them.
 
     The parent needs it until its state is saved. Only a second SIGTERM counts; see
     :func:`end_loaders_at_exit`.
@@ -132,7 +132,7 @@ def _survive_first(_signum: int, _frame: FrameType | None) -> None:
 
 @cache
 def end_loaders_at_exit() -> None:
-    """Let this process end its loader processes when it ends, with an error as well.
+    """End the loader processes with this process, also after an error.
 
     An error of a loader keeps it alive until then. Python sends a single SIGTERM, which the
     processes survive, and would wait for them for ever.

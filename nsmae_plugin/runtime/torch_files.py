@@ -1,4 +1,4 @@
-"""Reading files of ``torch.save`` from anywhere: nothing in them is executed, damage is noticed."""
+"""Safe reading of ``torch.save`` files: no code is executed, damage is detected."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def load(path: Path, mmap: bool = False) -> Any:
     try:
         with torch.serialization.safe_globals(missing):
             return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
-    except Exception as error:  # what unpickling garbage raises has no common base class
+    except Exception as error:  # exceptions of unpickling have no common base class
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         if isinstance(error, pickle.UnpicklingError):  # torch advises to execute it
             reason = "it holds something else than tensors and plain containers"
@@ -81,7 +81,7 @@ def _check_sums(path: Path) -> None:
     try:
         with zipfile.ZipFile(path) as archive:
             damaged = archive.testzip()
-    except Exception as error:  # what reading garbage raises has no common base class
+    except Exception as error:  # exceptions of reading have no common base class
         damaged = str(error)
     if damaged is not None:
         raise CheckpointError(

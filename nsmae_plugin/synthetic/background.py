@@ -66,7 +66,7 @@ def make_background(
 
 
 def _building_row(road: Centreline, inner: float, generator: np.random.Generator) -> list[Block]:
-    """Candidates on both sides; those that stand in the way are dropped by the caller."""
+    """Candidates on both sides; the caller drops obstructing ones."""
     row = []
     for sign in (-1, 1):
         s = float(generator.uniform(0, 8))
@@ -82,7 +82,7 @@ def _building_row(road: Centreline, inner: float, generator: np.random.Generator
 
 
 def _end_buildings(road: Centreline, generator: np.random.Generator) -> list[Block]:
-    """A house across each end of a road, so that streets do not lead into nothing."""
+    """A house across each end of a road."""
     ends = []
     for s in (-14.0, road.length + 14.0):
         x, y, yaw = road.pose(s)
@@ -96,7 +96,7 @@ def _building(place, size, yaw: float, generator: np.random.Generator) -> Block:
 
 
 def _kerb_row(layout: Layout, actors: list[Actor], generator: np.random.Generator) -> list[Block]:
-    """Trees and lamp posts at the kerb where nobody stands and nothing drives."""
+    """Trees and lamp posts at the kerb, off walkers and traffic."""
     standing = np.array([actor.motion.pose(0.0)[:2] for actor in actors if not actor.moving])
     drivable = prep(layout.drivable.buffer(0.25))
     # Walkers of the main road cross the side street's kerbs here.

@@ -72,7 +72,7 @@ def _check_target(target: Path) -> None:
 
 
 def plan(options: SyntheticOptions) -> list[Place]:
-    """Where each scene is: the locations take turns while they have room, a square per scene.
+    """Place of each scene: a square on one of the locations in turn.
 
     Raises:
         ConfigError: when the scenes do not fit on the official maps.

@@ -1,4 +1,4 @@
-"""Who is on the street: fills the lanes, strips and walkways of a layout with actors.
+"""Places actors on the lanes, parking strips and walkways of a layout.
 
 Everything that moves along one track has the same speed, and tracks do not overlap, so nothing
 ever collides. Each scene shows all ten classes standing and, but for barriers and cones, moving,

@@ -129,7 +129,7 @@ class CameraRays:
         if not front.any():
             return []
         seen, hidden = corners[front], corners[~front]
-        # Where segments between the corners pass the near plane bounds the part in front of it.
+        # Crossings of segments with the near plane bound the part in front of it.
         share = (seen[:, None, 2] - NEAR) / (seen[:, None, 2] - hidden[None, :, 2])
         cut = seen[:, None] + share[..., None] * (hidden[None] - seen[:, None])
         points = np.concatenate([seen, cut.reshape(-1, 3)]) @ self._intrinsic.T

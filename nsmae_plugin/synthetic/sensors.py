@@ -1,4 +1,4 @@
-"""Points the sensors at a stage: pictures of the cameras, sweeps of the LiDAR."""
+"""Rendering of camera images and LiDAR sweeps of a stage."""
 
 import numpy as np
 
@@ -41,7 +41,7 @@ def take_picture(
 
 
 def _shadow(stage: Stage, points, origin: np.ndarray, box, seconds: float) -> np.ndarray:
-    """Which of the points lie in the shadow of something; only the ground receives shadows."""
+    """Mask of the points in shadow; only the ground receives shadows."""
     shadow = np.zeros(len(box), bool)
     on_ground = np.flatnonzero(box == GROUND)
     x, y = (points[on_ground, :2] + origin[:2]).T
@@ -85,7 +85,7 @@ def sweep(
 
 
 def _intensity(albedo: np.ndarray, normal: np.ndarray, directions: np.ndarray) -> np.ndarray:
-    """Bright and facing surfaces return more: Lambert's law, on the scale of nuScenes."""
+    """LiDAR intensity by Lambert's law, on the scale of nuScenes."""
     facing = np.abs(np.einsum("ij,ij->i", normal, directions))
     strength = albedo.mean(1) * (0.25 + 0.75 * facing)
     return np.clip(np.floor(4 + 110 * strength), 0, 255)

@@ -1,4 +1,4 @@
-"""One scene in memory: streets, actors, background and light, and where they are at a time."""
+"""One scene in memory: streets, actors, background and light over time."""
 
 from dataclasses import replace
 from functools import cached_property, reduce

@@ -1,4 +1,4 @@
-"""Checkpoint files: written whole or not at all, read or refused, the newest of a folder."""
+"""Checkpoint files: atomic writing, checked reading, the newest of a folder."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def write(content: Mapping[str, Any], path: Path) -> None:
 
 
 class Position(NamedTuple):
-    """How far a run was when it wrote a checkpoint; -1 for what the checkpoint does not say."""
+    """Progress of a run in a checkpoint; -1 if unknown."""
 
     step: int
     epoch: int

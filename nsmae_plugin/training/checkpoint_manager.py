@@ -1,4 +1,4 @@
-"""The folder of a run's checkpoints: which one to resume, and which to keep."""
+"""The checkpoints of a run: selection for resuming, and rotation."""
 
 from __future__ import annotations
 

@@ -56,7 +56,7 @@ class Change(NamedTuple):
 
     @property
     def of_meaning(self) -> bool:
-        """Return whether earlier weights are useless with the current value."""
+        """Return whether the change makes earlier weights useless."""
         if self.key.startswith("DATA_CONFIG.MAP_CONFIG") and None in (self.before, self.now):
             return False  # a map that the network does not draw; one that it draws is in MODEL
         return self.key.startswith(_MEANING) and not self.is_free

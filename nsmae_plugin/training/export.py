@@ -1,4 +1,4 @@
-"""Take the encoders out of a checkpoint, with a manifest that says where they come from.
+"""Export the encoders of a checkpoint, with a manifest of their origin.
 
 Written are a ``.pth`` file that OpenPCDet's ``load_params_from_file`` and torch's
 ``weights_only=True`` read, the manifest as JSON beside it, and on request a ``.safetensors`` file

@@ -1,4 +1,4 @@
-"""Weights under the names and in the layouts of other programs, brought to those of the model."""
+"""Conversion of weights from the names and layouts of other programs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``metrics.jsonl``: one JSON object a line, of a run that may be killed while it writes."""
+"""``metrics.jsonl``: one JSON object per line, robust against interrupted writes."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def append(path: Path, record: Record) -> None:
 def rewrite(
     path: Path, keep: Callable[[Record], bool], more: Iterable[Record] = ()
 ) -> list[Record]:
-    """Leave the records out that are not to be kept, and add others; returns what the file holds.
+    """Filter the records and add others; returns the new content.
 
     Lines that are no records, but for a last one that was not finished, are left out with a
     warning, and the file as it was stays beside the new one.

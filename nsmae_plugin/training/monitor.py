@@ -1,4 +1,4 @@
-"""The numbers of the training steps on their way to the curves, the log and the progress bar."""
+"""Metrics of the training steps for the curves, the log and the progress bar."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Monitor:
         self._start, self._waited, self._steps = time.monotonic(), 0.0, 0
 
     def timing(self, batches: Iterable[T]) -> Iterator[T]:
-        """The same batches, timing how long each one takes to come."""
+        """The same batches; measures the waiting time for each."""
         iterator = iter(batches)
         while True:
             before = time.monotonic()

@@ -1,4 +1,4 @@
-"""How numbers are kept while training in half precision: in which modules, and in which order."""
+"""Mixed precision: modules that stay in float32, and the channels-last format."""
 
 from contextlib import ExitStack
 from typing import Any

@@ -1,4 +1,4 @@
-"""What a run writes beside its checkpoints: log file, effective configuration, curves."""
+"""Files of a run besides its checkpoints: log, effective configuration, curves."""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ from nsmae_plugin.optimization.optim import Schedule
 from nsmae_plugin.runtime import distributed, random_state
 from nsmae_plugin.training.checkpoint import COUNTS, load_model_state
 
-# What torch, NumPy and Python raise for a state that is not one of theirs.
+# Exceptions of torch, NumPy and Python for invalid states.
 _MISFITS = (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
 _RESUME_KEYS = ("optimizer_state", "scheduler_state", "scaler_state", "random_states", "plan")
 
@@ -56,7 +56,7 @@ class RunSettings:
 
 @dataclass
 class Progress:
-    """How far a run is: completed epochs, batches used of the next one, optimiser steps."""
+    """Progress of a run: completed epochs, batches used of the next one, optimiser steps."""
 
     epoch: int = 0
     batch_in_epoch: int = 0
@@ -148,7 +148,7 @@ def _restore_optimiser(run: Run, content: Mapping[str, Any]) -> None:
 
 
 def _check_moments(optimizer: Optimizer) -> None:
-    """Refuse what the next step would fail on, or turn into NaN; torch loads anything.
+    """Refuse optimiser states on which the next step would fail or become NaN.
 
     Raises:
         ValueError: naming the entry.

@@ -29,7 +29,7 @@ Evaluate = Callable[[nn.Module], dict[str, float]]
 
 @dataclass(frozen=True)
 class LoopOptions:
-    """How to train; intervals are in the unit that their name says.
+    """Options of the training loop; names of intervals state their units.
 
     Attributes:
         clip_by_branch: camera encoder, LiDAR encoder and heads have ``grad_norm_clip`` each.
@@ -57,7 +57,7 @@ class LoopOptions:
 
 @dataclass
 class Session:
-    """What a process trains, and how it logs, saves and evaluates.
+    """State of a training process: run, settings, logging, checkpoints and evaluation.
 
     Attributes:
         facts: what checkpoints record about the run, see ``run_state.capture``.
@@ -190,7 +190,7 @@ class Session:
         every, seconds = self.options.save_steps, self.options.save_seconds
         if every and self.run.progress.step % every == 0:
             return True
-        # Clocks differ between processes, and saving needs them all.
+        # Clocks differ between processes, but all must save together.
         due = seconds is not None and time.monotonic() - self.saved_at >= seconds
         return distributed.any_process(due)[0]
 

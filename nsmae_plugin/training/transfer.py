@@ -22,7 +22,7 @@ HEADS = ("dense_head", "map_head")  # which know classes
 
 @dataclass
 class SlotMatch:
-    """How the parameters and buffers of one slot (``vfe``, ``neck``, ...) fared.
+    """Match of the parameters and buffers of one slot (``vfe``, ``neck``, ...).
 
     Attributes:
         loaded: names found in the checkpoint with the same shape.
@@ -67,7 +67,7 @@ class SlotMatch:
 def load_pretrained(
     model: nn.Module, path: Path | str, logger: logging.Logger, partial: bool = False
 ) -> dict[str, SlotMatch]:
-    """Load the weights of the slots that a file and ``model`` have in common, and say what matched.
+    """Load the weights of the slots that a file and ``model`` share, and log the matches.
 
     Slots that only the file has stay behind (mask token and render heads, when a detector starts
     from a pre-training); slots that only the model has keep their initialisation. The grid of the
@@ -128,7 +128,7 @@ def match(model: nn.Module, state: Mapping[str, Tensor]) -> dict[str, SlotMatch]
 def _place(
     found: SlotMatch, name: str, own: Tensor, theirs: Mapping[str, Tensor], is_parameter: bool
 ) -> None:
-    """Enter one tensor of the model into the list where it belongs."""
+    """Add one tensor of the model to its list."""
     count = own.numel() if is_parameter else 0
     found.parameters += count
     layer, _, kind = name.rpartition(".")
@@ -197,7 +197,7 @@ def _compare(
     source: Path,
     logger: logging.Logger,
 ) -> None:
-    """Warn of what differs from the configuration that the weights were trained with.
+    """Warn of differences from the configuration of the weights.
 
     An export knows it from its manifest, a checkpoint of a run from its configuration.
     """

@@ -25,7 +25,7 @@ from nsmae_plugin.training.run_state import Run
 
 Batch = dict[str, Any]
 PARAMETERS_NAMED = 3  # in the message on a non-finite gradient
-LEAST_LOSS_SCALE = 1e-4  # of float16; what overflows below it is no matter of scale
+LEAST_LOSS_SCALE = 1e-4  # of float16; overflows below it do not come from the scale
 
 
 class Problem(NamedTuple):
@@ -54,7 +54,7 @@ class Meter:
 
 @dataclass
 class StepRecord:
-    """What a step computed; tensors stay on their device until :func:`read_records` fetches them.
+    """Results of a step; tensors stay on their device until :func:`read_records` fetches them.
 
     Attributes:
         terms: of every batch ``loss`` and ``tb_dict``, detached.
@@ -74,7 +74,7 @@ class StepRecord:
     values: dict[str, float] | None = None
 
     def add(self, loss: Tensor, terms: Mapping[str, Any], batch: Batch) -> None:
-        """What a batch contributed; every term is one number."""
+        """Add the results of a batch; every term is one number."""
         values = {"loss": loss, **terms}
         self.terms.append(
             {k: v.detach().reshape(()) if torch.is_tensor(v) else v for k, v in values.items()}
@@ -211,7 +211,7 @@ def _means(
 def _problem(
     record: StepRecord, terms: Sequence[Mapping[str, float]], norms: Sequence[float]
 ) -> Problem | None:
-    """What is not finite in a step, and in which samples."""
+    """The non-finite values of a step, and their samples."""
     for values, frames in zip(terms, record.frames, strict=True):
         bad = [f"{name}={value}" for name, value in values.items() if not math.isfinite(value)]
         if bad:
@@ -233,6 +233,6 @@ def _raise_together(problem: Problem | None) -> None:
     if not distributed.any_process(problem is not None)[0]:
         return
     problems = [one for one in distributed.gather(problem) if one is not None]
-    # The gradients are everybody's: where one process has a bad loss, all have bad gradients.
+    # Gradients are shared: a bad loss in one process makes all gradients bad.
     causes = [one for one in problems if one.in_loss] or problems
     raise distributed.of_all(NonFiniteError("; ".join(one.words for one in causes)))

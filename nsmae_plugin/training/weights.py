@@ -19,7 +19,7 @@ MANIFEST = "manifest"
 SECTIONS = ("VFE", "BACKBONE_3D", "MAP_TO_BEV", "IMAGE_BACKBONE", "NECK", "VTRANSFORM")
 SENSOR_KEYS = ("LIDAR_", "INTENSITY_")  # beginnings of keys of DATA_CONFIG
 
-# What pre-training is for, under the names that the slots have in OpenPCDet's detectors.
+# Slots that are transferred, under OpenPCDet's names.
 ENCODERS = ("vfe", "backbone_3d", "map_to_bev_module", "image_backbone", "neck", "vtransform")
 
 # OpenPCDet stores the grid of its view transform as parameters. It follows from the configuration,

@@ -1,4 +1,4 @@
-"""Lines that draw boxes, projected into camera images and clipped, and colours of classes."""
+"""Edges of boxes, projected into camera images and clipped, and colours of classes."""
 
 from __future__ import annotations
 

@@ -42,7 +42,7 @@ class CameraImage:
 
 @dataclass(frozen=True)
 class Frame:
-    """What is drawn of one frame.
+    """Images, points and boxes of one frame to draw.
 
     Attributes:
         images: one per camera; may be empty.

@@ -30,7 +30,7 @@ def read(name, root):
 
 @cache
 def load(name, root, training=True):
-    """The data set of a recipe, and a batch of two samples."""
+    """The dataset of a recipe, and a batch of two samples."""
     nsmae_plugin.register()
     config = read(name, root)
     dataset, loader, _ = build_dataloader(

@@ -1,4 +1,4 @@
-"""Ground-truth sampling in the data set, on the active host."""
+"""Ground-truth sampling in the dataset, on the active host."""
 
 import os
 import pickle

@@ -265,7 +265,7 @@ def test_the_data_set_feeds_every_mode(mode, synthetic_root):
         )
     dataset = host.build_dataset(config.DATA_CONFIG, config.CLASS_NAMES, True, synthetic_root)
     model = host.build_network(config.MODEL, len(config.CLASS_NAMES), dataset)
-    np.random.seed(0)  # noqa: NPY002 (the data set draws from the global state)
+    np.random.seed(0)  # noqa: NPY002 (the dataset draws from the global state)
     batch = host.to_device(dataset.collate_batch([dataset[0], dataset[1]]), "cpu")
     result, _, _ = model.train()(batch)
     result["loss"].backward()

@@ -216,7 +216,7 @@ def test_all_polygon_layers_have_the_devkits_cells(tmp_path):
 
 
 def test_samples_carry_them_with_the_flips_that_were_drawn(tmp_path):
-    """Of a data set on either host; two flips and half a turn are told apart."""
+    """Of a dataset on either host; two flips and half a turn are told apart."""
     infos = write_world(tmp_path, frames=1)
     devkit = NuScenesMap(str(tmp_path / VERSION), LOCATION)
     section = SECTION | {"LINE_WIDTH": 1.5, "RASTERISER": "devkit"}

@@ -1,4 +1,4 @@
-"""Predicted maps of a data set: annotations, files, and the score of boxes and maps together."""
+"""Predicted maps of a dataset: annotations, files, and the score of boxes and maps together."""
 
 import json
 

@@ -16,7 +16,7 @@ KINDS = ("bytes", "layout", "units", "values", "special")
 
 
 def clouds(folder: Path) -> Draw:
-    """Read through the data set, as keyframe or sweep.
+    """Read through the dataset, as keyframe or sweep.
 
     Bytes that change are right as long as they are coordinates of points: nothing tells them apart.
     Other layouts never are.

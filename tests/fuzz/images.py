@@ -20,7 +20,7 @@ KINDS = ("bytes", "format", "mode", "size", "exif", "special")
 
 
 def images(folder: Path) -> Draw:
-    """Read through the data set. Bytes that change pixels alone are right: nothing tells them."""
+    """Read through the dataset. Bytes that change pixels alone are right: nothing tells them."""
     (info,) = write_frames(folder, frames=1, cameras=2)
     info["cams"]["CAM_1"] |= {"width": WIDTH, "height": HEIGHT}
     path = folder / VERSION / info["cams"]["CAM_1"]["data_path"]

@@ -1,4 +1,4 @@
-"""What every detector owes under bfloat16 autocast."""
+"""Requirements of every detector under bfloat16 autocast."""
 
 import pytest
 import torch

@@ -83,7 +83,7 @@ def make_head(**changes):
 
 
 def batch_of(labels):
-    """What a head reads in training mode."""
+    """The inputs of a head in training mode."""
     features = random_features(len(labels)).to(labels.device)
     return {"spatial_features_2d": features, "gt_boxes": labels, "batch_size": len(labels)}
 

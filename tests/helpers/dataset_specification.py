@@ -1,4 +1,4 @@
-"""What a network asks of its dataset: ranges, voxels, classes and features, and no frames."""
+"""A dataset specification without frames: ranges, voxels, classes and features."""
 
 from dataclasses import dataclass, field
 from types import SimpleNamespace

@@ -1,4 +1,4 @@
-"""A small batch as the data set delivers it, made up: ground all around, smooth random pictures."""
+"""A made-up batch as the dataset delivers it: flat ground, smooth random images."""
 
 from functools import cache
 

@@ -8,7 +8,7 @@ from nsmae_plugin.models.scores import MeanTotal, mean_record
 
 
 class OccupancyHead(RenderHead):
-    """Whether a cell of the BEV grid is occupied: half everywhere, until it is trained."""
+    """Occupancy of BEV cells; 0.5 everywhere before training."""
 
     slot, terms = "occupancy_head", ("occupancy",)
     rows = {"occupancy_error": "occupancy error"}  # noqa: RUF012

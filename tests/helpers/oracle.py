@@ -60,7 +60,7 @@ def score(position):
 
 
 def write_config(path, base, root, **data_config):
-    """A configuration of the oracle on the data set configuration ``base``, rooted at ``root``."""
+    """A configuration of the oracle on the dataset configuration ``base``, rooted at ``root``."""
     content = load_config(base)
     content["MODEL"] = {"NAME": "OracleDetector"}
     content["DATA_CONFIG"] |= {"DATA_PATH": str(root), **data_config}

@@ -1,4 +1,4 @@
-"""What the parity tests compare: configurations of every built-in module, and inputs for them."""
+"""Cases of the parity tests: configurations of every built-in module, and their inputs."""
 
 import math
 from typing import Any

@@ -175,7 +175,7 @@ def configuration(root: Path, augmentors=(), without=(), **changes) -> EasyDict:
 
 
 def dataset(root: Path, training=True, **options) -> MultiModalNuScenesDataset:
-    """The data set over the frames below ``root``."""
+    """The dataset over the frames below ``root``."""
     return MultiModalNuScenesDataset(configuration(root, **options), CLASSES, training=training)
 
 

@@ -1,10 +1,10 @@
-"""A detector and a data set that train in milliseconds, through the tools as users start them.
+"""A detector and a dataset that train in milliseconds, started through the tools.
 
 ``python -m tests.helpers.toys <arguments of tools/train.py>`` trains them. The environment sets
 traps:
 ``TOY_KILL_AT`` kills the process with SIGKILL in the forward pass of that step, ``TOY_SIGNAL_AT``
 ``STEP:SIGNAL`` sends that signal to rank 0, ``TOY_NAN_AT`` makes the loss term ``loss_fit`` NaN
-there. ``TOY_BROKEN_FRAME`` is an index of the data set that cannot be read, and with
+there. ``TOY_BROKEN_FRAME`` is an index of the dataset that cannot be read, and with
 ``TOY_EVALUATE`` there is an evaluation after every epoch.
 """
 

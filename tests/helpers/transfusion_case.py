@@ -69,7 +69,7 @@ def head_config(**changes: Any) -> EasyDict:
 
 
 def arguments(**changes: Any) -> dict[str, Any]:
-    """What a detector passes to the head besides its section."""
+    """Arguments of the head besides its section."""
     return {
         "input_channels": CHANNELS,
         "num_class": len(CLASSES),

@@ -105,7 +105,7 @@ def test_a_data_path_leads_from_the_start_or_from_openpcdets_tools(reading, tmp_
     assert path_of("data/mine") == str(started_in / "data/mine")
     assert path_of("../data/theirs") == str(checkout / "tools" / "../data/theirs")
     assert path_of("data/both") == "data/both"  # which the working directory has
-    assert path_of("data/nowhere") == "data/nowhere"  # for the data set to complain about
+    assert path_of("data/nowhere") == "data/nowhere"  # for the dataset to complain about
     config = EasyDict(DATA_CONFIG={"DATA_PATH": "x"})
     original = reading.cfg_from_list.__wrapped__
     reader.cfg_from_list(original, ["DATA_CONFIG.DATA_PATH", "data/mine"], config)

@@ -34,7 +34,7 @@ def read_as_openpcdet_does(path, root):
 
 
 def make_network(config):
-    """A data set and, with the weights of a seed, a network in training mode."""
+    """A dataset and, with the weights of a seed, a network in training mode."""
     nsmae_plugin.register()
     dataset = host.build_dataset(config.DATA_CONFIG, config.CLASS_NAMES, True)
     torch.manual_seed(0)

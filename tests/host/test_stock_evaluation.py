@@ -66,7 +66,7 @@ def stock(script, name, root, *arguments, processes=1):
 
 
 def summaries(folder):
-    """The numbers that the data set's evaluation has written into a folder."""
+    """The numbers that the dataset's evaluation has written into a folder."""
     found = {
         name: json.loads((folder / name).read_text(encoding="utf-8"))
         for name in SUMMARIES

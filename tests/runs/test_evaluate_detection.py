@@ -180,7 +180,7 @@ def test_training_evaluates_a_detector(workspace, capsys, monkeypatch):
 
 
 @pytest.mark.openpcdet
-@pytest.mark.skipif(host.NAME != "openpcdet", reason="needs NSMAE_HOST=openpcdet: its data set")
+@pytest.mark.skipif(host.NAME != "openpcdet", reason="needs NSMAE_HOST=openpcdet: its dataset")
 def test_openpcdets_own_data_set_is_evaluated(workspace, capsys):
     save(workspace)
     own = ("--set", "DATA_CONFIG.DATASET", "NuScenesDataset")

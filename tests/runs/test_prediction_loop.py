@@ -1,4 +1,4 @@
-"""The loop over a data set: every sample once, and a model that is left as it was."""
+"""The loop over a dataset: every sample once, and a model that is left as it was."""
 
 from types import SimpleNamespace
 

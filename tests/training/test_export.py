@@ -212,8 +212,6 @@ def test_data_unlike_those_of_the_pretraining_are_pointed_out(synthetic_root, tm
     run_log.write_config(config, path.parents[1] / "toy.yaml")
     export(path, tmp_path / "w.pth")
     load_pretrained(build("nsmae_pretrain_lidar", synthetic_root), tmp_path / "w.pth", LOGGER)
-    told = [
-        one for one in caplog.records if one.name == LOGGER.name
-    ]  # (the data set warns as well)
+    told = [one for one in caplog.records if one.name == LOGGER.name]  # the dataset warns, too
     warnings = [one.getMessage() for one in told if one.levelno == logging.WARNING]
     assert warnings == ["  voxel_size is [0.2, 0.2, 0.2] here and was [0.1, 0.1, 0.2] before"]

@@ -1,4 +1,4 @@
-"""How strong the gradient is in each slot of a network, and what clipping and eps leave of it.
+"""Gradient norms of each slot of a network, and the effect of clipping and eps.
 
 AdamW divides by the root mean square of a gradient plus its eps: an element that stays far below
 eps moves its weight far less than the learning rate.

@@ -1,4 +1,4 @@
-"""How time and memory of the plugin's own operations grow with each dimension of the problem.
+"""Growth of time and memory of the plugin's operations with each problem dimension.
 
 Geometry (frustum points to cells, sorted), LiDAR depth maps and targets, and lift, pooling and
 rendering with their backward pass; everything anew in every step, as under augmentation.

@@ -35,7 +35,7 @@ METRICS = {
 
 
 def usual_metrics(model_cfg: Mapping[str, Any]) -> tuple[list[str], list[str]]:
-    """By which metrics a network is compared, and the files in which tools/test.py leaves them.
+    """Metrics for the comparison of a network, and their files from tools/test.py.
 
     Args:
         model_cfg: the section MODEL. With MAP_HEAD the map counts; boxes count unless it is alone.
@@ -153,7 +153,7 @@ def _cell(spread: Spread | None, sign: str) -> str:
 
 
 def _seeds(one: Comparison) -> str:
-    """How many seeds stand behind a row: one number, or one per column when they differ."""
+    """Number of seeds of a row; one per column if they differ."""
     counts = [len(spread.values) if spread else 0 for spread in (one.scratch, one.pretrained)]
     if counts[0] == counts[1]:
         return str(counts[0])

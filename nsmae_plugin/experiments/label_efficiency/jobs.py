@@ -38,7 +38,7 @@ class TrialError(NSMAEError):
 
 
 class Runner:
-    """Brings trials to their end, ``jobs`` at a time.
+    """Runs trials, ``jobs`` at a time.
 
     Args:
         metrics_files: names of the files that the evaluation leaves below ``eval/``, read as one.
@@ -58,7 +58,7 @@ class Runner:
         self._lock, self._stopped = threading.Lock(), False
 
     def run(self, trials: list[Trial], after_each: Callable[[], None]) -> dict[Trial, NSMAEError]:
-        """Run what is not finished; a failure does not keep the other trials from running.
+        """Run the unfinished trials; a failure does not stop the others.
 
         Args:
             after_each: called in this thread when a trial has finished well.
@@ -78,7 +78,7 @@ class Runner:
                         self.tell(str(error))
                     else:
                         after_each()
-            except BaseException:  # Ctrl-C and the like: leave no process behind
+            except BaseException:  # also after Ctrl-C: leave no process behind
                 pool.shutdown(wait=False, cancel_futures=True)
                 self._stop()
                 raise
@@ -92,7 +92,7 @@ class Runner:
                     os.killpg(process.pid, signal.SIGTERM)
 
     def _finish(self, trial: Trial) -> None:
-        """Train and evaluate one trial, or what is left of that."""
+        """Train and evaluate one trial, skipping finished parts."""
         experiment, folder = self.experiment, self.experiment.trial_folder(trial)
         files.make_folder(folder)
         with _held(folder) as lock:
@@ -159,7 +159,7 @@ def environment(jobs: int) -> dict[str, str]:
 
 @contextmanager
 def _held(folder: Path) -> Iterator[int]:
-    """Keep other processes off a trial; its lock is also held by the trial's own processes.
+    """Lock a trial; its own processes also hold the lock.
 
     So a training that outlives this process, which was killed, is not started a second time.
     """

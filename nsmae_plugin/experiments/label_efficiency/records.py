@@ -1,4 +1,4 @@
-"""What a trial of a label-efficiency experiment writes down about itself."""
+"""The record of a trial of a label-efficiency experiment."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Trial:
 
 @dataclass
 class Record:
-    """What a trial folder knows about itself.
+    """The record in a trial folder.
 
     Attributes:
         settings: everything that decides the trial's result, see :meth:`Experiment.settings`.
@@ -84,7 +84,7 @@ def fingerprint(settings: Settings) -> str:
 
 
 def differences(before: Any, now: Any, where: str = "") -> Iterator[str]:
-    """Where nested settings differ: dotted key, value before, value now."""
+    """Differences of nested settings: dotted key, value before, value now."""
     if isinstance(before, Mapping) and isinstance(now, Mapping):
         for key in sorted({*before, *now}):
             name = f"{where}.{key}" if where else key

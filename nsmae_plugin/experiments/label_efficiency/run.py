@@ -83,7 +83,7 @@ def _experiment(options: LabelEfficiencyOptions) -> Experiment:
         raise ConfigError(
             f"the {PRETRAINED} trials need --pretrained_model; --only {SCRATCH} does without"
         )
-    # A folder means its newest checkpoint: the same one for all trials, whatever comes later.
+    # The newest checkpoint of a folder, the same for all trials.
     weights = find(options.pretrained_model) if options.pretrained_model else None
     return Experiment(
         cfg_file=options.cfg_file,

@@ -79,7 +79,7 @@ class Experiment:
         ]
 
     def settings(self, trial: Trial) -> Settings:
-        """Everything that decides the result of a trial, as plain JSON types.
+        """All settings that affect the result of a trial, as plain JSON types.
 
         Weights, info files and maps count by content, so that weights may move and another dataset
         in the same place is noticed; the configuration counts merged, so that an edit of any file
@@ -137,7 +137,7 @@ class Experiment:
         return [*start, *cfg, *place, *launcher, *self.process_args]
 
     def stage(self, trial: Trial) -> str:
-        """How far a trial is, in a word."""
+        """Status of a trial, in a word."""
         record = read_record(self.trial_folder(trial))
         return record.stage if record else "not begun"
 
@@ -147,7 +147,7 @@ class Experiment:
         return [record for record in found if not self.mismatch(record)]
 
     def outdated(self) -> dict[str, str]:
-        """Name -> what differs, for every trial in the folder that does not belong here."""
+        """Name -> differences, for every trial in the folder with other settings."""
         compared = {record.trial.name: self.mismatch(record) for record in self._records()}
         return {name: difference for name, difference in compared.items() if difference}
 

@@ -1,4 +1,4 @@
-"""Map layers rasterised cell for cell like the nuscenes-devkit's ``NuScenesMap.get_map_mask``.
+"""Map layers rasterised exactly as by the nuscenes-devkit's ``NuScenesMap.get_map_mask``.
 
 The map labels behind BEVFusion's and NS-MAE's tables come from ``get_map_mask``: shapes are clipped
 to a patch, rotated into its frame, rounded to whole cells and drawn by OpenCV. A polygon covers the

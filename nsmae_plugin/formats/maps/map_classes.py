@@ -72,7 +72,7 @@ class MapConfig(Section):
 
 
 def drawing_of(map_cfg: Mapping[str, Any]) -> dict[str, Any]:
-    """How labels were drawn, kept beside each score: ``rasteriser``, ``line_width`` in metres."""
+    """Settings of the label rasteriser: ``rasteriser``, ``line_width`` in metres."""
     config = MapConfig.of_section(map_cfg)
     return {"rasteriser": config.RASTERISER, "line_width": float(config.LINE_WIDTH)}
 

@@ -126,7 +126,7 @@ def _open(path: Path) -> Any:
 
 
 def _check_nodes(nodes: Iterable[Mapping[str, Any]]) -> None:
-    """Refuse infinite and missing coordinates, with which Shapely would go on."""
+    """Refuse infinite and missing coordinates, which Shapely accepts."""
     for node in nodes:
         place = node["x"], node["y"]
         if not all(type(value) in (int, float) and abs(value) <= FARTHEST for value in place):

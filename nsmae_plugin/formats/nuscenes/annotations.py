@@ -1,4 +1,4 @@
-"""Annotations of a nuScenes database as boxes of info files, with remarks on those left out."""
+"""Annotations of a nuScenes database as boxes of info files, with remarks on omitted ones."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -180,7 +180,7 @@ def join(remarks: Iterable[Remarks]) -> Remarks:
 
 
 def describe(infos: Iterable[Mapping[str, Any]], remarks: Remarks) -> tuple[list[str], list[str]]:
-    """Report the boxes of a split by class, and those left out with the reason."""
+    """Report the boxes of a split by class, and omitted ones with the reason."""
     names = Counter(str(name) for info in infos for name in info["gt_names"])
     ignored = names.pop(IGNORED, 0)
     classes = ", ".join(f"{name} {count}" for name, count in names.most_common())

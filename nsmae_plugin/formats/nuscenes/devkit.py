@@ -49,7 +49,7 @@ class Split:
 
     @property
     def has_labels(self) -> bool:
-        """Whether there are annotations; those of v1.0-test are not public."""
+        """True if there are annotations; those of v1.0-test are not public."""
         return self.version != "v1.0-test"
 
     def check_samples(self, tokens: Iterable[str], subject: str) -> None:
@@ -182,7 +182,7 @@ def _read_results(path: Path) -> dict[str, list[Any]]:
 
 @contextmanager
 def _devkit(action: str) -> Iterator[io.StringIO]:
-    """Capture the devkit's output, and turn its exceptions into a DataError."""
+    """Capture the devkit's output; turn its exceptions into DataErrors."""
     printed = io.StringIO()
     with redirect_stdout(printed), redirect_stderr(io.StringIO()):
         try:

@@ -1,4 +1,4 @@
-"""Scenes of nuScenes' samples and where they were recorded, which info files do not hold."""
+"""Scenes and locations of nuScenes' samples, which info files do not hold."""
 
 from pathlib import Path
 

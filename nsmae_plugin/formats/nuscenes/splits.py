@@ -6,7 +6,7 @@ from pathlib import Path
 from nsmae_plugin.errors import ConfigError, DataError, brief
 from nsmae_plugin.runtime.reading import read_json
 
-# What the devkit calls the splits of each version.
+# The devkit's names of the splits of each version.
 EVAL_SETS = {
     "v1.0-mini": {"train": "mini_train", "val": "mini_val"},
     "v1.0-trainval": {name: name for name in ("train", "val", "train_detect", "train_track")},

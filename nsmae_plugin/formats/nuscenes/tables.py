@@ -1,4 +1,4 @@
-"""The tables of a nuScenes database, as far as info files need them.
+"""The tables of a nuScenes database that info files need.
 
 The devkit is not used here: it requires further tables (attributes, visibilities, maps), builds all
 reverse indices, and ends in a KeyError if a record is missing.

@@ -1,4 +1,4 @@
-"""Changes to NumPy, torch and OpenPCDet's batching that the reference commit needs today.
+"""Patches of NumPy, torch and OpenPCDet that the reference commit needs today.
 
 OpenPCDet's files stay untouched. Each function is idempotent and says what breaks without it.
 """
@@ -32,7 +32,7 @@ Original = Callable[..., Any]
 
 
 def restore_numpy_aliases() -> None:
-    """Bring back ``np.int`` and friends as the Python types that they were."""
+    """Restore ``np.int`` and similar aliases of Python types."""
     for name, value in NUMPY_ALIASES.items():
         if name not in vars(np):
             setattr(np, name, value)
@@ -75,7 +75,7 @@ def collate_ragged_image_infos(dataset_template: type) -> None:
 
 
 def assign_where_there_is_no_box(assigner: type) -> None:
-    """Let ``HungarianAssigner3D.assign`` match nothing in a sample that has no box.
+    """Let ``HungarianAssigner3D.assign`` accept samples without boxes.
 
     It returns a variable there that it never set, and training a TransFusionHead on a batch with
     such a sample ends in an UnboundLocalError.
@@ -180,7 +180,7 @@ def build_with_care(models: ModuleType) -> None:
 
 
 def disable_augmentations_alone(augmentor: type) -> None:
-    """Let ``DataAugmentor.disable_augmentation`` take steps out and touch no other.
+    """Let ``DataAugmentor.disable_augmentation`` leave other steps unchanged.
 
     It builds all steps anew, for the HOOK of the training script: those that the configuration had
     disabled before come back (``imgaug`` in a network without cameras, which ends in a KeyError),
@@ -196,7 +196,7 @@ def disable_augmentations_alone(augmentor: type) -> None:
 
 
 def tell_why_nothing_is_resumed(detector: type) -> None:
-    """Let ``load_params_with_optimizer`` log what was wrong with a checkpoint.
+    """Let ``load_params_with_optimizer`` log the problem of a checkpoint.
 
     The training script passes over checkpoints that it cannot load, and without another one starts
     from the beginning, all without a word.
@@ -250,7 +250,7 @@ def evaluate_whole_networks(detector: type) -> None:
 
 
 def _refuse_damaged(filename: str) -> None:
-    """Say what is wrong with a file that OpenPCDet could not load, if it is the file.
+    """Explain why OpenPCDet could not load a file, if the file is the reason.
 
     Raises:
         CheckpointError: it cannot be read, or holds no weights.

@@ -23,7 +23,7 @@ from nsmae_plugin.errors import ConfigError
 from nsmae_plugin.host.openpcdet import registry
 from nsmae_plugin.host.openpcdet.patching import replace
 
-# What OpenPCDet's scripts read from every configuration, whether it means something there or not.
+# Keys that OpenPCDet's scripts read from every configuration, with defaults.
 DEFAULTS: dict[str, Any] = {
     "MODEL": {"POST_PROCESSING": {"RECALL_THRESH_LIST": [0.5], "EVAL_METRIC": "nuscenes"}},
     "OPTIMIZATION": {"DECAY_STEP_LIST": [], "LR_WARMUP": False},

@@ -1,4 +1,4 @@
-"""Checks of a dataset's augmentors and processors that OpenPCDet itself does not make."""
+"""Checks of augmentors and processors that OpenPCDet lacks."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,7 +17,7 @@ def check_data_steps(
     augmentors: Sequence[str],
     processors: Sequence[str],
 ) -> None:
-    """Check steps on which OpenPCDet would fail without saying why, or go wrong.
+    """Check steps on which OpenPCDet would fail without a clear message.
 
     Args:
         root: folder of the ground-truth databases.

@@ -1,4 +1,4 @@
-"""Importing OpenPCDet, with substitutes for what is missing here."""
+"""Import of OpenPCDet, with substitutes for missing modules."""
 
 import importlib
 import logging
@@ -49,7 +49,7 @@ def load() -> HostDescription:
             stand_ins = {**replaced, **_import_all()}
     except HostError:
         raise
-    except Exception as error:  # whatever a broken installation raises becomes one message
+    except Exception as error:  # any exception of a broken installation becomes one message
         raise HostError(_explain(error)) from error
     _repair()
     return _describe(stand_ins)

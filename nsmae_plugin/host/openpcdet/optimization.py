@@ -1,4 +1,4 @@
-"""Keys of OPTIMIZATION that OpenPCDet lacks, honoured in its training loop.
+"""Support for keys of OPTIMIZATION that OpenPCDet lacks.
 
 Its ``tools/train_utils/optimization`` builds optimiser and schedule, and reads of OPTIMIZATION what
 it knows. Here follows the rest: each key of ours is honoured, or refused in one line.
@@ -132,7 +132,7 @@ def _scaling(wrapper: Any, factors: list[float]) -> Any:
 
 
 def _clip_by_branch(optimizer: Any, model: nn.Module, config: Any) -> None:
-    """Clip right before the weights change, and let the loop, which clips before, not do it."""
+    """Clip right before the optimiser step instead of in the loop."""
     limit, config.GRAD_NORM_CLIP = config.GRAD_NORM_CLIP, math.inf
 
     def clip(*_: Any) -> None:

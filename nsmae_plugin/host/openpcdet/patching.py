@@ -1,4 +1,4 @@
-"""Putting a function of ours in the place of one of OpenPCDet's."""
+"""Patching of functions of OpenPCDet."""
 
 import importlib.abc
 import importlib.machinery
@@ -35,7 +35,7 @@ def replace(module: ModuleType | type, name: str, replacement: Callable[..., Any
 
 
 class _Finder(importlib.abc.MetaPathFinder):
-    """Finds what the others find, and has an action follow the import of some modules."""
+    """Import hook that runs an action after the import of some modules."""
 
     def __init__(self) -> None:
         self.actions: dict[str, Callable[[ModuleType], None]] = {}
@@ -58,7 +58,7 @@ class _Finder(importlib.abc.MetaPathFinder):
 
 
 def after_import(name: str, action: Callable[[ModuleType], None]) -> None:
-    """Have ``action`` follow the import of a module, which may have happened already."""
+    """Run ``action`` after the import of a module, or now if it is imported."""
     if name in sys.modules:
         action(sys.modules[name])
         return

@@ -27,7 +27,7 @@ def _refuse(what: str, package: str) -> NoReturn:
 
 
 class _MissingAttribute:
-    """What a placeholder module hands out; any use of it raises HostError."""
+    """An attribute of a placeholder module; any use of it raises HostError."""
 
     def __init__(self, name: str, package: str):
         self._name, self._package = name, package

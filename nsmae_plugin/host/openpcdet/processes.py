@@ -34,7 +34,7 @@ Join = Callable[..., tuple[int, int]]
 
 
 def install(common_utils: ModuleType, commu_utils: ModuleType, datasets: ModuleType) -> None:
-    """Replace what OpenPCDet starts and wraps processes with; idempotent."""
+    """Replace OpenPCDet's functions that start processes and wrap models; idempotent."""
     replace(datasets, "build_dataloader", _build_dataloader)
     for launcher in LAUNCHERS:
         replace(common_utils, f"init_dist_{launcher}", partial(_join, launcher))
@@ -48,7 +48,7 @@ def install(common_utils: ModuleType, commu_utils: ModuleType, datasets: ModuleT
 def _join(
     launcher: str, original: Join, tcp_port: int, local_rank: int, backend: str = "nccl"
 ) -> tuple[int, int]:
-    """Join the other processes; returns how many they are and the rank.
+    """Join the other processes; returns their number and the rank.
 
     OpenPCDet would have loading processes spawned, which import its script again, and then all that
     this package puts in place would be missing there. As in a single process, they are forked.

@@ -1,4 +1,4 @@
-"""The operators without a torch-native substitute: functions that refuse and name the remedy.
+"""Operators without a torch-native substitute: functions that raise HostError.
 
 Only detectors on raw points (PointRCNN, PV-RCNN, ...) call them, but OpenPCDet imports all of them
 whatever the detector.

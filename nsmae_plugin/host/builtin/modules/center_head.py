@@ -240,7 +240,7 @@ def suppress(boxes: Tensor, scores: Tensor, config: Any) -> Tensor:
 
 
 def _refuse_foreign_options(config: Any) -> None:
-    """Refuse what only OpenPCDet can do.
+    """Refuse options that only OpenPCDet supports.
 
     Raises:
         HostError: an NMS_TYPE that is not in :data:`TYPES`, one setting of it for each class, or an

@@ -20,7 +20,7 @@ PEAK_POWER, TAIL_POWER = 2, 4  # alpha and beta of CornerNet's focal loss
 def gaussian_radius(
     height: torch.Tensor, width: torch.Tensor, min_overlap: float = 0.5
 ) -> torch.Tensor:
-    """How far a centre may be off for boxes to overlap by about ``min_overlap`` still, in cells.
+    """Radius in cells within which shifted boxes still overlap by about ``min_overlap``.
 
     CornerNet's three cases (shifted, inside, outside) with the formula that CenterPoint and
     OpenPCDet use. It does not divide the roots by the leading coefficients of their equations, so

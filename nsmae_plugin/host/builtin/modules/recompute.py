@@ -31,7 +31,7 @@ def gelu_linear(hidden: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) 
 
 
 class _GeluLinear(torch.autograd.Function):
-    """Some rows at a time on a CPU, where the GELU of all would be the largest new memory."""
+    """In chunks of rows on a CPU, to limit the memory of the GELU."""
 
     @staticmethod
     def forward(ctx: Any, hidden: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> Any:

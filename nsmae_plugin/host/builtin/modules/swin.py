@@ -83,7 +83,7 @@ class PatchEmbed(nn.Module):
 
 
 class PatchMerging(nn.Module):
-    """Half the resolution and twice the channels, from each 2 x 2 block of tokens."""
+    """Patch merging: half the resolution and twice the channels."""
 
     def __init__(self, channels: int, normalise: bool) -> None:
         super().__init__()

@@ -153,7 +153,7 @@ class TransFusionHead(nn.Module):
         return predictions
 
     def _suppress(self, heatmap: torch.Tensor) -> torch.Tensor:
-        """Zero where a neighbour is larger, and at the border; small objects keep all cells."""
+        """Non-maximum suppression: zero at non-maxima and at the border; not for small objects."""
         kernel = self.model_cfg.NMS_KERNEL_SIZE
         largest = F.max_pool2d(heatmap, kernel, stride=1)
         largest = F.pad(largest, [kernel // 2] * 4)

@@ -83,7 +83,7 @@ class HungarianAssigner:
         iou = iou_3d(boxes, objects)
         cost = self.classification_cost(logits, labels) + self.distance_cost(boxes, objects)
         cost = cost - self.iou_weight * iou
-        # A network that has diverged is matched all the same: its loss then tells which term broke.
+        # A diverged network is matched, too: its loss then shows which term failed.
         cost = torch.nan_to_num(cost, nan=WORST, posinf=WORST, neginf=-WORST)
         rows, columns = linear_sum_assignment(cost.cpu().numpy().astype(np.float64))
         predictions = torch.from_numpy(rows).to(boxes.device)

@@ -114,7 +114,7 @@ class WindowAttention(nn.Module):
         return attended.view(parts.shape[1:]).transpose(2, 3).reshape(batch, places.shape[1], -1)
 
     def _bias(self, mask: torch.Tensor | None) -> torch.Tensor:
-        """What is added to the logits: (1, heads, T, T), or (1, W * heads, T, T) with a mask."""
+        """Bias of the logits: (1, heads, T, T), or (1, W * heads, T, T) with a mask."""
         tokens = self.relative_position_index.shape[0]
         rows = self.relative_position_bias_table[self.relative_position_index.flatten()]
         bias = rows.T.reshape(1, self.heads, tokens, tokens)

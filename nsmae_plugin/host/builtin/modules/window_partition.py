@@ -1,4 +1,4 @@
-"""How a feature map is cut into shifted windows (Swin Transformer, arXiv 2103.14030).
+"""Partition of a feature map into shifted windows (Swin Transformer, arXiv 2103.14030).
 
 A feature map has ``L = H * W`` tokens, listed row by row; a window has ``T = side * side`` tokens,
 and there are ``W`` windows per image.
@@ -14,7 +14,7 @@ BLOCKED = -100.0
 
 
 class WindowPartition(NamedTuple):
-    """Where each token of a feature map goes when it is padded, shifted and cut into windows."""
+    """Place of each token of a padded, shifted and partitioned feature map."""
 
     forth: torch.Tensor  # (W * T,) the token in each place of the windows; 0 where padding is
     back: torch.Tensor  # (L,) the place of each token
