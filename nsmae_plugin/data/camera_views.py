@@ -97,8 +97,8 @@ def report_black_pixels(
         if share:
             logger.warning(
                 "images of %s have %d x %d pixels; scaled by %g they leave up to %.0f %% of "
-                "CAMERA_CONFIG.IMAGE.FINAL_DIM %s black. Loss and metrics of reconstructions leave "
-                "that out; other RESIZE_LIM_TRAIN, RESIZE_LIM_TEST or FINAL_DIM avoid it",
+                "CAMERA_CONFIG.IMAGE.FINAL_DIM %s black. Loss and metrics of reconstructions "
+                "ignore it; other RESIZE_LIM_TRAIN, RESIZE_LIM_TEST or FINAL_DIM avoid it",
                 channel,
                 *size,
                 min(limits),

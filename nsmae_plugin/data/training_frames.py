@@ -98,7 +98,7 @@ def every_kth(frames: Frames, fraction: float, seed: int) -> Frames:
     k = round(1 / fraction)
     if abs(k * fraction - 1) > TOLERANCE:
         raise ConfigError(
-            f"LABEL_FRACTION {fraction} is no k-th part: every {k}-th frame would be "
+            f"LABEL_FRACTION {fraction} is not 1 / k: every {k}-th frame would be "
             f"{1 / k:.3g}; choose {1 / (k + 1):.3g} or {1 / k:.3g}, or LABEL_FRACTION_BY scenes"
         )
     if k > len(frames):

@@ -48,8 +48,8 @@ def check_heads(heads: Sequence[RenderHead], model_cfg: Any, features: Iterable[
     for key in features:
         if not any(key in head.reads for head in heads):
             raise ConfigError(
-                f"none of MODEL.RENDER_HEADS {names} reads {key}, so that what computes it would "
-                "learn nothing: add {NAME: BEVRenderHead}"
+                f"none of MODEL.RENDER_HEADS {names} reads {key}, so that its module would learn "
+                "nothing: add {NAME: BEVRenderHead}"
             )
     for term in terms:
         if f"{term}_weight" not in loss_config.LOSS_WEIGHTS:

@@ -51,7 +51,7 @@ def _check_upright(image: Image.Image) -> None:
     turned = image.getexif().get(ORIENTATION, 1) if "exif" in image.info else 1
     if turned != 1:
         raise DataError(
-            f"it is stored turned (EXIF orientation {brief(turned, 20)}); store it upright, or "
+            f"it is stored rotated (EXIF orientation {brief(turned, 20)}); store it upright, or "
             "remove the tag if camera_intrinsics are those of the pixels as they are stored"
         )
 
@@ -95,7 +95,7 @@ def check_view(path: Path, token: str, camera: Mapping[str, Any], size: tuple[in
     if None not in known and known != size:
         raise DataError(
             f"{name}, and its info {known[0]} x {known[1]}: the intrinsics belong to another size; "
-            "fetch the file again, or correct the tables and make the infos anew"
+            "fetch the file again, or correct the tables and create the info files again"
         )
     matrix = np.asarray(camera["camera_intrinsics"])
     if not (0 < matrix[0, 2] < size[0] and 0 < matrix[1, 2] < size[1]):

@@ -67,7 +67,7 @@ class RunOptions:
             return config.OPTIMIZATION.BATCH_SIZE_PER_GPU
         if self.batch_size % world.size:
             raise ConfigError(
-                f"--batch_size {self.batch_size} is no multiple of {world.size} processes"
+                f"--batch_size {self.batch_size} is not a multiple of {world.size} processes"
             )
         return self.batch_size // world.size
 

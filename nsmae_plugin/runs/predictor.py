@@ -121,9 +121,7 @@ class Predictor:
         """
         prediction = self.predict(index)
         if self.draw_labels and prediction.map is None:
-            raise ConfigError(
-                f"MODEL.NAME {self.config.MODEL.NAME} predicts no map; leave --labels away"
-            )
+            raise ConfigError(f"MODEL.NAME {self.config.MODEL.NAME} predicts no map; omit --labels")
         files.make_folder(folder)
         kept = make_boxes([], [], [])
         if prediction.boxes is not None:

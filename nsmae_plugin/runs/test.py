@@ -138,7 +138,7 @@ class TestSession:
 
 def _check(options: TestOptions, config: Any) -> None:
     if "DATA_SPLIT" not in config.DATA_CONFIG:
-        raise ConfigError("DATA_CONFIG has no DATA_SPLIT: it is not known what to read")
+        raise ConfigError("DATA_CONFIG has no DATA_SPLIT: add it")
     if config.DATA_CONFIG.DATASET == "NuScenesDataset" and options.split == "train":
         raise ConfigError(
             "OpenPCDet's NuScenesDataset evaluates the validation split only; use "

@@ -56,7 +56,7 @@ def waiting_time(text: str) -> float:
     """A finite number of at least 0, for argparse."""
     value = float(text)
     if not 0 <= value < math.inf:
-        raise ValueError(f"{value} is no time that ends")
+        raise ValueError(f"{value} is not a finite time")
     return value
 
 

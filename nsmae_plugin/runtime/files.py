@@ -41,7 +41,7 @@ def replacing(path: Path | str) -> Iterator[BinaryIO]:
     path = Path(path)
     with output_errors(path):
         if path.exists() and not path.is_file():
-            raise OutputError(f"cannot write {path}: it is no regular file; choose another name")
+            raise OutputError(f"cannot write {path}: it is not a regular file; choose another name")
         remove_leftovers(path.parent)
         with _temporary(path) as file:
             yield file
@@ -100,7 +100,7 @@ def held(path: Path | str, message: str, patience: float = 0) -> Iterator[None]:
         except Timeout:
             raise OutputError(message) from None
         except NotImplementedError:
-            logger.warning("%s is on a file system without locks: start nothing twice", path)
+            logger.warning("%s is on a file system without locks: start only one run", path)
     try:
         yield
     finally:

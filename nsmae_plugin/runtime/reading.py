@@ -33,7 +33,7 @@ def open_regular(path: Path | str, what: str, remedy: str, most: int, owner: str
         remedy: end of the messages.
 
     Raises:
-        DataError: the file cannot be opened, is no regular file, or is larger.
+        DataError: the file cannot be opened, is not a regular file, or is larger.
     """
     name = f"{what} {brief(path, MOST_LETTERS)}{owner}"
     try:
@@ -77,13 +77,13 @@ def read_json(path: Path | str, what: str, remedy: str, most: int = GIB) -> Any:
     """Content of a JSON file; arguments as :func:`open_regular`.
 
     Raises:
-        DataError: see :func:`open_regular`; or the file is no valid JSON in UTF-8.
+        DataError: see :func:`open_regular`; or the file is not valid JSON in UTF-8.
     """
     content = read_bytes(path, what, remedy, most)
     try:
         return json.loads(content)
     except (ValueError, RecursionError, MemoryError) as error:
-        raise DataError(f"{what} {path} is no valid JSON: {brief(error)}; {remedy}") from error
+        raise DataError(f"{what} {path} is not valid JSON: {brief(error)}; {remedy}") from error
 
 
 def _kind(path: Path | str) -> str | None:

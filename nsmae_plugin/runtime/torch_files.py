@@ -85,6 +85,6 @@ def _check_sums(path: Path) -> None:
         damaged = str(error)
     if damaged is not None:
         raise CheckpointError(
-            f"the checkpoint {path} is damaged: its checksums do not fit ({damaged}); copy it "
+            f"the checkpoint {path} is damaged: its checksums do not match ({damaged}); copy it "
             "again, or go on from the one before it"
         )

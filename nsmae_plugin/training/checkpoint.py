@@ -38,7 +38,7 @@ def read(path: Path | str) -> dict[str, Any]:
     path = Path(path)
     content = torch_files.load(path)
     if not _is_checkpoint(content):
-        raise CheckpointError(f"{path} is no checkpoint: it holds no 'model_state'")
+        raise CheckpointError(f"{path} is not a checkpoint: it holds no 'model_state'")
     for key in COUNTS:
         value = content.get(key)
         if value is not None and (not isinstance(value, int) or value < 0):
@@ -66,11 +66,11 @@ def checked_state(state: Mapping[str, Any], path: Path) -> dict[str, Tensor]:
     for name, value in state.items():
         if not isinstance(name, str) or not name.isprintable() or len(name) > LONGEST_NAME:
             raise CheckpointError(
-                f"{path} is no checkpoint: its entry {name!r:.100} is no name of a weight"
+                f"{path} is not a checkpoint: its entry {name!r:.100} is not a name of a weight"
             )
         if not isinstance(value, Tensor):
             raise CheckpointError(
-                f"{path} is no checkpoint: its entry {name!r:.100} is {type(value).__name__}, "
+                f"{path} is not a checkpoint: its entry {name!r:.100} is {type(value).__name__}, "
                 "not a tensor"
             )
         if value.layout != torch.strided or value.is_quantized:
@@ -109,7 +109,7 @@ def position_of(content: Mapping[str, Any]) -> Position:
 
 
 def peek(path: Path) -> Position | None:
-    """The position alone, None for a file that is no checkpoint.
+    """The position alone, None for a file that is not a checkpoint.
 
     Tensors are mapped into memory, not read.
 
@@ -150,7 +150,7 @@ def latest(folder: Path) -> Path | None:
     if best and len(found) > 1 and max(found[best].step, found[best].epoch) < 0:
         raise CheckpointError(
             f"{folder} holds {len(found)} files of weights ({', '.join(one.name for one in found)})"
-            " and none says how far its training was; name the file instead of the folder"
+            " and none states its step; name the file instead of the folder"
         )
     return best
 

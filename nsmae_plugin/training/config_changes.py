@@ -174,6 +174,6 @@ def _refuse(found: list[Change], source: Path, remedy: str) -> None:
         shown = "; ".join(map(str, found[:SHOWN]))
         more = f" and {len(found) - SHOWN} more" if len(found) > SHOWN else ""
         raise CheckpointError(
-            f"{source} was trained with other settings ({shown}{more}), which its weights are not "
-            f"for; {remedy}"
+            f"{source} was trained with other settings ({shown}{more}) that do not fit its "
+            f"weights; {remedy}"
         )

@@ -211,7 +211,7 @@ def _compare(
         if slots.keys() & set(HEADS):
             before["CLASS_NAMES"] = config.get("CLASS_NAMES")
     if dataset is None or not before:
-        logger.info("  with what data and settings they were trained is not known")
+        logger.info("  their training data and settings are unknown")
         return
     now: dict[str, Any] = {
         **weights.inputs_of(dataset.dataset_cfg),

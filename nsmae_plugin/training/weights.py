@@ -77,7 +77,7 @@ def told_by(config: Mapping[str, Any], source: Path) -> tuple[dict[str, Any], di
         json.dumps(told)
     except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
         raise CheckpointError(
-            f"{source} is damaged: its 'config' is no configuration ({brief(error)})"
+            f"{source} is damaged: its 'config' is not a configuration ({brief(error)})"
         ) from error
     return told
 

@@ -82,7 +82,7 @@ def draw_curves(records: Sequence[Record], metrics: Sequence[str] | None = None)
     known = metric_names(records)
     for name in metrics or ():
         if name not in known:
-            raise DataError(f"no metric {name!r} was recorded; there are: {', '.join(known)}")
+            raise DataError(f"no metric {name!r} was recorded; recorded are: {', '.join(known)}")
     names = list(metrics or known)
     rows = math.ceil(len(names) / COLUMNS)
     columns = min(COLUMNS, len(names))

@@ -142,7 +142,7 @@ def test_a_missing_or_damaged_description_is_an_error(tmp_path):
     with pytest.raises(DataError, match=r"cannot read .*calibration\.json"):
         read_folder(tmp_path)
     (tmp_path / NAME).write_text("{")
-    with pytest.raises(DataError, match="no valid JSON"):
+    with pytest.raises(DataError, match="not valid JSON"):
         read_folder(tmp_path)
 
 

@@ -182,7 +182,7 @@ def test_images_that_are_stored_turned_are_refused(load, tmp_path, image, ending
     if orientation == 1:
         load(path, "t")
     else:
-        refuse(load, path, f"stored turned .EXIF orientation {orientation}.; store it")
+        refuse(load, path, f"stored rotated .EXIF orientation {orientation}.; store it")
 
 
 def test_images_of_more_than_8_bits_are_refused(load, tmp_path):

@@ -90,7 +90,7 @@ def test_the_choice_of_scenes_does_not_depend_on_the_order_of_frames():
             {"LABEL_FRACTION": 0.1, "LABEL_FRACTION_BY": "scenes"},
             r"LABEL_FRACTION 0.1 of 3 scenes selects none; raise it to at least 0.333",
         ),
-        ({"LABEL_FRACTION": 0.7}, r"0.7 is no k-th part: every 1-th frame would be 1; choose 0.5"),
+        ({"LABEL_FRACTION": 0.7}, r"0.7 is not 1 / k: every 1-th frame would be 1; choose 0.5"),
         ({"LABEL_FRACTION": 0.0}, "LABEL_FRACTION must be a number above 0, at most 1, not 0.0"),
         ({"LABEL_FRACTION": 10}, "LABEL_FRACTION must be a number above 0, at most 1, not 10"),
         ({"LABEL_FRACTION": 0.5, "LABEL_FRACTION_BY": "scene"}, "frames or scenes, not 'scene'"),

@@ -99,7 +99,7 @@ def test_a_record_written_by_hand_is_refused(workspace, capsys):
     assert "trial.json was edited" in capsys.readouterr().err
     path.write_text("{")
     assert experiment() == 1
-    assert "trial.json is no valid JSON" in capsys.readouterr().err
+    assert "trial.json is not valid JSON" in capsys.readouterr().err
 
 
 def test_checkpoints_of_another_run_are_not_taken_over(workspace, capsys):

@@ -225,7 +225,7 @@ def test_the_test_version_has_no_boxes_and_one_file_that_can_be_loaded(database)
     ("damage", "message"),
     [
         (lambda path: path.unlink(), "cannot read the table .*sample_data.json"),
-        (lambda path: path.write_text("[{"), "sample_data.json is no valid JSON"),
+        (lambda path: path.write_text("[{"), "sample_data.json is not valid JSON"),
         (lambda path: path.write_text("{}"), "holds no list of records"),
     ],
 )

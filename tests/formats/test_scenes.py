@@ -39,7 +39,7 @@ def test_missing_or_damaged_tables_are_errors(tmp_path):
         scenes_of_samples(tmp_path, VERSION)
     (tmp_path / VERSION).mkdir()
     (tmp_path / VERSION / "scene.json").write_text("[{")
-    with pytest.raises(DataError, match="no valid JSON"):
+    with pytest.raises(DataError, match="not valid JSON"):
         scenes_of_samples(tmp_path, VERSION)
     (tmp_path / VERSION / "scene.json").write_text('[{"token": "s", "name": "scene-1"}]')
     (tmp_path / VERSION / "sample.json").write_text("3")

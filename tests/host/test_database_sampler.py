@@ -129,7 +129,7 @@ def test_boxes_of_the_sample_count_towards_the_limit_of_the_whole_scene(
 def test_objects_with_few_points_or_hard_ones_are_left_out(tmp_path):
     write_database(tmp_path, ("car", 5, 5, 2), ("car", 9, 9, 3), ("pedestrian", -5, -5, 1))
     assert [len(entries) for entries in sampler(tmp_path).db_infos.values()] == [1, 1]
-    with pytest.raises(ConfigError, match="knows no difficulty; remove filter_by_difficulty"):
+    with pytest.raises(ConfigError, match="has no difficulty; remove filter_by_difficulty"):
         sampler(tmp_path, PREPARE={"filter_by_difficulty": [-1]})
     content = read_gt_database(tmp_path / LIST)
     for name, difficulties in (("car", (-1, 2)), ("pedestrian", (0,))):

@@ -44,5 +44,5 @@ def test_a_file_that_holds_no_weights_is_named(load, tmp_path):
     with pytest.raises(CheckpointError, match=r"cannot read the checkpoint .*weights\.pth"):
         getattr(model, load)(path, logger=LOGGER)
     torch.save({"state_dict": {}}, path)
-    with pytest.raises(CheckpointError, match=r"weights\.pth is no checkpoint .*no model_state"):
+    with pytest.raises(CheckpointError, match=r"weights\.pth is not a checkpoint .*no model_state"):
         getattr(model, load)(path, logger=LOGGER)

@@ -151,7 +151,7 @@ def test_a_checkpoint_of_another_map_is_an_error(start, capsys):
     message = capsys.readouterr().err
     assert (
         "DATA_CONFIG.MAP_CONFIG.CLASSES ['walkway', 'drivable_area', 'divider'] -> "
-        "['drivable_area', 'walkway', 'divider']), which its weights are not for" in message
+        "['drivable_area', 'walkway', 'divider']) that do not fit its weights" in message
     )
     config["DATA_CONFIG"]["MAP_CONFIG"]["CLASSES"] = MAP_CONFIG["CLASSES"]
     path.write_text(yaml.safe_dump(config), encoding="utf-8")

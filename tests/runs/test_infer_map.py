@@ -145,7 +145,7 @@ def test_the_vector_map_of_a_network_without_map_is_an_error(synthetic_root, tmp
     settings = oracle.write_arguments(tmp_path, synthetic_root)
     more = ["--index", 0, "--labels", "--output_dir", tmp_path]
     error = call(capsys, *settings, *more, code=1)
-    assert "MODEL.NAME OracleDetector predicts no map; leave --labels away" in error
+    assert "MODEL.NAME OracleDetector predicts no map; omit --labels" in error
 
 
 def test_probabilities_that_are_no_numbers_are_an_error(arguments, tmp_path, capsys):

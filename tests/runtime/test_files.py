@@ -114,7 +114,7 @@ def test_a_folder_that_cannot_be_written_is_one_message(tmp_path):
 
 def test_what_is_no_file_is_not_replaced(tmp_path):
     os.mkfifo(tmp_path / "pipe")
-    with pytest.raises(OutputError, match="pipe: it is no regular file"):
+    with pytest.raises(OutputError, match="pipe: it is not a regular file"):
         files.write_text(tmp_path / "pipe", "")
     assert names(tmp_path) == ["pipe"]
 

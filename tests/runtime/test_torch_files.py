@@ -47,7 +47,7 @@ def test_a_flipped_weight_is_called_damage(path):
     where = whole.index(CONTENT["weight"].numpy().tobytes()) + 4001
     path.write_bytes(whole[:where] + bytes([whole[where] ^ 1]) + whole[where + 1 :])
     assert not torch.equal(torch.load(path)["weight"], CONTENT["weight"])
-    with pytest.raises(CheckpointError, match=r"a\.pth is damaged: its checksums do not fit"):
+    with pytest.raises(CheckpointError, match=r"a\.pth is damaged: its checksums do not match"):
         torch_files.load(path)
 
 

@@ -153,7 +153,7 @@ def test_foreign_and_missing_files_are_an_error(tmp_path):
         ({"model_state": {}, "it": -1}, "'it' is -1, not a count"),
         ({"model_state": {}, "config": [1]}, r"'config' is \[1\], not a dict"),
         ({"model_state": {}, "version": b"x"}, "'version' is b'x', not a text"),
-        ({"model_state": {3: torch.ones(1)}}, "entry 3 is no name of a weight"),
+        ({"model_state": {3: torch.ones(1)}}, "entry 3 is not a name of a weight"),
         ({"model_state": {"a.b": torch.ones(1).to_sparse()}}, "a.b is a sparse"),
     ],
 )

@@ -72,7 +72,7 @@ def read_record(folder: Path) -> Record | None:
         record = Record(**{**content, "trial": Trial(**content["trial"])})
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataError(
-            f"{path} is no record of a trial ({brief(error)}); remove {folder}"
+            f"{path} is not a record of a trial ({brief(error)}); remove {folder}"
         ) from error
     if fingerprint(record.settings) != expected:
         raise DataError(f"{path} was edited: its settings belong to another fingerprint")

@@ -119,7 +119,7 @@ def _check_pose(info: Mapping[str, Any]) -> None:
     if missing:
         raise DataError(
             f"the info of sample {info['token']} holds no {' and no '.join(missing)}, so the map "
-            "around it cannot be found; create the info file anew"
+            "around it cannot be found; create the info file again"
         )
 
 

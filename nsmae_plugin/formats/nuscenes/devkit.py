@@ -173,7 +173,7 @@ def _read_results(path: Path) -> dict[str, list[Any]]:
     content = read_json(path, "the results", remedy, most=16 * GIB)
     results = content.get("results") if isinstance(content, dict) else None
     if not isinstance(results, dict) or not isinstance(content.get("meta"), dict):
-        raise DataError(f"{path} is no results file of nuScenes: {remedy}")
+        raise DataError(f"{path} is not a results file of nuScenes: {remedy}")
     wrong = [token for token, boxes in results.items() if not isinstance(boxes, list)]
     if wrong:
         raise DataError(f"{path} has no list of boxes for sample {brief(wrong[0])}: {remedy}")

@@ -78,8 +78,7 @@ def _train_and_val(custom: dict[str, list[str]], path: Path) -> dict[str, set[st
     train, val = set(custom["train"]), set(custom["val"])
     if train & val:
         raise DataError(
-            f"{path} has {_named(train & val)} in train and in val: what is trained on cannot "
-            "measure; leave each scene in one of them"
+            f"{path} has {_named(train & val)} in train and in val: keep each scene in one of them"
         )
     return {"train": train, "val": val}
 

@@ -83,7 +83,7 @@ class DatabaseSampler:
         for name, entries in self.db_infos.items():
             if removed and not all("difficulty" in entry for entry in entries):
                 raise ConfigError(
-                    "gt_sampling: this database knows no difficulty; remove filter_by_difficulty"
+                    "gt_sampling: this database has no difficulty; remove filter_by_difficulty"
                 )
             self.db_infos[name] = [
                 entry

@@ -257,7 +257,7 @@ def _refuse_damaged(filename: str) -> None:
     """
     content = torch_files.load(Path(filename))
     if not isinstance(content, dict) or "model_state" not in content:
-        raise CheckpointError(f"{filename} is no checkpoint of OpenPCDet: it has no model_state")
+        raise CheckpointError(f"{filename} is not a checkpoint of OpenPCDet: it has no model_state")
 
 
 def _object_array(infos: list[list[list[Any]]]) -> np.ndarray:
