@@ -37,11 +37,15 @@ class LoadedModel:
         Raises:
             DataError: when the split has no such sample.
         """
+        self.check(index)
+        draw = Draw(epoch=0, index=index)
+        return self.dataset.collate_batch([self.loader.dataset[draw]])
+
+    def check(self, index: int) -> None:
+        """Raise a DataError if the split has no sample ``index``."""
         count = len(self.dataset)
         if not 0 <= index < count:
             raise DataError(f"there is no sample {index}: the split has {count}, 0 to {count - 1}")
-        draw = Draw(epoch=0, index=index)
-        return self.dataset.collate_batch([self.loader.dataset[draw]])
 
     def index_of(self, token: str) -> int:
         """Position of the sample with nuScenes token ``token``.

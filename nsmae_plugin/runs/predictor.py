@@ -29,6 +29,7 @@ from nsmae_plugin.visualization.map_cameras import draw_map_cameras, ground_plan
 from nsmae_plugin.visualization.map_pictures import draw_map
 from nsmae_plugin.visualization.panels import save_figures
 
+Info = Mapping[str, Any]  # entry of an info file
 logger = logging.getLogger(__name__)
 
 
@@ -64,16 +65,14 @@ class Predictor:
                 "nuScenes' layout; take MultiModalNuScenesDataset, or put the frames into a folder"
             )
 
-    def info(self, index: int) -> Mapping[str, Any]:
+    def info(self, index: int) -> Info:
         """Entry ``index`` of the info files.
 
         Raises:
             DataError: when there is none.
         """
-        infos = self.loaded.dataset.infos
-        if not 0 <= index < len(infos):
-            raise DataError(f"there is no sample {index}: the split has {len(infos)}, from 0 on")
-        return infos[index]
+        self.loaded.check(index)
+        return self.loaded.dataset.infos[index]
 
     def predict(self, index: int) -> Prediction:
         """Boxes, map or both of frame ``index``.
@@ -123,20 +122,18 @@ class Predictor:
         if self.draw_labels and prediction.map is None:
             raise ConfigError(f"MODEL.NAME {self.config.MODEL.NAME} predicts no map; omit --labels")
         files.make_folder(folder)
-        kept = make_boxes([], [], [])
-        if prediction.boxes is not None:
-            kept = prediction.boxes.above(self.threshold)
-            _tell(self.info(index)["token"], prediction.boxes, kept, self.threshold)
-        frame = self._frame(index, kept, prediction.boxes is not None)
+        info, boxes = self.info(index), prediction.boxes
+        kept = make_boxes([], [], []) if boxes is None else boxes.above(self.threshold)
+        frame = self._frame(info, kept, None if boxes is None else self.truth(index))
         written = []
-        if prediction.boxes is not None:
-            written += self._save_boxes(index, frame, folder)
+        if boxes is not None:
+            _tell(info["token"], boxes, kept, self.threshold)
+            written += self._save_boxes(info, frame, folder)
         if prediction.map is not None:
-            written += self._save_map(index, frame, prediction.map, folder)
+            written += self._save_map(info, frame, prediction.map, folder)
         return written
 
-    def _save_boxes(self, index: int, frame: Frame, folder: Path) -> list[Path]:
-        info = self.info(index)
+    def _save_boxes(self, info: Info, frame: Frame, folder: Path) -> list[Path]:
         path = folder / BOXES
         text = json.dumps(self._as_json(info, frame.predicted), indent=1, allow_nan=False)
         files.write_text(path, text + "\n")
@@ -144,8 +141,7 @@ class Predictor:
         colours = class_colours(self.config.CLASS_NAMES)
         return [path, *save_pictures(frame, colours, caption, folder)]
 
-    def _save_map(self, index: int, frame: Frame, view: BEVMap, folder: Path) -> list[Path]:
-        info = self.info(index)
+    def _save_map(self, info: Info, frame: Frame, view: BEVMap, folder: Path) -> list[Path]:
         if self.draw_labels and view.labels is None:
             raise DataError(
                 f"no vector map of sample {info['token']} is known that --labels could draw"
@@ -161,7 +157,7 @@ class Predictor:
             paths += save_figures({"map_cameras": figure}, caption, folder)
         return paths
 
-    def _as_json(self, info: Mapping[str, Any], predicted: Boxes) -> dict[str, Any]:
+    def _as_json(self, info: Info, predicted: Boxes) -> dict[str, Any]:
         matrix = lidar_to_global(info)
         boxes = describe(predicted)
         if matrix is not None:
@@ -175,12 +171,9 @@ class Predictor:
             "boxes": boxes,
         }
 
-    def _frame(self, index: int, predicted: Boxes, detects: bool) -> Frame:
-        """The frame to draw, including existing sensors that the network does not use.
-
-        Annotated boxes are left out of the pictures of a network that does not detect any.
-        """
-        info, root = self.info(index), Path(self.loaded.dataset.root_path)
+    def _frame(self, info: Info, predicted: Boxes, truth: Boxes | None) -> Frame:
+        """The frame to draw, including existing sensors that the network does not use."""
+        root = Path(self.loaded.dataset.root_path)
         lidar = root / info.get("lidar_path", "")
         points, read = None, getattr(self.loaded.dataset, "read_points", read_points)
         if lidar.is_file():
@@ -194,7 +187,7 @@ class Predictor:
             ),
             points=points,
             predicted=predicted,
-            truth=self.truth(index) if detects else None,
+            truth=truth,
             extent=(x_min, x_max, y_min, y_max),
         )
 

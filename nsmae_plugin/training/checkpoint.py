@@ -19,12 +19,12 @@ SHOWN = 3  # differing keys that an error message spells out
 EPOCH_NAME = re.compile(r"checkpoint_epoch_(\d+)\.pth")
 COUNTS = ("epoch", "it", "batch_in_epoch")
 LONGEST_NAME = 250  # characters of a weight's name
-# Entries that may be absent or None -> their type.
+# What entries are that are neither absent nor None.
+_TEXTS = ("config_tag", "host", "precision", "pretrained_model", "version")
 _KINDS: dict[str, tuple[type, str]] = {
+    **dict.fromkeys(COUNTS, (int, "a count")),
     **dict.fromkeys(("config", "plan", "manifest"), (Mapping, "a dict")),
-    **dict.fromkeys(
-        ("config_tag", "host", "precision", "pretrained_model", "version"), (str, "a text")
-    ),
+    **dict.fromkeys(_TEXTS, (str, "a text")),
 }
 
 
@@ -39,13 +39,10 @@ def read(path: Path | str) -> dict[str, Any]:
     content = torch_files.load(path)
     if not _is_checkpoint(content):
         raise CheckpointError(f"{path} is not a checkpoint: it holds no 'model_state'")
-    for key in COUNTS:
-        value = content.get(key)
-        if value is not None and (not isinstance(value, int) or value < 0):
-            raise CheckpointError(f"{path} is damaged: its {key!r} is {value!r:.50}, not a count")
     for key, (kind, words) in _KINDS.items():
         value = content.get(key)
-        if value is not None and not isinstance(value, kind):
+        wrong = not isinstance(value, kind) or (isinstance(value, int) and value < 0)
+        if value is not None and wrong:
             raise CheckpointError(
                 f"{path} is damaged: its {key!r} is {brief(repr(value), 50)}, not {words}"
             )

@@ -75,19 +75,15 @@ def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[Change]:
     """Every key that differs, in the sections that both have."""
     sections = before.keys() & now.keys()
     old, new = (
-        {**_DEFAULTS, **_flat({k: v for k, v in one.items() if k in sections})}
+        {**_DEFAULTS, **dict(_leaves(plain({k: v for k, v in one.items() if k in sections})))}
         for one in (before, now)
     )
     keys = dict.fromkeys((*old, *new))
     return [Change(k, old.get(k), new.get(k)) for k in keys if old.get(k) != new.get(k)]
 
 
-def _flat(section: Any, prefix: str = "") -> dict[str, Any]:
-    """Dotted keys as after ``--set``: entries of lists of named sections by their NAME."""
-    return dict(_leaves(plain(section), prefix))
-
-
-def _leaves(section: Any, prefix: str) -> Iterator[tuple[str, Any]]:
+def _leaves(section: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted keys as after ``--set``, and values: entries of lists of sections by their NAME."""
     if isinstance(section, list) and section and all(isinstance(one, dict) for one in section):
         names = [str(one.get("NAME", position)) for position, one in enumerate(section)]
         yield f"{prefix}NAMES", names  # their order

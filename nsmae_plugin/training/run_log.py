@@ -35,23 +35,19 @@ def run_folder(root: Path, config_file: Path, extra_tag: str) -> Path:
     return root.joinpath(*group, config_file.stem, extra_tag)
 
 
-def create_logger(
-    file: Path | None = None, rank: int = 0, name: str = RUN_LOGGER
-) -> logging.Logger:
+def create_logger(file: Path, rank: int) -> logging.Logger:
     """Logger to the console and to ``file``; other ranks than 0 only pass warnings on.
 
     Of those, the file gets the errors alone, see :func:`nsmae_plugin.runtime.command_line.report`.
     """
-    logger = logging.getLogger(name)
+    logger = logging.getLogger(RUN_LOGGER)
     logger.handlers.clear()
     logger.propagate = False
     logger.setLevel(logging.INFO if rank == 0 else logging.WARNING)
-    handlers: list[logging.Handler] = [logging.StreamHandler(sys.stdout)]
-    if file is not None:
-        with files.output_errors(file):
-            handlers.append(logging.FileHandler(file, encoding="utf-8", delay=rank > 0))
-        handlers[-1].setLevel(logging.INFO if rank == 0 else logging.ERROR)
-    for handler in handlers:
+    with files.output_errors(file):
+        to_file = logging.FileHandler(file, encoding="utf-8", delay=rank > 0)
+    to_file.setLevel(logging.INFO if rank == 0 else logging.ERROR)
+    for handler in (logging.StreamHandler(sys.stdout), to_file):
         handler.setFormatter(logging.Formatter(FORMAT))
         logger.addHandler(handler)
     return logger

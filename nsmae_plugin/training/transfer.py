@@ -97,13 +97,13 @@ def load_pretrained(
         )
     _log(model, content, slots, source, logger)
     _compare(model, content, slots, source, logger)
-    for slot, found in slots.items():
-        advice = remedy(model.state_dict(), state) if slot == "vtransform" else ""
-        _check(slot, found, source, partial, advice)
-    chosen = {name: state[name] for found in slots.values() for name in found.loaded}
     own = model.state_dict()
-    zeroed = [name for found in slots.values() for name in found.zeroed]
-    chosen |= {name: torch.zeros_like(own[name]) for name in zeroed}
+    chosen: dict[str, Tensor] = {}
+    for slot, found in slots.items():
+        advice = remedy(own, state) if slot == "vtransform" else ""
+        _check(slot, found, source, partial, advice)
+        chosen |= {name: state[name] for name in found.loaded}
+        chosen |= {name: torch.zeros_like(own[name]) for name in found.zeroed}
     model.load_state_dict(chosen, strict=False)
     return slots
 
@@ -146,16 +146,13 @@ def _place(
 
 def _check(slot: str, found: SlotMatch, source: Path, partial: bool, advice: str) -> None:
     matched = f"{found.loaded_parameters:,} of {found.parameters:,} parameters match"
+    details = f"{matched}; first differences: {found.differences()}{advice}"
     if not found.fits:
-        raise CheckpointError(
-            f"{source}: slot {slot} belongs to another architecture, {matched}; "
-            f"first differences: {found.differences()}{advice}"
-        )
+        raise CheckpointError(f"{source}: slot {slot} belongs to another architecture, {details}")
     if slot in ENCODERS and not (found.complete or partial):
         raise CheckpointError(
-            f"{source}: the encoder {slot} does not match completely, {matched}; first "
-            f"differences: {found.differences()}{advice}. Give both the same MODEL section and "
-            "point features, or load what fits with --partial_weights"
+            f"{source}: the encoder {slot} does not match completely, {details}. Give both the "
+            "same MODEL section and point features, or load what fits with --partial_weights"
         )
 
 
