@@ -1,6 +1,6 @@
 """The parameter names and shapes of the built-in host, pinned to OpenPCDet's at full size.
 
-The files in ``golden`` were recorded by ``tools/record_golden_keys.py`` from OpenPCDet.
+The files in ``golden`` were recorded by ``tests/golden/record_keys.py`` from OpenPCDet.
 """
 
 import json

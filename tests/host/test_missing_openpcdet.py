@@ -5,7 +5,7 @@ import pytest
 from tests.helpers.programs import run_python
 
 WRAPPER = ["-m", "nsmae_plugin.host.openpcdet"]
-RECORDER = ["tools/record_golden_keys.py"]
+RECORDER = ["tests/golden/record_keys.py"]
 
 
 def run(arguments):

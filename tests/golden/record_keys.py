@@ -4,7 +4,7 @@ Builds the detector of one of OpenPCDet's own configurations at full size and wr
 ``{name: shape}`` of its state dict. Needed again only when the reference commit changes:
 
     export OPENPCDET_ROOT=...
-    python tools/record_golden_keys.py --commit 8caccce --out tests/golden/pcdet_keys.json
+    python tests/golden/record_keys.py --commit 8caccce --out tests/golden/pcdet_keys.json
 
 ``tests/golden/pcdet_centerpoint_keys.json`` likewise, with
 ``--config tools/cfgs/nuscenes_models/cbgs_voxel0075_res3d_centerpoint.yaml``.
