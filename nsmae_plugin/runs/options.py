@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import argparse
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from nsmae_plugin.data.loader import default_workers
+from nsmae_plugin.data.loader import (
+    EpochSampler,
+    RestartableLoader,
+    build_dataloader,
+    default_workers,
+)
 from nsmae_plugin.errors import ConfigError
 from nsmae_plugin.runtime import distributed
 from nsmae_plugin.runtime.command_line import not_negative
@@ -70,6 +76,22 @@ class RunOptions:
                 f"--batch_size {self.batch_size} is not a multiple of {world.size} processes"
             )
         return self.batch_size // world.size
+
+    def load_data(
+        self, config: Any, world: World, logger: logging.Logger, training: bool, seed: int = 0
+    ) -> tuple[Any, RestartableLoader, EpochSampler]:
+        """Dataset, loader and sampler of this process."""
+        return build_dataloader(
+            config.DATA_CONFIG,
+            config.CLASS_NAMES,
+            self.batch_per_process(config, world),
+            self.workers,
+            training,
+            seed,
+            rank=world.rank,
+            world_size=world.size,
+            logger=logger,
+        )
 
 
 def add_run_arguments(parser: argparse.ArgumentParser, ckpt: str, pretrained_model: str) -> None:

@@ -15,7 +15,6 @@ from torch.utils.data import DataLoader
 import nsmae_plugin
 from nsmae_plugin import host
 from nsmae_plugin.config.load import load_config
-from nsmae_plugin.data.loader import build_dataloader
 from nsmae_plugin.detectors.outputs import RENDERINGS, outputs_of
 from nsmae_plugin.errors import CheckpointError, ConfigError
 from nsmae_plugin.evaluation import checkpoints, history, prediction_loop
@@ -121,14 +120,8 @@ class TestSession:
         content = checkpoints.load(self.model, path, self.config, options.pretrained_model)
         folder = self.results_folder(checkpoints.folder_name(path))
         self.logger.info("evaluating %s on %s", path, self.split)
-        text, metrics = prediction_loop.evaluate(
-            self.model,
-            self.loader,
-            self.world,
-            folder,
-            options.save_to_file,
-            options.infer_time,
-        )
+        how = options.save_to_file, options.infer_time
+        text, metrics = prediction_loop.evaluate(self.model, self.loader, self.world, folder, *how)
         self.logger.info("%s\n%s\nresults in %s", path.name, text, folder)
         if self.world.is_main:
             place = options.folder / "eval", self.split, options.eval_tag
@@ -152,16 +145,7 @@ def _build(options: TestOptions, config: Any, world: World) -> TestSession:
     folder = options.folder / "eval"
     distributed.on_main(lambda: files.make_folder(folder))
     logger = run_log.start_log(folder, f"log_eval_{datetime.now():%Y%m%d-%H%M%S}.txt", world)
-    dataset, loader, _ = build_dataloader(
-        config.DATA_CONFIG,
-        config.CLASS_NAMES,
-        options.batch_per_process(config, world),
-        options.workers,
-        training=False,
-        rank=world.rank,
-        world_size=world.size,
-        logger=logger,
-    )
+    dataset, loader, _ = options.load_data(config, world, logger, training=False)
     if not hasattr(dataset, "evaluation"):
         raise ConfigError(f"the dataset {type(dataset).__name__} has no evaluation")
     model = host.build_network(config.MODEL, len(config.CLASS_NAMES), dataset).to(world.device)

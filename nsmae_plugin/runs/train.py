@@ -19,7 +19,7 @@ from torch import nn
 import nsmae_plugin
 from nsmae_plugin import host
 from nsmae_plugin.config.load import load_config, plain
-from nsmae_plugin.data.loader import EpochSampler, RestartableLoader, build_dataloader
+from nsmae_plugin.data.loader import EpochSampler, RestartableLoader
 from nsmae_plugin.evaluation.between_epochs import build_evaluation
 from nsmae_plugin.host import hooks
 from nsmae_plugin.optimization import optim
@@ -137,7 +137,9 @@ class _Setup:
 
     def build(self, evaluate: Evaluate | None) -> tuple[Session, RestartableLoader, EpochSampler]:
         """Build data, model and optimiser, and restore the run that is to be resumed."""
-        dataset, loader, sampler = self._load(training=True, seed=self.seed)
+        dataset, loader, sampler = self.options.load_data(
+            self.config, self.world, self.logger, training=True, seed=self.seed
+        )
         settings = self._settings(len(loader))
         model = self._build_model(dataset)
         run = self._build_run(model, settings)
@@ -164,19 +166,6 @@ class _Setup:
             before_epoch=hook,
         )
         return session, loader, sampler
-
-    def _load(self, training: bool, seed: int) -> tuple[Any, RestartableLoader, EpochSampler]:
-        return build_dataloader(
-            self.config.DATA_CONFIG,
-            self.config.CLASS_NAMES,
-            self.options.batch_per_process(self.config, self.world),
-            self.options.workers,
-            training,
-            seed,
-            rank=self.world.rank,
-            world_size=self.world.size,
-            logger=self.logger,
-        )
 
     def _settings(self, batches: int) -> RunSettings:
         options, optimization = self.options, self.config.OPTIMIZATION
@@ -229,7 +218,9 @@ class _Setup:
         nothing_to_read = info_files is not None and not info_files.get("test")
         if self.options.eval_interval == 0 or nothing_to_read or "DATA_SPLIT" not in data:
             return None
-        dataset, loader, _ = self._load(training=False, seed=0)
+        dataset, loader, _ = self.options.load_data(
+            self.config, self.world, self.logger, training=False
+        )
         folder = self.folder / "eval" / "eval_with_train" / data.DATA_SPLIT["test"]
         return build_evaluation(model, dataset, loader, self.world, folder, self.logger)
 
