@@ -97,9 +97,9 @@ def _warn_of_lost_voxels(model_cfg: Any, dataset: Any) -> None:
 def _warn_of_dropped_boxes(model_cfg: Any, dataset: Any) -> None:
     """Warn if the head drops boxes inside the point cloud range."""
     section = (model_cfg.get("DENSE_HEAD") or {}).get("POST_PROCESSING") or {}
-    points = [float(value) for value in dataset.point_cloud_range]
-    for key in RANGE_KEYS:
-        limits = [float(value) for value in section.get(key, points)]
+    for key in [one for one in RANGE_KEYS if one in section]:
+        points = [float(value) for value in dataset.point_cloud_range]
+        limits = [float(value) for value in section[key]]
         below = any(low > point for low, point in zip(limits[:3], points[:3], strict=True))
         if below or any(high < point for high, point in zip(limits[3:], points[3:], strict=True)):
             _logger(dataset).warning(
