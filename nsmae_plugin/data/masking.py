@@ -1,9 +1,8 @@
 """Masking of the input: image patches, LiDAR voxels and depth points.
 
 Of ``n`` elements exactly ``round(ratio * n)`` are hidden, per sample and, for images, per camera;
-``True`` means hidden. The processors (:data:`PROCESSORS`) follow OpenPCDet's protocol: called with
-a config alone they return the configured step, called with a sample they return it masked. Their
-generator is seeded from NumPy's global state, which the loader seeds per sample.
+``True`` means hidden. As OpenPCDet's, the :data:`PROCESSORS` return the configured step when called
+with a config alone, and the masked sample when called with a sample.
 """
 
 from functools import partial
@@ -44,7 +43,7 @@ def image_patch_mask(
 
 
 def sample_generator() -> np.random.Generator:
-    """A generator seeded by four draws from NumPy's global state."""
+    """A generator seeded from NumPy's global state, which the loader seeds per sample."""
     return np.random.default_rng(np.random.randint(0, 2**32, 4, dtype=np.uint32))  # noqa: NPY002
 
 
@@ -59,10 +58,7 @@ def mask_image_patches(self: Any, data_dict: Any = None, config: Any = None) -> 
 
 
 def mask_voxels(self: Any, data_dict: Any = None, config: Any = None) -> Any:
-    """Keep the visible ``voxels``; the coordinates of the rest become ``hidden_voxel_coords``.
-
-    At least one voxel stays visible: a sparse backbone cannot run on none.
-    """
+    """Keep the visible ``voxels``, at least one; the rest become ``hidden_voxel_coords``."""
     if data_dict is None:
         return partial(mask_voxels, self, config=config)
     coords = _require(data_dict, "voxel_coords", "mask_voxels", "transform_points_to_voxels")
@@ -70,7 +66,7 @@ def mask_voxels(self: Any, data_dict: Any = None, config: Any = None) -> Any:
         raise ConfigError("mask_voxels does not work with DOUBLE_FLIP; remove one of the two")
     hidden = hidden_subset(len(coords), config["RATIO"], sample_generator())
     if hidden.all():
-        hidden[:1] = False
+        hidden[:1] = False  # a sparse backbone cannot run on none
     keys = ("voxels", "voxel_coords", "voxel_num_points")
     visible = {key: data_dict[key][~hidden] for key in keys}
     return {**data_dict, **visible, "hidden_voxel_coords": coords[hidden]}

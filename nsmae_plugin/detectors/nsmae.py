@@ -11,11 +11,11 @@ from torch import Tensor, nn
 from nsmae_plugin import host
 from nsmae_plugin.data.loader import batches_per_epoch
 from nsmae_plugin.detectors import term_schedule
-from nsmae_plugin.detectors.branches import bev_grid, prepare_geometry, require_inputs
-from nsmae_plugin.detectors.nsmae_checks import check_branches, check_heads
+from nsmae_plugin.detectors.branches import prepare_geometry, require_inputs
 from nsmae_plugin.detectors.outputs import RENDERINGS
+from nsmae_plugin.detectors.render_heads import build_heads, check_branches
 from nsmae_plugin.models.mask_token import ImageMaskToken
-from nsmae_plugin.models.render_head import Encoders, RenderHead
+from nsmae_plugin.models.render_head import RenderHead
 
 Batch = dict[str, Any]
 
@@ -28,6 +28,9 @@ class NSMAE(host.Detector3DTemplate):
     their features. Encoders have the slots, and so the checkpoint prefixes, of stock detectors;
     mask token and heads have slots of their own and stay behind when weights are transferred.
 
+    The loss is the sum of the heads' terms, each times LOSS_CONFIG.LOSS_WEIGHTS.<term>_weight and,
+    from epoch LOSS_CONFIG.<TERM>_STOP_EPOCH on, times 0 (:mod:`~.term_schedule`).
+
     In training mode the forward pass returns OpenPCDet's ``({'loss': loss}, tb_dict, disp_dict)``.
     In evaluation mode it returns ``(pred_dicts, {})``; for each sample
 
@@ -36,14 +39,10 @@ class NSMAE(host.Detector3DTemplate):
     - ``loss_terms``: the terms of this sample as floats, with the weights of the first epoch,
     - ``render_heads``: the registered names of the heads.
 
-    LOSS_CONFIG: the loss is the sum of the heads' terms, each times LOSS_WEIGHTS.<term>_weight and,
-    from epoch <TERM>_STOP_EPOCH on, times 0. A head no longer runs once all its terms have
-    stopped, and what only such heads train is frozen.
-
     Attributes:
         render_heads: in the order of the configuration.
-        steps_per_epoch: optimizer steps of an epoch, which turns stop epochs into steps. None: no
-            term stops.
+        steps_per_epoch: optimizer steps of an epoch; None: no term stops.
+        find_unused_parameters: some parameters may stop learning, for DistributedDataParallel.
 
     Raises:
         ConfigError: sections, sizes or bounds that do not fit together.
@@ -56,11 +55,13 @@ class NSMAE(host.Detector3DTemplate):
         self.module_topology = ["vfe", "backbone_3d", "map_to_bev_module"]
         self.module_topology += ["mask_token", "image_backbone", "neck", "vtransform"]
         self.module_list = self.build_networks()
-        self.render_heads: list[RenderHead] = self._build_render_heads()
+        self.render_heads: list[RenderHead] = build_heads(self)
+        heads, config = self.render_heads, model_cfg.LOSS_CONFIG
+        self.find_unused_parameters = term_schedule.any_stops(heads, config)
 
     @staticmethod
     def outputs(_model_cfg: Any) -> set[str]:
-        """Renderings: see :func:`~nsmae_plugin.detectors.outputs.outputs_of`."""
+        """See :func:`~nsmae_plugin.detectors.outputs.outputs_of`."""
         return {RENDERINGS}
 
     def set_steps_per_epoch(self, steps: int) -> None:
@@ -80,10 +81,8 @@ class NSMAE(host.Detector3DTemplate):
     def mask(self, batch_dict: Batch, heads: Sequence[RenderHead]) -> Batch:
         """A copy of the batch with masked images, and with targets from the unmasked ones.
 
-        The dataset has masked LiDAR voxels and depth points already, see
-        :mod:`nsmae_plugin.data.masking`, and ``points`` is the whole cloud. What calibration and
-        points alone decide is computed first: its sizes depend on the data, so that a GPU has to be
-        waited for, which costs little while nothing is queued.
+        The dataset has masked voxels and depth points (:mod:`~nsmae_plugin.data.masking`). Geometry
+        comes first: its sizes depend on the data, and a GPU is best waited for before the encoders.
         """
         require_inputs(batch_dict, self)
         batch_dict = dict(batch_dict)
@@ -99,12 +98,9 @@ class NSMAE(host.Detector3DTemplate):
         """The features that the heads read, as in BEVFusion up to its fuser."""
         needed = term_schedule.reads(heads)
         if self.backbone_3d is not None and needed & term_schedule.LIDAR_FEATURES:
-            batch_dict = self.vfe(batch_dict)
-            batch_dict = self.backbone_3d(batch_dict)
-            batch_dict = self.map_to_bev_module(batch_dict)
+            batch_dict = self.map_to_bev_module(self.backbone_3d(self.vfe(batch_dict)))
         if self.image_backbone is not None and needed & term_schedule.CAMERA_FEATURES:
-            batch_dict = self.image_backbone(batch_dict)
-            batch_dict = self.neck(batch_dict)
+            batch_dict = self.neck(self.image_backbone(batch_dict))
             pooled = "spatial_features_img" in needed
             batch_dict = (self.vtransform if pooled else self.vtransform.lift)(batch_dict)
         return batch_dict
@@ -127,8 +123,7 @@ class NSMAE(host.Detector3DTemplate):
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """The weighted sum of the terms, and every term unweighted and weighted, detached.
 
-        A term of weight 0 stays in the graph, for the reason given in
-        :func:`~nsmae_plugin.models.render_head.masked_mean`.
+        A term of weight 0 stays in the graph, see :func:`~.models.render_head.masked_mean`.
         """
         config, step = self.model_cfg.LOSS_CONFIG, self.global_step[0]
         steps = self.steps_per_epoch if self.training else None
@@ -150,22 +145,13 @@ class NSMAE(host.Detector3DTemplate):
         if self.mask_token is not None:
             own["image_patch_mask"] = batch_dict["image_patch_mask"].bool()
             own["masked_camera_imgs"] = batch_dict["camera_imgs"]
-        samples: list[dict[str, Any]] = [
-            {key: value[index] for key, value in own.items()}
-            for index in range(batch_dict["batch_size"])
-        ]
+        count, names = batch_dict["batch_size"], [one.NAME for one in self.model_cfg.RENDER_HEADS]
+        samples: list[Batch] = [{key: own[key][index] for key in own} for index in range(count)]
         terms = [self._loss(sample, heads)[1] for sample in samples]
         values = torch.stack([torch.stack(list(one.values())) for one in terms]).tolist()
         for sample, one, row in zip(samples, terms, values, strict=True):
-            sample["loss_terms"] = dict(zip(one, row, strict=True))
-            sample["render_heads"] = [entry.NAME for entry in self.model_cfg.RENDER_HEADS]
+            sample |= {"loss_terms": dict(zip(one, row, strict=True)), "render_heads": names}
         return samples
-
-    @property
-    def find_unused_parameters(self) -> bool:
-        """Argument of ``DistributedDataParallel``: some parameters may get no gradient."""
-        config = self.model_cfg.LOSS_CONFIG
-        return any(term_schedule.can_stop(head, config) for head in self.render_heads)
 
     def build_mask_token(self, model_info_dict: Any) -> tuple[nn.Module | None, Any]:
         if self.model_cfg.get("MASK_TOKEN") is None:
@@ -173,23 +159,3 @@ class NSMAE(host.Detector3DTemplate):
         token = ImageMaskToken(self.model_cfg.MASK_TOKEN)
         model_info_dict["module_list"].append(token)
         return token, model_info_dict
-
-    def _build_render_heads(self) -> list[RenderHead]:
-        channels = {}
-        if self.vtransform is not None:
-            channels["spatial_features_img"] = self.model_cfg.VTRANSFORM.OUT_CHANNEL
-        if self.map_to_bev_module is not None:
-            channels["spatial_features"] = self.map_to_bev_module.num_bev_features
-        grid = bev_grid(self.model_cfg, self.dataset)
-        extent = tuple(float(value) for value in self.dataset.point_cloud_range)
-        encoders = Encoders(self.vtransform, channels, grid, extent)
-        heads = [
-            host.lookup("render_head", config.NAME)(config, encoders)
-            for config in self.model_cfg.RENDER_HEADS
-        ]
-        check_heads(heads, self.model_cfg, channels)
-        for head in heads:
-            self.add_module(head.slot, head)
-            self.module_topology.append(head.slot)
-            self.module_list.append(head)
-        return heads

@@ -26,7 +26,7 @@ def running_heads(detector: Any) -> list[RenderHead]:
     """
     heads, config = detector.render_heads, detector.model_cfg.LOSS_CONFIG
     steps = detector.steps_per_epoch
-    if not detector.training or steps is None or not any(can_stop(head, config) for head in heads):
+    if not detector.training or steps is None or not any_stops(heads, config):
         return heads
     done = int(detector.global_step)
     running = [
@@ -38,9 +38,11 @@ def running_heads(detector: Any) -> list[RenderHead]:
     return running
 
 
-def can_stop(head: RenderHead, loss_config: Any) -> bool:
-    """True if all terms of a head have a stop, so that the head stops, too."""
-    return all(_stop_epoch(term, loss_config) is not None for term in head.terms)
+def any_stops(heads: Sequence[RenderHead], loss_config: Any) -> bool:
+    """True if all terms of some head have a stop, so that the head stops, too."""
+    return any(
+        all(_stop_epoch(term, loss_config) is not None for term in head.terms) for head in heads
+    )
 
 
 def factor(

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from nsmae_plugin.errors import ConfigError
 from nsmae_plugin.models import head_panels, module_config, scores
-from nsmae_plugin.models.render_head import Encoders, Panel, RenderHead, masked_mean
+from nsmae_plugin.models.render_head import Encoders, RenderHead, masked_mean
 from nsmae_plugin.models.targets import depth_from_above, occupied_cells, unmasked_points
 from nsmae_plugin.ops.compositing import at_least_float32, composite, density_bias
 
@@ -22,13 +22,11 @@ MOST_BINS = 1000
 class BEVRenderHead(RenderHead):
     """BEV depth: a 3×3 convolution to densities per BEV cell, composited top-down.
 
-    The bins of a cell have BIN_HEIGHT metres each, from the top of the range to its bottom, and
-    one more lies below the range.
+    The bins have BIN_HEIGHT metres each, from the top of the range to one below its bottom.
 
     Reads: the BEV features of the branches, each (B, C, Y, X).
 
-    Writes: ``rendered_bev_depth`` (B, Y, X), metres below the top of the range;
-    ``rendered_bev_opacity`` (B, Y, X).
+    Writes: ``rendered_bev_depth``, metres below the top, and ``rendered_bev_opacity``, (B, Y, X).
 
     Targets: ``target_bev_depth`` (B, Y, X), the topmost bin with a LiDAR point in each cell, where
     there is one (``target_bev_mask``).
@@ -40,20 +38,18 @@ class BEVRenderHead(RenderHead):
             of channels or unequal grids.
     """
 
-    Config: ClassVar = module_config.BEVRenderHead
     slot = "bev_head"
     terms = ("bev_depth",)
-    rows: ClassVar = {
-        "bev_depth_mae_hidden": "BEV depth error, hidden voxels (m)",
-        "bev_depth_mae_visible": "BEV depth error, visible voxels (m)",
-        "bev_depth_mae": "BEV depth error, all voxels (m)",
-        "bev_opacity": "mean opacity, BEV",
-    }
+    rows: ClassVar = scores.BEV_ROWS
+    record = staticmethod(scores.bev_record)
+    totals = staticmethod(scores.bev_totals)
+    panels = staticmethod(head_panels.bev_panels)
+    overview = staticmethod(head_panels.bev_overview)
     edges: Tensor  # boundaries of the bins, metres below the top of the range
 
     def __init__(self, model_cfg: Any, encoders: Encoders) -> None:
         super().__init__(model_cfg, encoders)
-        height = float(model_cfg.get("BIN_HEIGHT", 0.2))
+        height = module_config.BEVRenderHead.of(model_cfg).BIN_HEIGHT
         self.channels = dict(encoders.bev_channels)
         self.reads = tuple(self.channels)
         low, high = encoders.point_cloud_range[2::3]
@@ -100,29 +96,6 @@ class BEVRenderHead(RenderHead):
     @classmethod
     def cells(cls, sample: Mapping[str, Any]) -> dict[str, Tensor]:
         return {"bev_depth": sample["target_bev_mask"]}
-
-    @classmethod
-    def record(cls, sample: Mapping[str, Any]) -> dict[str, Any]:
-        view = ("rendered_bev_depth", "target_bev_depth", "target_bev_mask", "target_bev_hidden")
-        return {
-            "bev_depth": scores.depth_record(*(sample[key] for key in view)),
-            "bev_opacity": scores.mean_record(sample["rendered_bev_opacity"]),
-        }
-
-    @classmethod
-    def totals(cls) -> dict[str, scores.Total]:
-        return {
-            "bev_depth": scores.DepthTotal("bev_depth"),
-            "bev_opacity": scores.MeanTotal("bev_opacity"),
-        }
-
-    @classmethod
-    def panels(cls, sample: Mapping[str, Any]) -> list[Panel]:
-        return head_panels.bev_panels(sample)
-
-    @classmethod
-    def overview(cls, sample: Mapping[str, Any]) -> list[Panel]:
-        return head_panels.bev_overview(sample)
 
     def _convolve(self, features: Sequence[Tensor]) -> Tensor:
         """``to_density`` of the maps side by side, which saves a copy of all of them."""

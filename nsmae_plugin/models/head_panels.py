@@ -11,7 +11,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from nsmae_plugin.models.render_head import Panel
 from nsmae_plugin.models.scores import cells_of_patches, psnr
 
 Array = NDArray[np.float32]
@@ -20,6 +19,30 @@ Mask = NDArray[np.bool_]
 CAMERA_DEPTH = "depth along the optical axis (m)"
 BEV_DEPTH = "depth below the top of the range (m)"
 DEPTH_ERROR = "|rendered − target| (m)"
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One panel of the pictures of a sample.
+
+    Attributes:
+        sheet: the picture that the panel belongs to, ``<sheet>.png``: the name of a camera, or
+            ``bev``. In the overview, a row.
+        title: printed above the panel.
+        values: (h, w, 3) colours in [0, 1], or (h, w) numbers, NaN where there are none.
+        scale: quantity and unit of the numbers, for the colour bar; None for colours. All panels
+            of a head with the same scale have the same limits.
+        error: the numbers are absolute errors, drawn in colours of their own.
+        extent: x_min, x_max, y_min, y_max of a bird's-eye view in the LiDAR frame, metres, with
+            rows along y; None for an image.
+    """
+
+    sheet: str
+    title: str
+    values: np.ndarray
+    scale: str | None = None
+    error: bool = False
+    extent: tuple[float, float, float, float] | None = None
 
 
 @dataclass(frozen=True)

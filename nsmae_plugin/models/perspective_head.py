@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from nsmae_plugin.errors import ConfigError
 from nsmae_plugin.models import head_panels, scores
-from nsmae_plugin.models.render_head import Encoders, Panel, RenderHead, masked_mean
+from nsmae_plugin.models.render_head import Encoders, RenderHead, masked_mean
 from nsmae_plugin.models.targets import colour_target, filled_cells, nearest_returns
 from nsmae_plugin.ops.compositing import bin_centres, density_bias
 from nsmae_plugin.ops.frustum_render import render_frustum
@@ -35,22 +35,17 @@ class PerspectiveRenderHead(RenderHead):
     ``depth``, the mean absolute error in metres over the cells with a target.
 
     Raises:
-        ConfigError: the view transform has no such factors, or its features do not divide the
-            image into cells.
+        ConfigError: the view transform has no such factors, or no whole pixels per cell.
     """
 
     slot = "perspective_head"
     terms = ("rgb", "depth")
     reads = ("depth_logits", "depth_context")
-    rows: ClassVar = {
-        "rgb_psnr_masked": "colour PSNR, hidden patches (dB)",
-        "rgb_psnr_visible": "colour PSNR, visible patches (dB)",
-        "rgb_mse": "colour squared error, all cells",
-        "depth_mae_hidden": "camera depth error, hidden LiDAR (m)",
-        "depth_mae_visible": "camera depth error, visible LiDAR (m)",
-        "depth_mae": "camera depth error, all LiDAR (m)",
-        "opacity": "mean opacity, camera",
-    }
+    rows: ClassVar = scores.CAMERA_ROWS
+    record = staticmethod(scores.camera_record)
+    totals = staticmethod(scores.camera_totals)
+    panels = staticmethod(head_panels.camera_panels)
+    overview = staticmethod(head_panels.camera_overview)
     edges: Tensor  # (D + 1,) boundaries of the depth bins, metres
 
     def __init__(self, model_cfg: Any, encoders: Encoders) -> None:
@@ -73,8 +68,7 @@ class PerspectiveRenderHead(RenderHead):
     def forward(self, batch_dict: dict[str, Any]) -> dict[str, Any]:
         """Render the cameras."""
         logits, context = batch_dict["depth_logits"], batch_dict["depth_context"]
-        # Densities from half precision would make the far bins jump.
-        with torch.autocast(context.device.type, enabled=False):
+        with torch.autocast(context.device.type, enabled=False):  # half would make far bins jump
             raw = self.projection(context.to(self.projection.weight.dtype))
         rgb, depth, opacity = render_frustum(
             logits, raw, bin_centres(self.edges), self.edges, self.density_bias, self.kernels
@@ -115,31 +109,3 @@ class PerspectiveRenderHead(RenderHead):
     @classmethod
     def cells(cls, sample: Mapping[str, Any]) -> dict[str, Tensor]:
         return {"rgb": sample["target_rgb_mask"], "depth": sample["target_depth_mask"]}
-
-    @classmethod
-    def record(cls, sample: Mapping[str, Any]) -> dict[str, Any]:
-        target, filled = sample["target_rgb"], sample["target_rgb_mask"]
-        patches = scores.cells_of_patches(sample["image_patch_mask"], tuple(filled.shape[-2:]))
-        cells = (filled, *(filled & kind for kind in patches))
-        depth = ("rendered_depth", "target_depth", "target_depth_mask", "target_depth_hidden")
-        return {
-            "rgb": scores.colour_record(sample["rendered_rgb"], target, cells),
-            "depth": scores.depth_record(*(sample[key] for key in depth)),
-            "opacity": scores.mean_record(sample["rendered_opacity"]),
-        }
-
-    @classmethod
-    def totals(cls) -> dict[str, scores.Total]:
-        return {
-            "rgb": scores.ColourTotal("rgb"),
-            "depth": scores.DepthTotal("depth"),
-            "opacity": scores.MeanTotal("opacity"),
-        }
-
-    @classmethod
-    def panels(cls, sample: Mapping[str, Any]) -> list[Panel]:
-        return head_panels.camera_panels(sample)
-
-    @classmethod
-    def overview(cls, sample: Mapping[str, Any]) -> list[Panel]:
-        return head_panels.camera_overview(sample)

@@ -1,9 +1,4 @@
-"""The base class of render heads.
-
-A head is one object: the view that it renders, the target of that view, its loss, its scores and
-its panels in the pictures. It is registered by ``host.register("render_head", NAME, cls)`` and
-listed in ``MODEL.RENDER_HEADS``.
-"""
+"""The base class of render heads, registered by ``host.register("render_head", NAME, cls)``."""
 
 from __future__ import annotations
 
@@ -11,62 +6,29 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from nsmae_plugin.geometry.bev_grid import BEVGrid
+from nsmae_plugin.models.head_panels import Panel
 from nsmae_plugin.models.scores import Total
 
 
 @dataclass(frozen=True)
 class Encoders:
-    """The parts of the network that a render head can use.
+    """The parts of the network that a render head can use."""
 
-    Attributes:
-        view_transform: writes ``depth_logits`` and ``depth_context``; None without cameras.
-        bev_channels: channels of each BEV feature map, by its key in the batch.
-        grid: the BEV grid of these maps.
-        point_cloud_range: lower and upper x, y, z, metres.
-    """
-
-    view_transform: Any
-    bev_channels: Mapping[str, int]
-    grid: BEVGrid
-    point_cloud_range: tuple[float, ...]
-
-
-@dataclass(frozen=True)
-class Panel:
-    """One panel of the pictures of a sample.
-
-    Attributes:
-        sheet: the picture that the panel belongs to, ``<sheet>.png``: the name of a camera, or
-            ``bev``. In the overview, a row.
-        title: printed above the panel.
-        values: (h, w, 3) colours in [0, 1], or (h, w) numbers, NaN where there are none.
-        scale: quantity and unit of the numbers, for the colour bar; None for colours. All panels
-            of a head with the same scale have the same limits.
-        error: the numbers are absolute errors, drawn in colours of their own.
-        extent: x_min, x_max, y_min, y_max of a bird's-eye view in the LiDAR frame, metres, with
-            rows along y; None for an image.
-    """
-
-    sheet: str
-    title: str
-    values: np.ndarray
-    scale: str | None = None
-    error: bool = False
-    extent: tuple[float, float, float, float] | None = None
+    view_transform: Any  # writes depth_logits and depth_context; None without cameras
+    bev_channels: Mapping[str, int]  # of each BEV feature map, by its key in the batch
+    grid: BEVGrid  # of these maps
+    point_cloud_range: tuple[float, ...]  # lower and upper x, y, z, metres
 
 
 class RenderHead(nn.Module):
     """A view rendered from the network's features, with its target, loss, scores and panels.
 
     ``sample`` below is what :class:`~nsmae_plugin.detectors.nsmae.NSMAE` returns for one sample in
-    evaluation mode; its ``render_heads`` lists the registered names of the heads that rendered it.
-    Scores and panels need no network: they are class methods, and a record is plain numbers and
-    arrays that can be pickled.
+    evaluation mode. Scores and panels need no network: they are class methods or static ones.
 
     Args:
         model_cfg: the entry of MODEL.RENDER_HEADS.
@@ -105,15 +67,12 @@ class RenderHead(nn.Module):
 
     @classmethod
     def cells(cls, sample: Mapping[str, Any]) -> dict[str, Tensor]:
-        """Bool masks of the cells over which the terms are means, which weigh the samples.
-
-        A term that is left out counts all samples alike.
-        """
+        """Bool masks of the cells over which terms are means, which weigh the samples; none: 1."""
         return {}
 
     @classmethod
     def record(cls, sample: Mapping[str, Any]) -> dict[str, Any]:
-        """Sums of one sample for each of :meth:`totals`, by name, in plain numbers and arrays."""
+        """Sums of one sample for each of :meth:`totals`, in numbers and arrays to be pickled."""
         return {}
 
     @classmethod
@@ -126,9 +85,8 @@ class RenderHead(nn.Module):
         """The panels of the sheets of one sample, two in a row.
 
         Args:
-            sample: as above, with ``point_cloud_range`` and, where there are cameras, the clean
-                ``camera_imgs``, ``image_mean``, ``image_std`` of the batch and ``camera_names``, a
-                list of strings.
+            sample: as above, with ``point_cloud_range`` and, where there are cameras, the list
+                ``camera_names`` and the clean ``camera_imgs``, ``image_mean`` and ``image_std``.
         """
         return []
 
@@ -141,7 +99,6 @@ class RenderHead(nn.Module):
 def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
     """Mean of ``values`` where ``mask``; 0 where nothing is, with a gradient of zero.
 
-    It stays in the graph, since under distributed training every parameter needs a gradient from
-    every process, also from one whose cameras see no point.
+    In distributed training every process owes every parameter a gradient, whatever it sees.
     """
     return torch.where(mask, values, 0.0).sum() / mask.sum().clamp(min=1)

@@ -23,6 +23,23 @@ DEPTH_SETS = ("hidden", "visible")
 _CELL_SETS = ("", "_masked", "_visible")
 Record = dict[str, np.ndarray]
 
+# Metric -> title of its row in the table, for each view.
+CAMERA_ROWS = {
+    "rgb_psnr_masked": "colour PSNR, hidden patches (dB)",
+    "rgb_psnr_visible": "colour PSNR, visible patches (dB)",
+    "rgb_mse": "colour squared error, all cells",
+    "depth_mae_hidden": "camera depth error, hidden LiDAR (m)",
+    "depth_mae_visible": "camera depth error, visible LiDAR (m)",
+    "depth_mae": "camera depth error, all LiDAR (m)",
+    "opacity": "mean opacity, camera",
+}
+BEV_ROWS = {
+    "bev_depth_mae_hidden": "BEV depth error, hidden voxels (m)",
+    "bev_depth_mae_visible": "BEV depth error, visible voxels (m)",
+    "bev_depth_mae": "BEV depth error, all voxels (m)",
+    "bev_opacity": "mean opacity, BEV",
+}
+
 
 def psnr(mse: float) -> float:
     """Peak signal-to-noise ratio in dB for a peak of 1; infinite for a perfect image."""
@@ -207,3 +224,42 @@ class MeanTotal(Total):
 
     def metrics(self) -> dict[str, float]:
         return {self._name: self.total / self.weight} if self.weight else {}
+
+
+def camera_record(sample: Mapping[str, Any]) -> dict[str, Any]:
+    """Record of a sample for each of :func:`camera_totals`."""
+    filled = sample["target_rgb_mask"]
+    patches = cells_of_patches(sample["image_patch_mask"], tuple(filled.shape[-2:]))
+    cells = (filled, *(filled & kind for kind in patches))
+    return {
+        "rgb": colour_record(sample["rendered_rgb"], sample["target_rgb"], cells),
+        "depth": _depth_record(sample, "depth", "target_depth"),
+        "opacity": mean_record(sample["rendered_opacity"]),
+    }
+
+
+def camera_totals() -> dict[str, Total]:
+    """Empty totals of the perspective view."""
+    return {
+        "rgb": ColourTotal("rgb"),
+        "depth": DepthTotal("depth"),
+        "opacity": MeanTotal("opacity"),
+    }
+
+
+def bev_record(sample: Mapping[str, Any]) -> dict[str, Any]:
+    """Record of a sample for each of :func:`bev_totals`."""
+    return {
+        "bev_depth": _depth_record(sample, "bev_depth", "target_bev"),
+        "bev_opacity": mean_record(sample["rendered_bev_opacity"]),
+    }
+
+
+def bev_totals() -> dict[str, Total]:
+    """Empty totals of the view from above."""
+    return {"bev_depth": DepthTotal("bev_depth"), "bev_opacity": MeanTotal("bev_opacity")}
+
+
+def _depth_record(sample: Mapping[str, Any], view: str, target: str) -> Record:
+    keys = (f"rendered_{view}", f"target_{view}", f"{target}_mask", f"{target}_hidden")
+    return depth_record(*(sample[key] for key in keys))

@@ -1,8 +1,6 @@
 """Volume rendering along rays: densities on bins to weights, opacity, depth and colour.
 
-Both views of the pre-training share this file: the view from above calls :func:`composite`; the
-perspective view evaluates the same weights and their gradient inside a fused operation
-(:mod:`nsmae_plugin.ops.frustum_render`).
+(:mod:`nsmae_plugin.ops.frustum_render` evaluates the same weights for cameras, fused.)
 
 With bins ``i = 0 … S-1`` between the edges ``t_0 < … < t_S`` (metres), density ``σ_i`` (1/m)::
 
@@ -13,9 +11,8 @@ With bins ``i = 0 … S-1`` between the edges ``t_0 < … < t_S`` (metres), dens
     depth   = Σ_i w_i (t_i + t_{i+1})/2 + T_S t_S
     colour  = Σ_i w_i c_i               + T_S background
 
-What passes all bins lands on the far edge, in the background's colour, so the last bin is as finite
-as the others and no gradient is multiplied by 1e10. (Max 1995, "Optical models for direct volume
-rendering"; NeRF, arXiv 2003.08934, eq. 3.)
+What passes all bins lands on the far edge, in the background's colour. (Max 1995, "Optical models
+for direct volume rendering"; NeRF, arXiv 2003.08934, eq. 3.)
 """
 
 from __future__ import annotations
@@ -44,8 +41,7 @@ def composite(
 ) -> Composited:
     """Render rays by the equations at the head of this module.
 
-    Computed in float32 (float64 when ``density`` is), also under autocast. Differentiable in
-    ``density`` and ``colour``.
+    In float32 (float64 when ``density`` is), also under autocast; differentiable in both inputs.
 
     Args:
         density: (..., S) non-negative, 1/m; bins ordered from the eye outwards.
@@ -70,8 +66,8 @@ def composite(
 def ray_weights(thickness: Tensor) -> tuple[Tensor, Tensor]:
     """``w_i`` and the transmittance *behind* each bin, ``T_{i+1}``, from ``τ`` of (..., S).
 
-    The transmittance is a running product, whose relative error stays near S roundings however
-    opaque the ray is; ``expm1`` keeps the weights of thin bins exact.
+    A running product keeps the relative error of the transmittance near S roundings however opaque
+    the ray is, and ``expm1`` the weights of thin bins exact.
     """
     exponent = -thickness
     behind = exponent.exp().cumprod(-1)
@@ -113,11 +109,9 @@ def bin_centres(edges: Tensor) -> Tensor:
 def density_bias(length: float, opacity: float = 0.95) -> float:
     """The ``b`` for which a constant density ``softplus(b)`` over ``length`` metres is so opaque.
 
-    Added in front of the activation, it lets an untrained network see through most of every ray:
-    none is empty, none is opaque in its first bins, and so all bins have a gradient.
+    With it all bins of an untrained network have a gradient: no ray is empty or opaque at once.
     """
-    density = -math.log1p(-opacity) / length
-    return math.log(math.expm1(density))
+    return math.log(math.expm1(-math.log1p(-opacity) / length))
 
 
 def at_least_float32(tensor: Tensor) -> Tensor:

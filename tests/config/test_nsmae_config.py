@@ -6,7 +6,7 @@ import pytest
 from easydict import EasyDict
 
 from nsmae_plugin.detectors.branches import bev_grid
-from nsmae_plugin.detectors.nsmae_checks import check_branches, check_heads
+from nsmae_plugin.detectors.render_heads import check_branches, check_heads
 from nsmae_plugin.errors import ConfigError
 from tests.helpers.dataset_specification import DatasetSpecification
 from tests.helpers.heads import bev_head, perspective_head

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from nsmae_plugin.detectors.term_schedule import can_stop, factor, running_heads
+from nsmae_plugin.detectors.term_schedule import any_stops, factor, running_heads
 
 
 @pytest.mark.parametrize(
@@ -31,9 +31,9 @@ def test_a_term_stops_at_its_epoch(step, steps_per_epoch, stop_epoch, expected):
 def test_a_head_stops_with_the_last_of_its_terms():
     head, other = SimpleNamespace(terms=("rgb", "depth")), SimpleNamespace(terms=("bev_depth",))
     config = {"DEPTH_STOP_EPOCH": 1}
-    assert not can_stop(head, config)
+    assert not any_stops([head], config)
     config["RGB_STOP_EPOCH"] = 2
-    assert can_stop(head, config)
+    assert any_stops([head], config)
     head.reads, other.reads = ["depth_logits"], ["depth_context", "spatial_features_img"]
     detector = SimpleNamespace(
         render_heads=[head, other],

@@ -1,4 +1,4 @@
-"""Checks that the sections and the heads of the pre-training detector fit together."""
+"""The render heads of the pre-training detector: how they are built, and must fit together."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from nsmae_plugin import host
 from nsmae_plugin.config.section import shown, suggest
-from nsmae_plugin.detectors.branches import CAMERA_SECTIONS, find_branches
+from nsmae_plugin.detectors.branches import CAMERA_SECTIONS, bev_grid, find_branches
 from nsmae_plugin.detectors.nsmae_config import STOP
 from nsmae_plugin.errors import ConfigError
-from nsmae_plugin.models.render_head import RenderHead
+from nsmae_plugin.models.render_head import Encoders, RenderHead
 
 # Terms of the paper, which may have a weight without their head: recipes of one sensor keep all.
 TERMS = ("rgb", "depth", "bev_depth")
@@ -26,6 +27,29 @@ def check_branches(model_cfg: Any) -> None:
     find_branches(model_cfg, ("MASK_TOKEN", *CAMERA_SECTIONS))
     if not model_cfg.get("RENDER_HEADS"):
         raise ConfigError("NSMAE needs MODEL.RENDER_HEADS, the views that it learns to render")
+
+
+def build_heads(detector: Any) -> list[RenderHead]:
+    """Build the heads of MODEL.RENDER_HEADS, and add them to a detector behind its encoders.
+
+    Raises:
+        ConfigError: see :func:`check_heads`; or from a head.
+    """
+    model_cfg, dataset, channels = detector.model_cfg, detector.dataset, {}
+    if detector.vtransform is not None:
+        channels["spatial_features_img"] = model_cfg.VTRANSFORM.OUT_CHANNEL
+    if detector.map_to_bev_module is not None:
+        channels["spatial_features"] = detector.map_to_bev_module.num_bev_features
+    extent = tuple(float(value) for value in dataset.point_cloud_range)
+    encoders = Encoders(detector.vtransform, channels, bev_grid(model_cfg, dataset), extent)
+    entries = model_cfg.RENDER_HEADS
+    heads = [host.lookup("render_head", entry.NAME)(entry, encoders) for entry in entries]
+    check_heads(heads, model_cfg, channels)
+    for head in heads:
+        detector.add_module(head.slot, head)
+        detector.module_topology.append(head.slot)
+        detector.module_list.append(head)
+    return heads
 
 
 def check_heads(heads: Sequence[RenderHead], model_cfg: Any, features: Iterable[str]) -> None:
