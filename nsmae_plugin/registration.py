@@ -9,8 +9,8 @@ def register_all() -> None:
     from nsmae_plugin.data.masking import PROCESSORS
     from nsmae_plugin.data.nuscenes_dataset import MultiModalNuScenesDataset
     from nsmae_plugin.data.scoring import register_scorer
-    from nsmae_plugin.detectors.bev_detector import BEVDetector
     from nsmae_plugin.detectors.bev_fusion_map import BEVFusionMap
+    from nsmae_plugin.detectors.bev_network import BEVDetector
     from nsmae_plugin.detectors.nsmae import NSMAE
     from nsmae_plugin.evaluation.reconstruction import ReconstructionScorer
     from nsmae_plugin.models.bev_decoder import GeneralizedResNetLSSFPN

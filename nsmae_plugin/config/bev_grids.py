@@ -23,11 +23,7 @@ HEADS = ("CenterHead", "TransFusionHead")
 def complete_head(model_cfg: Any, dataset: Any) -> None:
     """Fill in FEATURE_MAP_STRIDE of the dense head, in place; check the grids on the way to it.
 
-    The map head and anchors take any grid.
-
-    Args:
-        model_cfg: the section MODEL, complete in front of the head.
-        dataset: gives ``point_cloud_range``, ``voxel_size`` and ``grid_size``.
+    The map head and anchors take any grid. Arguments as :func:`~.derived.complete`.
 
     Raises:
         ConfigError: grids that do not fit, see :func:`bev_stride`; numbers of cells that
@@ -108,9 +104,7 @@ def _common_stride(strides: dict[str, int], dataset: Any) -> int:
 def _stride_behind(config: Any, stride: int, cells: tuple[int, int]) -> float | None:
     """Voxels per cell behind BACKBONE_2D, whose levels must meet; None if it is not known.
 
-    Args:
-        config: the section MODEL.BACKBONE_2D.
-        stride: voxels per BEV cell in front. cells: along y and x.
+    ``stride``: voxels per BEV cell in front; ``cells``: along y and x.
     """
     key = UPSAMPLING[config.NAME]
     strides = list(accumulate(config.get("LAYER_STRIDES") or [], mul))

@@ -4,11 +4,52 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from nsmae_plugin.config.model import Model
+from pydantic import AfterValidator
+
+from nsmae_plugin.config.old_sections import OldBEVHead, OldPerspectiveHead
 from nsmae_plugin.config.optimization import Hook, Optimization
 from nsmae_plugin.config.section import Section
 from nsmae_plugin.config.sections import InSlot
-from nsmae_plugin.config.values import Names
+from nsmae_plugin.config.values import Names, Words
+
+
+def _check_thresholds(section: dict[str, Any]) -> dict[str, Any]:
+    thresholds = section.get("RECALL_THRESH_LIST", [])
+    if not isinstance(thresholds, list) or any(
+        isinstance(one, bool) or not isinstance(one, int | float) or not 0 <= one <= 1
+        for one in thresholds
+    ):
+        raise ValueError("RECALL_THRESH_LIST must be a list of numbers from 0 to 1")
+    return section
+
+
+#: Its other keys are OpenPCDet's, and depend on the detector.
+PostProcessing = Annotated[dict[str, Any], AfterValidator(_check_thresholds), Words("a section")]
+
+
+class Model(Section):
+    """A detector and its modules, one section per slot; a detector's ``Config`` may say more."""
+
+    NAME: str
+    MASK_TOKEN: Annotated[Any, InSlot("mask_token")] | None = None
+    VFE: Annotated[Any, InSlot("vfe")] | None = None
+    BACKBONE_3D: Annotated[Any, InSlot("backbone_3d")] | None = None
+    MAP_TO_BEV: Annotated[Any, InSlot("map_to_bev")] | None = None
+    PFE: Annotated[Any, InSlot("pfe")] | None = None
+    IMAGE_BACKBONE: Annotated[Any, InSlot("image_backbone")] | None = None
+    NECK: Annotated[Any, InSlot("neck")] | None = None
+    VTRANSFORM: Annotated[Any, InSlot("vtransform")] | None = None
+    FUSER: Annotated[Any, InSlot("fuser")] | None = None
+    BACKBONE_2D: Annotated[Any, InSlot("backbone_2d")] | None = None
+    DENSE_HEAD: Annotated[Any, InSlot("dense_head")] | None = None
+    POINT_HEAD: Annotated[Any, InSlot("point_head")] | None = None
+    ROI_HEAD: Annotated[Any, InSlot("roi_head")] | None = None
+    MAP_HEAD: Annotated[Any, InSlot("map_head")] | None = None
+    RENDER_HEADS: list[Annotated[Any, InSlot("render_head")]] | None = None
+    PERSPECTIVE_HEAD: OldPerspectiveHead | None = None
+    BEV_HEAD: OldBEVHead | None = None
+    LOSS_CONFIG: Any = None
+    POST_PROCESSING: PostProcessing | None = None
 
 
 class Configuration(Section):

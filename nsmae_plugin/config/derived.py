@@ -68,8 +68,8 @@ def complete(model_cfg: Any, dataset: Any) -> Any:
 def described_data(config: Any) -> Any | None:
     """The dataset description for :func:`complete`; None if the configuration lacks it."""
     data_cfg = config.DATA_CONFIG
-    steps = {one.get("NAME"): one for one in data_cfg.get("DATA_PROCESSOR") or []}
-    voxels = next((one["VOXEL_SIZE"] for one in steps.values() if "VOXEL_SIZE" in one), None)
+    steps = data_cfg.get("DATA_PROCESSOR") or []
+    voxels = next((one["VOXEL_SIZE"] for one in steps if "VOXEL_SIZE" in one), None)
     extent = data_cfg.get("POINT_CLOUD_RANGE")
     if voxels is None or extent is None:
         return None
@@ -181,12 +181,11 @@ def _complete_fuser(model_cfg: Any) -> None:
         f"MODEL.{section}.{key}": (model_cfg.get(section) or {}).get(key)
         for section, key in keys.items()
     }
-    if None in widths.values():
-        settle(model_cfg, "FUSER.IN_CHANNEL", None, f"the sum of {' and '.join(widths)}")
-        return
-    total = sum(widths.values())
-    reason = " and ".join(f"{key} {value}" for key, value in widths.items())
-    settle(model_cfg, "FUSER.IN_CHANNEL", total, f"{reason} make {total}")
+    total, reason = None, f"the sum of {' and '.join(widths)}"
+    if None not in widths.values():
+        total = sum(widths.values())
+        reason = " and ".join(f"{key} {value}" for key, value in widths.items()) + f" make {total}"
+    settle(model_cfg, "FUSER.IN_CHANNEL", total, reason)
 
 
 def _check_groups(groups: Sequence[Sequence[str]], class_names: Sequence[str]) -> None:

@@ -56,8 +56,7 @@ def read(path: Path, folders: Sequence[Path] = (), above: tuple[Path, ...] = ())
     """The content of a file on top of its bases; nothing is checked.
 
     Args:
-        folders: where a base is looked for that is neither beside the file that names it nor in a
-            folder above it.
+        folders: where else a base is looked for than beside the file that names it and above.
         above: files that this one is a base of.
 
     Raises:

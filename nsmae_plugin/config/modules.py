@@ -31,7 +31,7 @@ LayersPerStage = Annotated[
 Stages = Annotated[
     list[Annotated[int, Ge(0), Le(3)]], Len(1), Words("a list of numbers of stages, from 0 to 3")
 ]
-SeveralWidths = Annotated[list[PositiveInt], Len(2), Words("a list of 2 or more positive integers")]
+SeveralCounts = Annotated[list[PositiveInt], Len(2), Words("a list of 2 or more positive integers")]
 
 
 class Module(Section):
@@ -91,7 +91,7 @@ class SwinTransformer(Module):
 class GeneralizedLSSFPN(Module):
     """IN_CHANNELS from the finest level to the coarsest, all of which are used."""
 
-    IN_CHANNELS: SeveralWidths = ABSENT
+    IN_CHANNELS: SeveralCounts = ABSENT
     OUT_CHANNELS: PositiveInt
     START_LEVEL: Annotated[int, Ge(0), Le(0), Words("0, since every level is used")] = ABSENT
     END_LEVEL: Annotated[int, Ge(-1), Words("an integer of at least -1")] = ABSENT

@@ -99,17 +99,11 @@ def find(slot: str, name: str) -> type[Section] | None:
 
 @dataclass(frozen=True)
 class InSlot:
-    """Type of a section whose NAME says which keys it has: ``Annotated[Any, InSlot("neck")]``.
+    """Type of a section whose NAME says which keys it has: ``Annotated[Any, InSlot("neck")]``."""
 
-    Attributes:
-        slot: of the registries.
-        key: that names the entry.
-        otherwise: the section of a NAME that has none of its own; None: it is not checked.
-    """
-
-    slot: str
-    key: str = "NAME"
-    otherwise: type[Section] | None = None
+    slot: str  # of the registries
+    key: str = "NAME"  # that names the entry
+    otherwise: type[Section] | None = None  # of a NAME without its own; None: it is not checked
 
     @property
     def words(self) -> Words:

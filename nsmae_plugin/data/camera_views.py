@@ -13,13 +13,7 @@ from nsmae_plugin.errors import DataError
 from nsmae_plugin.formats.image_files import check_view, image_size
 from nsmae_plugin.geometry import calibration
 
-MATRIX_KEYS = (
-    "camera_intrinsics",
-    "camera2lidar",
-    "lidar2camera",
-    "lidar2image",
-    "camera2ego",
-)
+MATRIX_KEYS = ("camera_intrinsics", "camera2lidar", "lidar2camera", "lidar2image", "camera2ego")
 
 
 def load_views(

@@ -37,10 +37,9 @@ def samplers(augmentor: Any) -> Iterator[Any]:
 
 
 def restart(augmentor: Any) -> None:
-    """Make the objects of a sample independent of the samples before it.
+    """Make the objects of a sample independent of the samples before it, and so of the worker.
 
-    OpenPCDet's sampler continues where it stopped; a sample would depend on the worker that loads
-    it.
+    OpenPCDet's sampler continues where it stopped.
     """
     for sampler in samplers(augmentor):
         for group in sampler.sample_groups.values():

@@ -1,15 +1,10 @@
 """Camera images, decoded, scaled and cropped.
 
-Pixels are continuous: pixel ``i`` covers ``[i, i + 1)``. An image is scaled, cropped and, by
-augmentors, flipped and rotated; ``img_process_infos`` carries ``[resize, (left, top, right,
-bottom), flip, degrees]`` per camera under OpenPCDet's name, from which ``image_calibrate`` makes
-``img_aug_matrix``.
-
-A JPEG is decoded at 1/2, 1/4 or 1/8 of its size if that is enough: libjpeg then computes fewer
-coefficients, and fewer pixels are scaled. On the images of a real nuScenes keyframe the result
-differs from that of the whole image by up to 0.8 of 255 grey levels on average
-(root mean square 1.2) at scales of 0.38 to 0.55, decoded by half, and by up to 1.8 (3.1) at 0.19 to
-0.275, decoded by a quarter: about as much as bicubic scaling differs from bilinear.
+Pixels are continuous: pixel ``i`` covers ``[i, i + 1)``. A JPEG is decoded at 1/2, 1/4 or 1/8 of
+its size if that is enough: libjpeg then computes fewer coefficients, and fewer pixels are scaled.
+On images of nuScenes the result differs from that of the whole image by up to 0.8 of 255 grey
+levels on average at scales of 0.38 to 0.55, decoded by half, and by up to 1.8 at 0.19 to 0.275,
+decoded by a quarter: about as much as bicubic scaling differs from bilinear.
 """
 
 from collections.abc import Callable, Sequence
@@ -24,8 +19,7 @@ from nsmae_plugin.formats.image_files import decode, opened
 Crop = tuple[int, int, int, int]
 Placement = tuple[float, Crop]
 
-# How much a decoded image may be enlarged: 0.55, the largest scale of the published recipes, still
-# starts from one half, at little loss of sharpness.
+# How much a decoded image may be enlarged: the published 0.55 still starts from one half.
 ENLARGEMENT = 1.1
 
 
@@ -68,8 +62,7 @@ def random_crop(size: tuple[int, int], final: Sequence[int], limits: Sequence[fl
         limits: smallest and largest scale.
 
     Returns:
-        scale, crop: the crop in pixels of the scaled image, at its lower edge, as the sky is of
-        little use.
+        scale, and crop in pixels of the scaled image, at its lower edge: the sky is of little use.
     """
     scale = np.random.uniform(limits[0], limits[1])  # noqa: NPY002 (seeded per sample by the loader)
     width, height = int(size[0] * scale), int(size[1] * scale)
@@ -87,10 +80,7 @@ def centre_crop(size: tuple[int, int], final: Sequence[int], limits: Sequence[fl
 def bounds(placement: Placement, size: tuple[int, int]) -> tuple[float, float, float, float]:
     """Left, top, right, bottom of the cropped part of an image, in its pixels.
 
-    The rest of the crop is black.
-
-    Args:
-        size: (width, height) of the image.
+    The rest of the crop is black; ``size``: (width, height) of the image.
     """
     scale, (left, top, right, bottom) = placement
     width, height = int(size[0] * scale), int(size[1] * scale)
@@ -146,12 +136,9 @@ def _scaled_part(image: Image.Image, scale: float, crop: Crop) -> np.ndarray:
 
 
 def _start(edge: int, scale: float) -> tuple[int, int]:
-    """A pixel of the image aligned with one of the scaled image, before ``edge``.
+    """A pixel of the image, and one of the scaled image before ``edge`` that begins where it does.
 
     Scaling can begin there. That is far enough before for the filter, and right to 1/64 pixel.
-
-    Returns:
-        the pixel of the image, the one of the scaled image.
     """
     last = edge - int(np.ceil(2 * max(scale, 1))) - 1
     for scaled in range(last, 0, -1):

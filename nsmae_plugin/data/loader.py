@@ -79,17 +79,16 @@ class EpochSampler(Sampler[Draw]):
     """The draws of one epoch for one process; the order depends on seed and epoch only.
 
     The epoch's list is dealt to the processes in turn, so that batch ``k`` of all processes
-    together is batch ``k`` of a single process with the joint batch size. While training, the list
-    is first filled up from its own beginning to a multiple of ``world_size``, as torch's
-    ``DistributedSampler`` does: every process takes the same number of steps. Otherwise nothing is
-    repeated, and the last processes may get one draw less.
+    together is batch ``k`` of a single process with the joint batch size.
 
     Args:
         length: number of samples in the dataset.
         epoch_length: draws per epoch over all processes; more than ``length`` repeats the
             data, each time in another order. None takes ``length``.
         shuffle: draw in random order.
-        pad: fill up to a multiple of ``world_size``.
+        pad: fill up the list from its own beginning to a multiple of ``world_size``, as torch's
+            ``DistributedSampler``, so that all processes take equally many steps. Otherwise nothing
+            is repeated, and the last processes may get one draw less.
     """
 
     def __init__(
@@ -170,20 +169,16 @@ def build_dataloader(
 
     Args:
         batch_size: per process.
-        seed: non-negative; with epoch and index it decides every random draw of a sample.
-        epoch_length: see :class:`EpochSampler`; None takes the dataset's length, which may be more
-            than its number of ``infos``.
-        root_path: folder of the versions; None takes ``dataset_cfg.DATA_PATH``.
+        seed: with epoch and index it decides every random draw of a sample.
+        epoch_length: see :class:`EpochSampler`; None takes the dataset's length.
+        root_path: None takes ``dataset_cfg.DATA_PATH``.
 
     Raises:
         ConfigError: an impossible batch size, number of workers, seed or rank.
         DataError: of the dataset; or its frames cannot share batches.
     """
-    for name, value, least in (
-        ("batch_size", batch_size, 1),
-        ("workers", workers, 0),
-        ("seed", seed, 0),
-    ):
+    limits = {"batch_size": (batch_size, 1), "workers": (workers, 0), "seed": (seed, 0)}
+    for name, (value, least) in limits.items():
         if value < least:
             raise ConfigError(f"{name} must be at least {least}, not {value}")
     dataset: Any = host.build_dataset(dataset_cfg, class_names, training, root_path, logger)
@@ -218,10 +213,7 @@ def build_dataloader(
 
 
 def batches_per_epoch(dataset: Any, batch_size: int) -> int | None:
-    """Batches of a process in an epoch of OpenPCDet's training loop.
-
-    None for a dataset without ``epoch_length``.
-    """
+    """Batches of a process in an epoch of OpenPCDet's training loop; None: no ``epoch_length``."""
     length = getattr(dataset, "epoch_length", None)
     if length is None:
         return None

@@ -40,8 +40,7 @@ class PreparedDataset(host.DatasetTemplate):
         """``lidar_aug_matrix`` for any order of augmentors, and the flips in it.
 
         The built-in host gathers it while augmenting. OpenPCDet leaves what it drew, and its own
-        formula is right for one order only; here the matrices are multiplied in the order of the
-        configuration.
+        formula is right for one order only.
         """
         drawn = {key: data_dict.pop(key) for key in DRAWN_KEYS if key in data_dict}
         data_dict["world_flips"] = tuple(bool(drawn.get(key)) for key in ("flip_x", "flip_y"))
@@ -64,12 +63,10 @@ class PreparedDataset(host.DatasetTemplate):
         for key in own - {"hidden_voxel_coords"}:
             batch[key] = np.concatenate([one[key] for one in batch_list])
         if "hidden_voxel_coords" in own:
-            batch["hidden_voxel_coords"] = np.concatenate(
-                [
-                    np.pad(one["hidden_voxel_coords"], ((0, 0), (1, 0)), constant_values=number)
-                    for number, one in enumerate(batch_list)
-                ]
-            )
+            coords = (one["hidden_voxel_coords"] for one in batch_list)
+            front = (0, 0), (1, 0)
+            rows = [np.pad(one, front, constant_values=number) for number, one in enumerate(coords)]
+            batch["hidden_voxel_coords"] = np.concatenate(rows)
         return batch
 
 

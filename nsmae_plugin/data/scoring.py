@@ -111,8 +111,7 @@ class Scoring:
 
         With ``output_path`` a sample's boxes go to ``<token>.json``, which holds ``token`` and, in
         the LiDAR frame, ``names``, ``scores`` and ``boxes``; its map, or what was rendered, goes to
-        ``<token>.npz``. (The stem of a LiDAR file, OpenPCDet's ``frame_id``, may be the same in two
-        scenes.)
+        ``<token>.npz``.
 
         Raises:
             DataError, NonFiniteError: from the scorers; a token that cannot name a file.
@@ -191,21 +190,20 @@ def box_annotations(
             (n, 7 or 9), ``pred_scores`` (n,) and ``pred_labels`` (n,), counted from 1.
 
     Returns:
-        For each sample ``frame_id``, ``metadata``, ``name`` (n,) str, whose number OpenPCDet's
-        evaluation counts, and, where boxes are predicted, ``score`` (n,), ``boxes_lidar``
-        (n, 7 or 9) and ``pred_labels`` (n,).
+        For each sample ``frame_id``, ``metadata``, ``name`` (n,) str and, where boxes are
+        predicted, ``score`` (n,), ``boxes_lidar`` (n, 7 or 9) and ``pred_labels`` (n,).
     """
-    result = []
-    for index, one in enumerate(predictions):
-        boxes = {"name": np.zeros(0, dtype=str)}
-        if "pred_boxes" in one:
-            boxes = _box_annotation(one, class_names)
-        frame = {"frame_id": str(batch["frame_id"][index]), "metadata": batch["metadata"][index]}
-        result.append({**boxes, **frame})
-    return result
+    return [
+        {**_boxes(one, class_names), "frame_id": str(frame), "metadata": metadata}
+        for one, frame, metadata in zip(
+            predictions, batch["frame_id"], batch["metadata"], strict=True
+        )
+    ]
 
 
-def _box_annotation(one: Mapping[str, Any], class_names: Sequence[str]) -> dict[str, Any]:
+def _boxes(one: Mapping[str, Any], class_names: Sequence[str]) -> dict[str, Any]:
+    if "pred_boxes" not in one:
+        return {"name": np.zeros(0, dtype=str)}  # OpenPCDet's evaluation counts them
     labels = one["pred_labels"].detach().cpu().numpy().astype(np.int64)
     return {
         "name": np.array(class_names)[labels - 1],

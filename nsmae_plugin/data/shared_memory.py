@@ -1,7 +1,6 @@
 """Transfer of batches from loader processes: shared memory, or a pipe if it is too small.
 
-Containers often have little shared memory (Docker: 64 MB), less than one batch may take. If a batch
-does not fit, torch's loader loses it and hangs.
+Containers often have little (Docker: 64 MB). Where a batch does not fit, torch's loader hangs.
 """
 
 from __future__ import annotations

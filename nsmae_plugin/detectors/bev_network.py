@@ -1,4 +1,4 @@
-"""Base class of the BEV detectors: sensors, fused bird's-eye view and its backbone."""
+"""The BEV detector and its base class: sensors, fused bird's-eye view and its backbone."""
 
 from __future__ import annotations
 
@@ -91,3 +91,12 @@ class BEVNetwork(DenseHeadDetector, host.Detector3DTemplate):
             # The input of the backbone, unless a fuser follows.
             info["num_bev_features"] = self.model_cfg.VTRANSFORM.OUT_CHANNEL
         return vtransform, info
+
+
+class BEVDetector(BEVNetwork):
+    """Boxes from :class:`BEVNetwork`; DENSE_HEAD is a CenterHead or a TransFusionHead.
+
+    What the forward pass returns: :class:`~nsmae_plugin.host.dense_head.DenseHeadDetector`.
+    """
+
+    heads: ClassVar = {"DENSE_HEAD": True}

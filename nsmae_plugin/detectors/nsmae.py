@@ -101,8 +101,10 @@ class NSMAE(host.Detector3DTemplate):
             batch_dict = self.map_to_bev_module(self.backbone_3d(self.vfe(batch_dict)))
         if self.image_backbone is not None and needed & term_schedule.CAMERA_FEATURES:
             batch_dict = self.neck(self.image_backbone(batch_dict))
-            pooled = "spatial_features_img" in needed
-            batch_dict = (self.vtransform if pooled else self.vtransform.lift)(batch_dict)
+            if "spatial_features_img" in needed:
+                batch_dict = self.vtransform(batch_dict)
+            else:
+                self.vtransform.lift(batch_dict)
         return batch_dict
 
     def render(self, batch_dict: Batch, heads: Sequence[RenderHead]) -> Batch:

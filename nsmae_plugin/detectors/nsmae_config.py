@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import model_validator
 
-from nsmae_plugin.config.model import Model
+from nsmae_plugin.config.configuration import Model
 from nsmae_plugin.config.section import Section
 from nsmae_plugin.config.values import NonNegative
 from nsmae_plugin.models.module_config import ImageMaskToken

@@ -141,16 +141,11 @@ def _camera_sheet(sample: Mapping[str, Any], slot: int) -> list[Panel]:
     name, depth = sample["camera_names"][slot], depth_view(sample, "depth", slot)
     image, target = _image(sample, "camera_imgs", slot), _channels_last(sample["target_rgb"][slot])
     size, grid = ("{}×{}".format(*one.shape[:2]) for one in (image, target))
-    hidden = percent(_numpy(_cells(sample, slot)[0]))
-    valid = percent(depth.valid)
-    seen = depth.seen_title("LiDAR point")
+    hidden, valid = percent(_numpy(_cells(sample, slot)[0])), percent(depth.valid)
+    masked, seen = _image(sample, "masked_camera_imgs", slot), depth.seen_title("LiDAR point")
     return [
         Panel(name, f"input image ({size} pixels)", image),
-        Panel(
-            name,
-            f"masked input: {hidden} of the cells in hidden patches",
-            _image(sample, "masked_camera_imgs", slot),
-        ),
+        Panel(name, f"masked input: {hidden} of the cells in hidden patches", masked),
         Panel(name, f"target colour ({grid} cells)", target),
         _rendered_colour(sample, slot),
         Panel(name, f"target depth: LiDAR in {valid} of the cells", depth.target, CAMERA_DEPTH),

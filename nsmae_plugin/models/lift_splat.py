@@ -17,11 +17,7 @@ from nsmae_plugin.models import module_config
 from nsmae_plugin.ops.bev_pool import bev_pool, to_rows
 from nsmae_plugin.ops.conv_block import conv_block
 from nsmae_plugin.ops.kernels import require_triton
-from nsmae_plugin.ops.pooling_plan import (
-    PoolingPlan,
-    build_plan,
-    frustum_cells,
-)
+from nsmae_plugin.ops.pooling_plan import PoolingPlan, build_plan, frustum_cells
 
 GEOMETRY_KEYS = ("camera_intrinsics", "camera2lidar", "img_aug_matrix", "lidar_aug_matrix")
 STOCK_GRID_KEYS = ("dx", "bx", "nx", "frustum")
@@ -29,15 +25,10 @@ GEOMETRY = "view_geometry"  # in a batch, between preparation and lift
 
 
 class ViewGeometry(NamedTuple):
-    """Geometry that follows from calibration and points alone.
+    """Geometry that follows from calibration and points alone."""
 
-    plan: where the pairs of pixel and depth bin go in the view from above.
-    depth: (B * N, 1, H, W) metres, the LiDAR depth that the view transform reads; None if it reads
-        none.
-    """
-
-    plan: PoolingPlan
-    depth: torch.Tensor | None = None
+    plan: PoolingPlan  # where the pairs of pixel and depth bin go in the view from above
+    depth: torch.Tensor | None = None  # (B * N, 1, H, W) metres, where LiDAR depth is read
 
 
 class LiftSplatTransform(nn.Module, ABC):
@@ -122,7 +113,7 @@ class LiftSplatTransform(nn.Module, ABC):
 
     def forward(self, batch_dict: dict[str, Any]) -> dict[str, Any]:
         """Lift, pool and downsample; keys in the class's docstring."""
-        plan = self._lift(batch_dict)
+        plan = self.lift(batch_dict)
         x_cells, y_cells, z_cells = self.grid.size
         rows = self.pool(batch_dict, plan)
         # Rows are channels-last maps already; they are (x, y) until the convolutions are through.
@@ -130,12 +121,8 @@ class LiftSplatTransform(nn.Module, ABC):
         batch_dict["spatial_features_img"] = self.downsample(bev).permute(0, 1, 3, 2)
         return batch_dict
 
-    def lift(self, batch_dict: dict[str, Any]) -> dict[str, Any]:
-        """As :meth:`forward`, without ``spatial_features_img``."""
-        self._lift(batch_dict)
-        return batch_dict
-
-    def _lift(self, batch_dict: dict[str, Any]) -> PoolingPlan:
+    def lift(self, batch_dict: dict[str, Any]) -> PoolingPlan:
+        """Write ``depth_logits`` and ``depth_context``; return where :meth:`pool` has them go."""
         features = batch_dict["image_fpn"][0]
         self._check_features(features, batch_dict)
         geometry = batch_dict.pop(GEOMETRY, None) or self.prepare(batch_dict)
@@ -149,8 +136,8 @@ class LiftSplatTransform(nn.Module, ABC):
     def prepare(self, batch_dict: Mapping[str, Any]) -> ViewGeometry:
         """The part that needs no features.
 
-        Its sizes hang on the data, so that a GPU has to be waited for. Detectors put it into the
-        batch before they queue anything: behind the image backbone the wait would be a long one.
+        Its sizes depend on the data, so that a GPU has to be waited for; detectors therefore put it
+        into the batch before they queue anything.
         """
         return ViewGeometry(self.plan(batch_dict))
 

@@ -1,18 +1,24 @@
-"""Map head: classifies each BEV cell."""
+"""Map head: classifies each BEV cell.
+
+The losses are binary per class and cell, since classes may overlap. As in the published code of BEVFusion
+(mit-han-lab/bevfusion, ``BEVSegmentationHead``) and NS-MAE, the loss of a class is the mean over
+samples and cells, and the classes' losses are summed.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, ClassVar, cast
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nsmae_plugin.errors import ConfigError
 from nsmae_plugin.geometry.bev_grid import BEVGrid
 from nsmae_plugin.models import module_config
-from nsmae_plugin.models.map_losses import map_loss
 from nsmae_plugin.ops.compositing import at_least_float32
 from nsmae_plugin.ops.conv_block import conv_block
 
@@ -20,6 +26,7 @@ from nsmae_plugin.ops.conv_block import conv_block
 #: where the published head starts, the first steps would only learn that (arXiv 1708.02002, section
 #: 3.3).
 PRIOR = 0.1
+GAMMA, ALPHA = 2.0, -1.0  # published; a negative alpha balances nothing
 TOLERANCE = 1e-4  # metres; bounds are typed, ranges pass through float32
 
 
@@ -30,7 +37,7 @@ class BEVSegmentationHead(nn.Module):
     Untrained, it gives every class the probability :data:`PRIOR`.
 
     Config keys: HIDDEN_CHANNEL (default: as many as come in), LOSS_CONFIG
-    (:func:`~nsmae_plugin.models.map_losses.map_loss`) with LOSS_WEIGHTS.map_weight.
+    (:func:`map_loss`) with LOSS_WEIGHTS.map_weight.
 
     Reads: ``spatial_features_2d`` (B, input_channels, Y', X'), which cover ``feature_range``.
 
@@ -110,16 +117,15 @@ class GridResampler(nn.Module):
 
     def __init__(self, grid: BEVGrid, feature_range: Sequence[float]) -> None:
         super().__init__()
-        bounds = (("XBOUND", grid.x_bound), ("YBOUND", grid.y_bound))
-        for axis, (name, (low, high, _)) in enumerate(bounds):
+        axes = zip((grid.x_bound, grid.y_bound), ("columns", "rows"), grid.axes(), strict=True)
+        for axis, ((low, high, _), name, centres) in enumerate(axes):
             least, most = (float(feature_range[axis + offset]) for offset in (0, 3))
             if low < least - TOLERANCE or high > most + TOLERANCE:
                 raise ConfigError(
-                    f"DATA_CONFIG.MAP_CONFIG.{name} reaches from {low:g} to {high:g} m, but the "
-                    f"features, as DATA_CONFIG.POINT_CLOUD_RANGE, from {least:g} to {most:g} m"
+                    f"DATA_CONFIG.MAP_CONFIG.{'XY'[axis]}BOUND reaches from {low:g} to {high:g} m, "
+                    "but the features, as DATA_CONFIG.POINT_CLOUD_RANGE, from "
+                    f"{least:g} to {most:g} m"
                 )
-        for axis, (name, centres) in enumerate(zip(("columns", "rows"), grid.axes(), strict=True)):
-            least, most = (float(feature_range[axis + offset]) for offset in (0, 3))
             shares = torch.from_numpy((centres - least) / (most - least))
             self.register_buffer(name, shares.float(), persistent=False)
 
@@ -143,3 +149,48 @@ def interpolation_matrix(positions: Tensor, count: int) -> Tensor:
     positions = positions.clamp(0, count - 1).unsqueeze(1)
     values = torch.arange(count, device=positions.device, dtype=positions.dtype)
     return (1 - (positions - values).abs()).clamp(min=0)
+
+
+def cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
+    """Binary cross-entropy of each class.
+
+    Args:
+        logits: (B, C, Y, X).
+        target: (B, C, Y, X) bool.
+
+    Returns:
+        (C,), at least float32.
+    """
+    return F.softplus(-_towards(logits, target)).mean(dim=(0, 2, 3))
+
+
+def focal_loss(
+    logits: Tensor, target: Tensor, gamma: float = GAMMA, alpha: float = ALPHA
+) -> Tensor:
+    """Cross-entropy times ``(1 - p) ** gamma``, with ``p`` the probability of the truth.
+
+    From RetinaNet (arXiv 1708.02002). Shapes and type as :func:`cross_entropy`. Written with
+    logarithms, so that gradients stay finite for any gamma and any logit.
+
+    Args:
+        gamma: 0 is cross-entropy; the larger, the less do cells count that are right already.
+        alpha: weight of the cells in the class, 1 - alpha that of the others; negative: 1 for both.
+    """
+    towards = _towards(logits, target)
+    loss = F.softplus(-towards) * (-gamma * F.softplus(towards)).exp()
+    if alpha >= 0:
+        loss = loss * (alpha * target + (1 - alpha) * ~target)
+    return loss.mean(dim=(0, 2, 3))
+
+
+def _towards(logits: Tensor, target: Tensor) -> Tensor:
+    """Logit of the truth: positive where a cell is right."""
+    logits = at_least_float32(logits)
+    return logits.where(target, -logits)
+
+
+def map_loss(config: module_config.MapLoss) -> Callable[[Tensor, Tensor], Tensor]:
+    """(logits, target) -> loss of each class, of a section ``MODEL.MAP_HEAD.LOSS_CONFIG``."""
+    if config.LOSS == "cross_entropy":
+        return cross_entropy
+    return partial(focal_loss, gamma=config.GAMMA, alpha=config.ALPHA)

@@ -13,9 +13,8 @@ from nsmae_plugin.errors import ConfigError
 class ImageMaskToken(nn.Module):
     """Replaces hidden image patches by one learnt patch, tiled over them at its own size.
 
-    The token lives in normalised colours and belongs to no encoder: the slot is left behind when
-    weights are transferred. The module is a leaf on purpose; OpenPCDet's optimizers collect the
-    parameters of leaf modules only.
+    The token lives in normalised colours. The module is a leaf on purpose: OpenPCDet's optimizers
+    collect the parameters of leaf modules only.
 
     Config keys: PATCH_SIZE, pixels, as in the processor ``mask_image_patches``.
 

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from annotated_types import Le, Len
+from annotated_types import Le
 from pydantic import model_validator
 
-from nsmae_plugin.config.modules import LiftSplat, Module, check_lengths
+from nsmae_plugin.config.modules import LiftSplat, Module, SeveralCounts, check_lengths
 from nsmae_plugin.config.section import Section
 from nsmae_plugin.config.values import ABSENT, NonNegative, PositiveFloat, PositiveInt, Words
 
 DEPTH_STRIDE = 8  # pixels per feature of the LiDAR depth in FactorizedDepthLSSTransform
-PerLevel = Annotated[list[PositiveInt], Len(2), Words("a list of 2 or more positive integers")]
 
 
 class FactorizedLSSTransform(LiftSplat):
@@ -39,9 +38,9 @@ class FactorizedDepthLSSTransform(FactorizedLSSTransform):
 class GeneralizedResNetLSSFPN(Module):
     """Lists have one entry per level, of which there are two at least."""
 
-    LAYER_NUMS: PerLevel
-    LAYER_STRIDES: PerLevel
-    NUM_FILTERS: PerLevel
+    LAYER_NUMS: SeveralCounts
+    LAYER_STRIDES: SeveralCounts
+    NUM_FILTERS: SeveralCounts
     OUT_CHANNEL: PositiveInt
     UPSAMPLE_STRIDE: PositiveInt
 

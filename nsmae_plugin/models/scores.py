@@ -240,11 +240,8 @@ def camera_record(sample: Mapping[str, Any]) -> dict[str, Any]:
 
 def camera_totals() -> dict[str, Total]:
     """Empty totals of the perspective view."""
-    return {
-        "rgb": ColourTotal("rgb"),
-        "depth": DepthTotal("depth"),
-        "opacity": MeanTotal("opacity"),
-    }
+    opacity = MeanTotal("opacity")
+    return {"rgb": ColourTotal("rgb"), "depth": DepthTotal("depth"), "opacity": opacity}
 
 
 def bev_record(sample: Mapping[str, Any]) -> dict[str, Any]:

@@ -69,27 +69,31 @@ def filled_cells(batch_dict: Mapping[str, Any], stride: int) -> Tensor:
 
 
 def nearest_returns(
-    batch_dict: Mapping[str, Any], stride: int, visible: bool = False
+    batch_dict: Mapping[str, Any],
+    stride: int,
+    visible: bool = False,
+    size: tuple[int, int] | None = None,
 ) -> tuple[Tensor, Tensor]:
     """The nearest LiDAR return in every cell of ``stride`` × ``stride`` pixels.
 
     Args:
-        visible: only of the points that :func:`hidden_points` does not hide from the network.
+        visible: only of the points that ``depth_point_mask`` (P,), which earlier versions called
+            ``depth_hint_mask``, does not hide from the network.
+        size: height and width of the images; None takes those of ``camera_imgs``.
 
     Returns:
         depth (B, N, h, w) in metres along the camera's z axis, and a bool mask of the cells in
         which a point falls.
     """
-    hidden = hidden_points(batch_dict) if visible else None
-    height, width = batch_dict["camera_imgs"].shape[-2:]
+    hidden = batch_dict.get("depth_point_mask", batch_dict.get("depth_hint_mask"))
     return lidar_depth_map(
         unmasked_points(batch_dict),
         batch_dict["lidar2image"],
         batch_dict["img_aug_matrix"],
         batch_dict["lidar_aug_matrix"],
-        (height, width),
+        size or tuple(batch_dict["camera_imgs"].shape[-2:]),
         stride,
-        keep=None if hidden is None else ~hidden,
+        keep=~hidden if visible and hidden is not None else None,
     )
 
 
@@ -133,11 +137,3 @@ def unmasked_points(batch_dict: Mapping[str, Any]) -> Tensor:
     """The whole point cloud of a batch; (0, 4) without one."""
     points = batch_dict.get("points")
     return batch_dict["lidar_aug_matrix"].new_zeros(0, 4) if points is None else points
-
-
-def hidden_points(batch_dict: Mapping[str, Any]) -> Tensor | None:
-    """(P,) bool, true: a view transform that reads LiDAR depth may not see the point.
-
-    None hides no point. Earlier versions called the key ``depth_hint_mask``.
-    """
-    return batch_dict.get("depth_point_mask", batch_dict.get("depth_hint_mask"))

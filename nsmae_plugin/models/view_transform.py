@@ -8,14 +8,9 @@ from typing import Any, ClassVar
 import torch
 from torch import nn
 
-from nsmae_plugin.geometry.depth_map import lidar_depth_map
 from nsmae_plugin.models import module_config
-from nsmae_plugin.models.lift_splat import (
-    LiftSplatTransform,
-    ViewGeometry,
-    build_downsample,
-)
-from nsmae_plugin.models.targets import hidden_points
+from nsmae_plugin.models.lift_splat import LiftSplatTransform, ViewGeometry, build_downsample
+from nsmae_plugin.models.targets import nearest_returns
 from nsmae_plugin.ops.conv_block import conv_block, with_norm
 
 
@@ -83,19 +78,7 @@ class FactorizedDepthLSSTransform(LiftSplatTransform):
     @torch.no_grad()
     def depth_points(self, batch_dict: Mapping[str, Any]) -> torch.Tensor:
         """(B * N, 1, H, W) metres, 0 where no visible LiDAR point falls."""
-        lidar2image = batch_dict["lidar2image"]
-        points = batch_dict.get("points")
-        if points is None:
-            return lidar2image.new_zeros(lidar2image.shape[:2].numel(), 1, *self.image_size)
-        hidden = hidden_points(batch_dict)
-        depth, _ = lidar_depth_map(
-            points,
-            lidar2image,
-            batch_dict["img_aug_matrix"],
-            batch_dict["lidar_aug_matrix"],
-            self.image_size,
-            keep=None if hidden is None else ~hidden,
-        )
+        depth, _ = nearest_returns(batch_dict, 1, visible=True, size=self.image_size)
         return depth.flatten(0, 1).unsqueeze(1)
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from nsmae_plugin.detectors.bev_detector import BEVDetector
+from nsmae_plugin.detectors.bev_network import BEVDetector
 from nsmae_plugin.errors import ConfigError
 from tests.helpers.detector_case import SENSORS, make_config
 

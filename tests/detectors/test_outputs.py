@@ -2,8 +2,8 @@
 
 import pytest
 
-from nsmae_plugin.detectors.bev_detector import BEVDetector
 from nsmae_plugin.detectors.bev_fusion_map import BEVFusionMap
+from nsmae_plugin.detectors.bev_network import BEVDetector
 from nsmae_plugin.detectors.nsmae import NSMAE
 from nsmae_plugin.detectors.outputs import BOXES, MAP, RENDERINGS, outputs_of
 

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from nsmae_plugin.errors import ConfigError
-from nsmae_plugin.models.map_losses import cross_entropy, focal_loss, map_loss
+from nsmae_plugin.models.map_head import cross_entropy, focal_loss, map_loss
 from nsmae_plugin.models.module_config import MapLoss
 
 LOSSES = {
