@@ -40,7 +40,6 @@ class NSMAE(host.Detector3DTemplate):
     - ``render_heads``: the registered names of the heads.
 
     Attributes:
-        render_heads: in the order of the configuration.
         steps_per_epoch: optimizer steps of an epoch; None: no term stops.
         find_unused_parameters: some parameters may stop learning, for DistributedDataParallel.
 

@@ -34,8 +34,7 @@ class BEVRenderHead(RenderHead):
     Losses: ``bev_depth``, the mean absolute error in metres over the cells with a target.
 
     Raises:
-        ConfigError: BIN_HEIGHT makes no bin, or very many; when called: features of another number
-            of channels or unequal grids.
+        ConfigError: BIN_HEIGHT makes no bin, or very many; when called: features of other shapes.
     """
 
     slot = "bev_head"
@@ -67,10 +66,8 @@ class BEVRenderHead(RenderHead):
         self.register_buffer("edges", edges.float(), persistent=False)
 
     def forward(self, batch_dict: dict[str, Any]) -> dict[str, Any]:
-        """Render the bird's-eye view."""
-        features = [batch_dict[key] for key in self.channels]
-        self._check(features)
-        raw = at_least_float32(self._convolve(features))
+        """Render the view from above."""
+        raw = at_least_float32(self._convolve([batch_dict[key] for key in self.channels]))
         density = F.softplus(raw + self.density_bias).movedim(1, -1)
         rendered = composite(density, self.edges)
         batch_dict["rendered_bev_depth"] = rendered.depth
@@ -99,14 +96,6 @@ class BEVRenderHead(RenderHead):
 
     def _convolve(self, features: Sequence[Tensor]) -> Tensor:
         """``to_density`` of the maps side by side, which saves a copy of all of them."""
-        layer = self.to_density
-        parts = layer.weight.split(list(self.channels.values()), dim=1)
-        raw = F.conv2d(features[0], parts[0], layer.bias, padding=layer.padding)
-        for map_, part in zip(features[1:], parts[1:], strict=True):
-            raw = raw + F.conv2d(map_, part, padding=layer.padding)
-        return raw
-
-    def _check(self, features: Sequence[Tensor]) -> None:
         shapes = {key: tuple(one.shape) for key, one in zip(self.channels, features, strict=True)}
         grids = {shape[-2:] for shape in shapes.values()}
         if len(grids) > 1 or any(shapes[key][1] != self.channels[key] for key in shapes):
@@ -115,3 +104,9 @@ class BEVRenderHead(RenderHead):
                 f"{shapes}: check MODEL.MAP_TO_BEV.NUM_BEV_FEATURES, MODEL.VTRANSFORM.OUT_CHANNEL, "
                 "XBOUND, YBOUND and DOWNSAMPLE against POINT_CLOUD_RANGE and VOXEL_SIZE"
             )
+        layer = self.to_density
+        parts = layer.weight.split(list(self.channels.values()), dim=1)
+        raw = F.conv2d(features[0], parts[0], layer.bias, padding=layer.padding)
+        for map_, part in zip(features[1:], parts[1:], strict=True):
+            raw = raw + F.conv2d(map_, part, padding=layer.padding)
+        return raw

@@ -28,11 +28,8 @@ class RenderHead(nn.Module):
     """A view rendered from the network's features, with its target, loss, scores and panels.
 
     ``sample`` below is what :class:`~nsmae_plugin.detectors.nsmae.NSMAE` returns for one sample in
-    evaluation mode. Scores and panels need no network: they are class methods or static ones.
-
-    Args:
-        model_cfg: the entry of MODEL.RENDER_HEADS.
-        encoders: what the head may know of the network.
+    evaluation mode. Scores and panels need no network: they are class methods or static ones. A
+    head is built from its entry of MODEL.RENDER_HEADS and the :class:`Encoders`.
 
     Attributes:
         slot: attribute of the detector, and prefix of the head's parameters in checkpoints.

@@ -79,8 +79,7 @@ def ray_weights(thickness: Tensor) -> tuple[Tensor, Tensor]:
 def ray_weights_backward(grad_weights: Tensor, weights: Tensor, behind: Tensor) -> Tensor:
     """Gradient by ``τ``, given the gradient by ``w``; all (..., S).
 
-    ``∂L/∂τ_i = g_i T_{i+1} - Σ_{j>i} g_j w_j``. The sum runs from the far end: as a difference of
-    prefix sums it would drown where the transmittance is tiny.
+    ``∂L/∂τ_i = g_i T_{i+1} - Σ_{j>i} g_j w_j``, summed from the far end, where terms are tiny.
     """
     grad_thickness = grad_weights * behind
     suffix = (grad_weights * weights).flip(-1).cumsum(-1).flip(-1)
