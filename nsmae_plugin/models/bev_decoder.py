@@ -26,9 +26,6 @@ class GeneralizedResNetLSSFPN(nn.Module):
 
     Writes: ``spatial_features_2d`` (B, OUT_CHANNEL, Y', X').
 
-    Attributes:
-        num_bev_features: OUT_CHANNEL.
-
     Raises:
         ConfigError: fewer than two levels, or lists of different lengths.
     """

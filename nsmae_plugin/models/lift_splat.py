@@ -38,10 +38,9 @@ class LiftSplatTransform(nn.Module, ABC):
     grid follows from the configuration and stays out of checkpoints; the grid tensors in those of
     BEVFusion and OpenPCDet are ignored on loading.
 
-    Config keys: IMAGE_SIZE, FEATURE_SIZE, IN_CHANNEL, OUT_CHANNEL, XBOUND, YBOUND, ZBOUND, DBOUND
-    ([start, stop, step], metres), DOWNSAMPLE (1 or 2), ROUNDING ('truncate', the default, as
-    OpenPCDet and BEVFusion, or 'floor'), KERNELS ('torch', the default, or 'triton': the fused
-    kernels for CUDA, of the pooling and of the perspective head that renders this frustum).
+    Config keys: :class:`~nsmae_plugin.models.module_config.FactorizedLSSTransform`. ROUNDING
+    'truncate' is that of OpenPCDet and BEVFusion; KERNELS counts for the pooling and for the
+    perspective head that renders this frustum.
 
     Reads: ``image_fpn`` (its first map: (B * N, IN_CHANNEL, fH, fW)), ``camera_intrinsics``,
     ``camera2lidar``, ``img_aug_matrix`` (B, N, 4, 4), ``lidar_aug_matrix`` (B, 4, 4); takes out

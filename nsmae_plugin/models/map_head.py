@@ -46,7 +46,6 @@ class BEVSegmentationHead(nn.Module):
 
     Args:
         model_cfg: the section MODEL.MAP_HEAD.
-        input_channels: of the features.
         classes: names of the C classes.
         grid: the cells of the map, in the frame of the features.
         feature_range: POINT_CLOUD_RANGE, of which x and y count; metres.
@@ -167,10 +166,10 @@ def cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
 def focal_loss(
     logits: Tensor, target: Tensor, gamma: float = GAMMA, alpha: float = ALPHA
 ) -> Tensor:
-    """Cross-entropy times ``(1 - p) ** gamma``, with ``p`` the probability of the truth.
+    """Cross-entropy times ``(1 - p) ** gamma``, ``p`` the probability of the truth (RetinaNet).
 
-    From RetinaNet (arXiv 1708.02002). Shapes and type as :func:`cross_entropy`. Written with
-    logarithms, so that gradients stay finite for any gamma and any logit.
+    Shapes and type as :func:`cross_entropy`. Written with logarithms, so that gradients stay finite
+    for any gamma and any logit.
 
     Args:
         gamma: 0 is cross-entropy; the larger, the less do cells count that are right already.

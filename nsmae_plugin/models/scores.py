@@ -90,8 +90,8 @@ def depth_record(rendered: Tensor, target: Tensor, valid: Tensor, hidden: Tensor
     """Absolute error and targets of one sample; arguments of one shape, metres and bool.
 
     Returns:
-        ``error`` (2,) float64, sums over the hidden and the visible cells with a target; ``hidden``
-        and ``visible`` (n,) float32, the targets there.
+        ``error`` (2,) float64, sums over the hidden and the visible cells; ``hidden`` and
+        ``visible`` (n,) float32, the targets there.
     """
     record, errors = {}, []
     for name, cells in zip(DEPTH_SETS, (valid & hidden, valid & ~hidden), strict=True):

@@ -18,8 +18,7 @@ class FactorizedLSSTransform(LiftSplatTransform):
     """BEVFusion's ``LSSTransform`` on the factors: same weights, same result. Reads no LiDAR.
 
     One 1x1 convolution of the image features gives depth logits and context. Parameter names are
-    BEVFusion's (``depthnet``, ``downsample``). Keys: those of
-    :class:`~nsmae_plugin.models.lift_splat.LiftSplatTransform`.
+    BEVFusion's (``depthnet``, ``downsample``).
     """
 
     def __init__(self, model_cfg: Any) -> None:
@@ -36,9 +35,7 @@ class FactorizedDepthLSSTransform(LiftSplatTransform):
 
     (Except without a single LiDAR point in any image, see :meth:`depth_features`.)
 
-    Parameter names are OpenPCDet's (``dtransform``, ``depthnet``, ``downsample``). Keys: those of
-    :class:`~nsmae_plugin.models.lift_splat.LiftSplatTransform`, with FEATURE_SIZE an eighth of
-    IMAGE_SIZE.
+    Parameter names are OpenPCDet's (``dtransform``, ``depthnet``, ``downsample``).
 
     Also reads ``points`` (absent: no depth points), ``depth_point_mask`` (optional, true: hidden),
     and ``lidar2image`` (B, N, 4, 4).
@@ -52,9 +49,16 @@ class FactorizedDepthLSSTransform(LiftSplatTransform):
 
     def __init__(self, model_cfg: Any) -> None:
         super().__init__(model_cfg)
-        self.dtransform = _build_dtransform()
-        self.depthnet = _build_depthnet(
-            model_cfg.IN_CHANNEL + 64, model_cfg.IN_CHANNEL, self.num_bins + self.out_channels
+        self.dtransform = nn.Sequential(
+            *with_norm(OneChannelConv2d(8)),
+            *conv_block(8, 32, 5, stride=4, bias=True),
+            *conv_block(32, 64, 5, stride=2, bias=True),
+        )
+        channels = model_cfg.IN_CHANNEL
+        self.depthnet = nn.Sequential(
+            *conv_block(channels + 64, channels, 3, bias=True),
+            *conv_block(channels, channels, 3, bias=True),
+            nn.Conv2d(channels, self.num_bins + self.out_channels, 1),
         )
         self.downsample = build_downsample(self.out_channels, model_cfg.DOWNSAMPLE)
 
@@ -115,19 +119,3 @@ class OneChannelConv2d(nn.Conv2d):
         weight = self.weight.view(1, -1, 1).expand(len(maps), -1, -1)
         rows = torch.baddbmm(self.bias.view(1, -1, 1), weight, maps.flatten(2))
         return rows.unflatten(2, maps.shape[2:])
-
-
-def _build_dtransform() -> nn.Sequential:
-    return nn.Sequential(
-        *with_norm(OneChannelConv2d(8)),
-        *conv_block(8, 32, 5, stride=4, bias=True),
-        *conv_block(32, 64, 5, stride=2, bias=True),
-    )
-
-
-def _build_depthnet(in_channels: int, channels: int, out_channels: int) -> nn.Sequential:
-    return nn.Sequential(
-        *conv_block(in_channels, channels, 3, bias=True),
-        *conv_block(channels, channels, 3, bias=True),
-        nn.Conv2d(channels, out_channels, 1),
-    )
