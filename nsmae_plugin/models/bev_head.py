@@ -66,7 +66,7 @@ class BEVRenderHead(RenderHead):
         self.register_buffer("edges", edges.float(), persistent=False)
 
     def forward(self, batch_dict: dict[str, Any]) -> dict[str, Any]:
-        """Render the view from above."""
+        """Render the bird's-eye view."""
         raw = at_least_float32(self._convolve([batch_dict[key] for key in self.channels]))
         density = F.softplus(raw + self.density_bias).movedim(1, -1)
         rendered = composite(density, self.edges)

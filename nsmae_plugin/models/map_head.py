@@ -1,8 +1,8 @@
 """Map head: classifies each BEV cell.
 
-The losses are binary per class and cell, since classes may overlap. As in the published code of BEVFusion
-(mit-han-lab/bevfusion, ``BEVSegmentationHead``) and NS-MAE, the loss of a class is the mean over
-samples and cells, and the classes' losses are summed.
+The losses are binary per class and cell, since classes may overlap. As in the published code of
+BEVFusion (mit-han-lab/bevfusion, ``BEVSegmentationHead``) and NS-MAE, the loss of a class is the
+mean over samples and cells, and the classes' losses are summed.
 """
 
 from __future__ import annotations
