@@ -4,27 +4,26 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import AfterValidator
+from pydantic import ConfigDict
 
+from nsmae_plugin.config.dense_heads import Suppression
 from nsmae_plugin.config.old_sections import OldBEVHead, OldPerspectiveHead
 from nsmae_plugin.config.optimization import Hook, Optimization
 from nsmae_plugin.config.section import Section
 from nsmae_plugin.config.sections import InSlot
-from nsmae_plugin.config.values import Names, Words
+from nsmae_plugin.config.values import ABSENT, Names, Ratio
 
 
-def _check_thresholds(section: dict[str, Any]) -> dict[str, Any]:
-    thresholds = section.get("RECALL_THRESH_LIST", [])
-    if not isinstance(thresholds, list) or any(
-        isinstance(one, bool) or not isinstance(one, int | float) or not 0 <= one <= 1
-        for one in thresholds
-    ):
-        raise ValueError("RECALL_THRESH_LIST must be a list of numbers from 0 to 1")
-    return section
+class PostProcessing(Section):
+    """What both hosts read, and what OpenPCDet's detectors read; the latter's other keys pass."""
 
+    model_config = ConfigDict(extra="allow")
 
-#: Its other keys are OpenPCDet's, and depend on the detector.
-PostProcessing = Annotated[dict[str, Any], AfterValidator(_check_thresholds), Words("a section")]
+    RECALL_THRESH_LIST: list[Ratio] = ABSENT
+    EVAL_METRIC: str | None = None
+    SCORE_THRESH: float = ABSENT
+    OUTPUT_RAW_SCORE: bool = ABSENT
+    NMS_CONFIG: Suppression = ABSENT
 
 
 class Model(Section):

@@ -121,7 +121,7 @@ class _TransFusionLoss(Section):
     LOSS_CLS: _FocalLoss
 
 
-class _Suppression(Section):
+class Suppression(Section):
     """Thresholds and sizes: one for all classes of a group, or one for each class."""
 
     NMS_TYPE: str
@@ -138,7 +138,7 @@ class _CenterOutput(Section):
     MAX_OBJ_PER_SAMPLE: PositiveInt
     USE_IOU_TO_RECTIFY_SCORE: bool = ABSENT
     IOU_RECTIFIER: list[NonNegative] = ABSENT
-    NMS_CONFIG: _Suppression
+    NMS_CONFIG: Suppression
 
 
 class _TransFusionOutput(Section):

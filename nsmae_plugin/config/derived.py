@@ -24,6 +24,7 @@ from nsmae_plugin.config.known_modules import (
     settle,
 )
 from nsmae_plugin.errors import ConfigError
+from nsmae_plugin.geometry.intervals import VOXELS, count_cells
 
 
 def complete(model_cfg: Any, dataset: Any) -> Any:
@@ -73,13 +74,12 @@ def described_data(config: Any) -> Any | None:
     extent = data_cfg.get("POINT_CLOUD_RANGE")
     if voxels is None or extent is None:
         return None
-    sides = zip(extent[:3], extent[3:], voxels, strict=True)
     return SimpleNamespace(
         dataset_cfg=data_cfg,
         class_names=config.CLASS_NAMES,
         point_cloud_range=extent,
         voxel_size=voxels,
-        grid_size=[round((high - low) / edge) for low, high, edge in sides],
+        grid_size=count_cells(zip(extent[:3], extent[3:], voxels, strict=True), VOXELS),
     )
 
 

@@ -13,6 +13,7 @@ from pydantic import model_validator
 from nsmae_plugin.config.section import Section
 from nsmae_plugin.config.values import (
     ABSENT,
+    MOST_BINS,
     MOST_LAYERS,
     BelowOne,
     Bound,
@@ -125,6 +126,14 @@ class LiftSplat(Module):
         layers = round((high - low) / step)
         if self.DOWNSAMPLE == 2 and layers > 1:
             raise ValueError(f"ZBOUND gives {layers} layers, but DOWNSAMPLE 2 convolves one")
+        nearest, farthest, step = self.DBOUND
+        if nearest < step / 2:
+            raise ValueError(
+                f"DBOUND {self.DBOUND} begins behind the camera, since its first value is the "
+                f"centre of a bin of {step:g} m: begin at {step / 2:g} m or farther"
+            )
+        if farthest - nearest > step * (MOST_BINS + 0.5):
+            raise ValueError(f"DBOUND {self.DBOUND} makes more than {MOST_BINS} bins")
         return self
 
 

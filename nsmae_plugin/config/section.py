@@ -41,7 +41,7 @@ _KEY, _VALUE, _SECTION = "key", "value", "section"
 
 
 class Section(BaseModel):
-    """A section of the configuration whose keys are all known.
+    """A section of the configuration whose keys are all known, unless a subclass allows others.
 
     Numbers are finite, and are neither strings nor ``true``; an integer is taken for a number.
     A validator of several keys raises ``ValueError`` with a message that continues the section's
@@ -71,7 +71,7 @@ class Section(BaseModel):
     def _check_keys(cls, content: Any) -> Any:
         if isinstance(content, Mapping):
             for key in content:
-                if key not in cls.model_fields:
+                if key not in cls.model_fields and cls.model_config["extra"] == "forbid":
                     rest = suggest(str(key), cls.model_fields)
                     raise PydanticCustomError(
                         _KEY, "{text}", {"text": rest, "key": str(key), "kind": "unknown key"}

@@ -16,6 +16,7 @@ from nsmae_plugin.geometry.intervals import count_steps
 
 INT_LIMIT = 1 << 31
 MOST_LAYERS = 1000
+MOST_BINS = 1000  # of depth
 MOST_STEPS = 100_000
 
 #: Default of a key that may be left out, but not be null.

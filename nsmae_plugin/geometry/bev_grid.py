@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nsmae_plugin.geometry.intervals import count_steps
+from nsmae_plugin.geometry.intervals import VOXELS, count_cells, count_steps
 
 Bound = tuple[float, float, float]  # lower edge, upper edge, step; metres
 
@@ -38,10 +38,12 @@ class BEVGrid:
         """The grid of two or three ``name: [min, max, step]`` in the order x, y(, z).
 
         Raises:
-            ConfigError: naming a bound whose range is no whole number of steps.
+            ConfigError: naming a bound whose range is no whole number of steps, or a grid that is
+                too large.
         """
         for name, bound in bounds.items():
             count_steps(bound, name)
+        count_cells(bounds.values(), " and ".join(bounds))
         checked = [_bound(*bound) for bound in bounds.values()]
         return cls(checked[0], checked[1], checked[2] if len(checked) > 2 else None)
 
@@ -59,9 +61,13 @@ class BEVGrid:
                 voxels is rounded to it, as in the voxelisation.
             voxel_size: along x, y, z, metres.
             stride: voxels per cell along x and y.
+
+        Raises:
+            ConfigError: no voxel along an axis, or too many altogether.
         """
         low, high = point_cloud_range[:3], point_cloud_range[3:]
         x, y, z = (_bound(*bound) for bound in zip(low, high, voxel_size, strict=True))
+        count_cells((x, y, z), VOXELS)
         return cls(x, y, z, stride)
 
     @property

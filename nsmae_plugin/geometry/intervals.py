@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from nsmae_plugin.errors import ConfigError
 
 TOLERANCE = 1e-3  # of a step: bounds are typed in decimals, and ranges pass through float32
+MOST_CELLS = 10**9  # of a grid; nuScenes' voxels of 7.5 cm are 83 million
+VOXELS = "VOXEL_SIZE and DATA_CONFIG.POINT_CLOUD_RANGE"  # the keys of the grid of voxels
 
 
 def is_whole(count: float) -> bool:
@@ -39,3 +41,21 @@ def count_steps(bound: Sequence[float], name: str) -> int:
             "number of steps"
         )
     return round(count)
+
+
+def count_cells(bounds: Iterable[Sequence[float]], names: str) -> tuple[int, ...]:
+    """Number of cells of a grid along each axis, of which the bounds are ``[min, max, step]``.
+
+    Args:
+        names: keys of the configuration, for messages.
+
+    Raises:
+        ConfigError: no cell along an axis, or too many altogether.
+    """
+    counts = [(float(high) - float(low)) / float(step) for low, high, step in bounds]
+    if not (min(counts) > 0.5 and math.prod(counts) <= MOST_CELLS):
+        raise ConfigError(
+            f"{names} make a grid of {' x '.join(f'{count:.6g}' for count in counts)} cells, but "
+            f"there must be 1 or more along each axis and at most {MOST_CELLS:g} altogether"
+        )
+    return tuple(map(round, counts))

@@ -10,13 +10,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from nsmae_plugin.config.values import MOST_BINS
 from nsmae_plugin.errors import ConfigError
 from nsmae_plugin.models import head_panels, module_config, scores
 from nsmae_plugin.models.render_head import Encoders, RenderHead, masked_mean
 from nsmae_plugin.models.targets import depth_from_above, occupied_cells, unmasked_points
 from nsmae_plugin.ops.compositing import at_least_float32, composite, density_bias
-
-MOST_BINS = 1000
 
 
 class BEVRenderHead(RenderHead):

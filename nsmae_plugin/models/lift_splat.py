@@ -75,7 +75,7 @@ class LiftSplatTransform(nn.Module, ABC):
         self.rounding, self.kernels = config.ROUNDING, config.KERNELS
         require_triton(self.kernels, "MODEL.VTRANSFORM.KERNELS")
         self.grid = BEVGrid.from_bounds(
-            {key: getattr(config, key) for key in ("XBOUND", "YBOUND", "ZBOUND")}
+            {f"MODEL.VTRANSFORM.{axis}BOUND": getattr(config, f"{axis}BOUND") for axis in "XYZ"}
         )
         self.num_bins = count_steps(config.DBOUND, "DBOUND")
         self.out_channels = config.OUT_CHANNEL

@@ -61,7 +61,7 @@ def build_optimizer(model: nn.Module, config: Mapping[str, Any]) -> AdamW:
         for parameters, decay in zip(both, (config["WEIGHT_DECAY"], 0.0), strict=True)
         if parameters
     ]
-    beta1, beta2 = config.get("BETAS", (0.9, 0.99))
+    beta1, beta2 = map(float, config.get("BETAS", (0.9, 0.99)))  # torch refuses 0 beside 0.99
     # Fused: one pass over the weights, without temporaries of their size.
     return AdamW(groups, lr=config["LR"], betas=(beta1, beta2), fused=True)
 

@@ -22,6 +22,7 @@ _LOST = "the connection to another process was lost; the message of that process
 SYSTEM_ERRORS = {
     "DataLoader worker (pid": "a process of the loader died ({}); where memory ran out, use fewer "
     "--workers or a smaller --batch_size",
+    "can't allocate memory": "memory ran out ({}): use a smaller --batch_size or a smaller network",
     "Connection closed by peer": _LOST,
     "Connection reset by peer": _LOST,
 }
@@ -96,7 +97,7 @@ def errors_in_one_line(main: Callable[P, int]) -> Callable[P, int]:
         except NSMAEError as error:
             if not error.told_elsewhere:
                 report(PREFIX + brief(str(error), LONGEST))
-        except (OSError, RuntimeError) as error:
+        except (OSError, RuntimeError, MemoryError) as error:
             message = _in_words(error)
             if message is None:
                 raise
@@ -120,6 +121,8 @@ def _in_words(error: Exception) -> str | None:
     if isinstance(error, OSError):  # of a file without a message of its own
         where = "" if error.filename is None else f"{os.fspath(error.filename)}: "
         return None if error.errno is None else f"{where}{error.strerror}"
+    if isinstance(error, MemoryError):
+        return f"memory ran out ({error})"
     for sign, message in SYSTEM_ERRORS.items():
         if sign in str(error):
             return message.format(str(error).splitlines()[0])

@@ -16,6 +16,15 @@ LOCATIONS = {
     "singapore-queenstown": (3228.6, 3687.1),
     "singapore-hollandvillage": (2808.3, 2922.9),
 }
+# Option -> its least and its greatest value.
+RANGES = {
+    "scenes": (2, 1000),
+    "keyframes": (2, 1000),
+    "sweeps": (0, 100),
+    "cameras": (1, 100),
+    "image_size": (32, 8192),
+    "azimuths": (36, 36_000),
+}
 KEYFRAME_INTERVAL_US = 500_000
 
 
@@ -51,12 +60,13 @@ class SyntheticOptions:
             raise ConfigError(
                 f"unknown version {self.version!r}: a synthetic dataset is one of {sorted(SPLITS)}"
             )
-        lowest = {"scenes": 2, "keyframes": 2, "sweeps": 0, "cameras": 1, "azimuths": 36, "seed": 0}
-        for name, least in lowest.items():
-            if getattr(self, name) < least:
-                raise ConfigError(f"{name} is {getattr(self, name)}, but must be {least} or more")
-        if min(self.image_size) < 32:
-            raise ConfigError(f"image_size is {self.image_size}: 32 pixels a side at least")
+        for name, (least, most) in RANGES.items():
+            value = getattr(self, name)
+            values = value if isinstance(value, tuple) else (value,)
+            if not least <= min(values) <= max(values) <= most:
+                raise ConfigError(f"{name} is {value}, but must be from {least} to {most}")
+        if self.seed < 0:
+            raise ConfigError(f"seed is {self.seed}, but must be 0 or more")
 
     @property
     def duration(self) -> float:

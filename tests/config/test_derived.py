@@ -118,3 +118,18 @@ def test_the_groups_of_a_center_head_hold_each_class_once(groups):
         complete(config.MODEL, data)
     config.MODEL.DENSE_HEAD.CLASS_NAMES_EACH_HEAD = [["car", "tram"], ["bus", "truck"]]
     complete(config.MODEL, data)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("POINT_CLOUD_RANGE", f"[-51.2, -51.2, -5, 51.2, 51.2, {2**40}]"),
+        ("POINT_CLOUD_RANGE", "[-1e308, -51.2, -5, 1e308, 51.2, 3]"),
+        ("DATA_PROCESSOR.transform_points_to_voxels.VOXEL_SIZE", "[1e-9, 0.2, 0.2]"),
+        ("DATA_PROCESSOR.transform_points_to_voxels.VOXEL_SIZE", "[0.2, 0.2, 99.0]"),
+    ],
+)
+def test_a_grid_without_cells_or_with_too_many_is_refused_when_it_is_read(key, value):
+    message = "VOXEL_SIZE and DATA_CONFIG.POINT_CLOUD_RANGE make a grid of .* 1e\\+09 altogether"
+    with pytest.raises(ConfigError, match=message):
+        load_config(TINY / "bevfusion_det.yaml", [f"DATA_CONFIG.{key}", value])

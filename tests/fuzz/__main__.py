@@ -39,8 +39,7 @@ def main() -> int:
         with tempfile.TemporaryDirectory() as folder:
             draw = KINDS[kind](Path(folder))
             harness.run_kind(kind, draw, range(3), args.seed)  # imports and compiles
-            harness.limit_memory(harness.GROWTH)
-            tally = harness.run_kind(kind, draw, numbers, args.seed)
+            tally = harness.run_kind(kind, draw, numbers, args.seed, limited=True)
         faults += tally.faults
         counts = ", ".join(f"{count} {word}" for word, count in tally.counts.items())
         seconds = time.perf_counter() - start

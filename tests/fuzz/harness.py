@@ -59,12 +59,19 @@ class Tally:
 Draw = Callable[[np.random.Generator], Case]
 
 
-def run_kind(name: str, draw: Draw, numbers: range, seed: int) -> Tally:
-    """The cases of a kind with these numbers; each depends on seed, kind and number alone."""
+def run_kind(name: str, draw: Draw, numbers: range, seed: int, limited: bool = False) -> Tally:
+    """The cases of a kind with these numbers; each depends on seed, kind and number alone.
+
+    Args:
+        limited: no case may allocate more than GROWTH beyond what the process has by then: caches
+            of libraries grow from case to case.
+    """
     tally = Tally()
     for number in numbers:
         rng = np.random.default_rng((seed, zlib.crc32(name.encode()), number))
         case = draw(rng)
+        if limited:
+            limit_memory(GROWTH)
         try:
             tally.counts[run_case(case)] += 1
         except Fault as fault:

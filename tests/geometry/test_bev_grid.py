@@ -93,3 +93,9 @@ def test_points_fall_into_voxels_and_those_outside_are_marked():
 def test_bounds_that_make_no_grid_are_refused(name, bound, message):
     with pytest.raises(ConfigError, match=message):
         map_grid({**MAP, name: bound})
+
+
+def test_a_grid_with_too_many_cells_is_refused_by_the_names_of_its_bounds():
+    message = "MAP_CONFIG.XBOUND and MAP_CONFIG.YBOUND make a grid of 100000 x 100000 cells"
+    with pytest.raises(ConfigError, match=message):
+        map_grid({"XBOUND": [-50.0, 50.0, 0.001], "YBOUND": [-50.0, 50.0, 0.001]})

@@ -181,3 +181,8 @@ def test_batchnorm_follows_with_the_momentum_of_the_configuration():
     # One batch of constant 4 moves the running mean from 0 half of the way.
     model[1].train()(torch.full((2, 2, 1, 1), 4.0))
     assert model[1].running_mean.tolist() == [2.0, 2.0]
+
+
+def test_betas_may_be_integers_beside_other_numbers():
+    config = {**COSINE, "BETAS": [0, 0.99]}
+    assert build_optimizer(nn.Linear(2, 2), config).param_groups[0]["betas"] == (0.0, 0.99)

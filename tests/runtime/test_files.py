@@ -5,6 +5,7 @@ import os
 import signal
 import threading
 
+import numpy as np
 import pytest
 import torch
 
@@ -161,3 +162,15 @@ def test_tools_report_errors_of_files_in_one_line_and_mistakes_of_programs_in_fu
     ]
     with pytest.raises(OSError, match="mistake"):
         tool(OSError("mistake"))
+
+
+@pytest.mark.parametrize("allocate", [np.empty, torch.empty])
+def test_memory_that_ran_out_is_told_in_one_line(allocate, capsys):
+    @errors_in_one_line
+    def main():
+        return allocate(1 << 50)
+
+    assert main() == 1
+    told = capsys.readouterr().err
+    assert told.startswith("error: memory ran out")
+    assert told.count("\n") == 1

@@ -69,6 +69,8 @@ def test_any_number_of_cameras(tmp_path, number):
         ({"keyframes": 1}, "keyframes is 1"),
         ({"cameras": 0}, "cameras is 0"),
         ({"image_size": (8, 300)}, "image_size"),
+        ({"image_size": (10**20, 300)}, "image_size is .* from 32 to 8192"),
+        ({"azimuths": 10**20}, "azimuths is"),
         ({"seed": -1}, "seed"),
     ],
 )
@@ -135,7 +137,7 @@ def test_an_interrupted_run_leaves_what_was_there(smallest, tmp_path, monkeypatc
 
 def test_command_line_reports_errors_in_one_line(tmp_path, capsys):
     assert main(["--out", str(tmp_path), "--scenes", "1"]) == 1
-    assert capsys.readouterr().err == "error: scenes is 1, but must be 2 or more\n"
+    assert capsys.readouterr().err == "error: scenes is 1, but must be from 2 to 1000\n"
 
 
 def test_the_marker_records_the_options(smallest):
