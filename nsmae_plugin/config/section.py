@@ -74,7 +74,9 @@ class Section(BaseModel):
                 if key not in cls.model_fields and cls.model_config["extra"] == "forbid":
                     rest = suggest(str(key), cls.model_fields)
                     raise PydanticCustomError(
-                        _KEY, "{text}", {"text": rest, "key": str(key), "kind": "unknown key"}
+                        _KEY,
+                        "{text}",
+                        {"text": rest, "key": brief(str(key)), "kind": "unknown key"},
                     )
             for key, field in cls.model_fields.items():
                 if field.is_required() and key not in content:
@@ -178,7 +180,7 @@ def _first_problem(error: ValidationError, content: Any, where: str) -> str:
     path, context = _path(one["loc"], content, where), one.get("ctx", {})
     if one["type"] == _KEY:
         prefix = f"{path}." if path else ""
-        return f"{context['kind']} {prefix}{brief(context['key'])}{one['msg']}"
+        return f"{context['kind']} {prefix}{context['key']}{one['msg']}"
     if one["type"] == "value_error":
         return f"{path}: {brief(context['error'], LONGEST)}"
     if one["type"] in (_VALUE, _SECTION):

@@ -107,6 +107,7 @@ def test_a_wrong_value_is_told_with_its_key_and_what_was_expected(key, value, me
     [
         ({"RATE": 1}, "unknown key MODEL.RATE (did you mean RATIO?)"),
         ({"RATE": 1, "SHIFT": "a"}, "unknown key MODEL.RATE (did you mean RATIO?)"),
+        ({"\udcff": 1}, "unknown key MODEL.?; known: ANGLES, GRID"),
         ({1: 1}, "unknown key MODEL.1; known: ANGLES, GRID"),
         ({"GRID": {}}, "missing key MODEL.GRID.XBOUND: expected a list of 3 numbers, min, max"),
         ({"GRID": {"XBOUND": [0, 1, 2]}}, "MODEL.GRID.XBOUND must be a list of 3 numbers, min,"),

@@ -11,6 +11,7 @@ import nsmae_plugin
 from nsmae_plugin import host
 from nsmae_plugin.config.derived import complete
 from nsmae_plugin.errors import ConfigError
+from nsmae_plugin.host.lost_voxels import warn_of_losses
 from tests.helpers.detector_case import SENSORS, build, make_config, make_dataset
 
 
@@ -209,3 +210,7 @@ def test_the_topmost_voxels_that_are_lost_are_counted(voxels, caplog):
     said = caplog.text
     assert ("the topmost" in said) == (found > 0)
     assert not found or f"the topmost {found} of {voxels} voxels" in said
+
+
+def test_a_dataset_without_a_range_is_asked_for_none_where_no_head_limits_boxes():
+    warn_of_losses({"NAME": "Network"}, dataset=object())
