@@ -20,7 +20,7 @@ class Encoders:
 
     view_transform: Any  # writes depth_logits and depth_context; None without cameras
     bev_channels: Mapping[str, int]  # of each BEV feature map, by its key in the batch
-    grid: BEVGrid  # of these maps
+    grid: BEVGrid  # of these maps, with the voxels as its layers
     point_cloud_range: tuple[float, ...]  # lower and upper x, y, z, metres
 
 
