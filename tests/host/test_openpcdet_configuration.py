@@ -137,6 +137,11 @@ def test_a_misspelt_key_of_ours_is_refused_and_openpcdets_are_its_own_affair(
         reading.cfg_from_list(["OPTIMIZATION.LRR", "1"], config)
 
 
+def test_a_script_without_a_configuration_ends_in_words(reading):
+    with pytest.raises(ConfigError, match="no configuration was named; add --cfg_file"):
+        reading.cfg_from_yaml_file(None, EasyDict())
+
+
 def test_names_that_a_script_imported_before_are_replaced_as_well(reading, monkeypatch):
     from nsmae_plugin.host.openpcdet.patching import replace
 

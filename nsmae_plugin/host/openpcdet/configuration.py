@@ -56,12 +56,14 @@ class Reader:
         self.merge = config_module.merge_new_config
         self.folders = (started_in, scripts)
 
-    def cfg_from_yaml_file(self, _: Read, cfg_file: str, config: Any) -> Any:
+    def cfg_from_yaml_file(self, _: Read, cfg_file: str | None, config: Any) -> Any:
         """Read ``cfg_file`` and its bases into ``config``.
 
         Raises:
-            ConfigError: a file is missing, or, in a configuration of ours, a key is wrong.
+            ConfigError: no file is named, one is missing, or, in a configuration of ours, a key is wrong.
         """
+        if cfg_file is None:  # OpenPCDet's scripts do not require their flag
+            raise ConfigError("no configuration was named; add --cfg_file with a YAML file")
         content = own.read(Path(cfg_file), (Path.cwd(), *self.folders))
         try:
             if is_ours(content):
@@ -130,9 +132,8 @@ def adapt_modules(model_cfg: Any) -> None:
             )
         model_cfg.IMAGE_BACKBONE.MLP_RATIO = int(ratio)  # a float would be one of channels
     if name_of(model_cfg, "NECK") == "GeneralizedLSSFPN":
-        model_cfg.NECK.END_LEVEL = (
-            -1
-        )  # the same as the last level, for which it asks other NUM_OUTS
+        # The same as the last level, for which it asks other NUM_OUTS.
+        model_cfg.NECK.END_LEVEL = -1
 
 
 def install(config_module: ModuleType, started_in: Path) -> None:
