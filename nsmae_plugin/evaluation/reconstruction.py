@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from nsmae_plugin import host
-from nsmae_plugin.errors import DataError, NonFiniteError
+from nsmae_plugin.errors import ConfigError, DataError, NonFiniteError
 from nsmae_plugin.models.render_head import RenderHead
 from nsmae_plugin.models.scores import MeanTotal, Total
 from nsmae_plugin.runtime import distributed
@@ -127,9 +127,12 @@ def measure(sample: Mapping[str, Any], frame: str) -> dict[str, Any]:
         ``heads`` {NAME: record of the head} and ``losses`` {term: (mean, number of cells)}.
 
     Raises:
+        ConfigError: the network renders nothing.
         NonFiniteError: a rendering is NaN or infinite.
     """
     _check_finite(sample, frame)
+    if not sample.get("render_heads"):
+        raise ConfigError("the network renders nothing: it has no MODEL.RENDER_HEADS")
     heads = {name: host.lookup("render_head", name) for name in sample["render_heads"]}
     cells = {
         term: float(mask.sum())

@@ -12,7 +12,7 @@ import numpy as np
 
 from nsmae_plugin.config.load import load_config
 from nsmae_plugin.data.timeline import Timeline
-from nsmae_plugin.errors import OutputError, brief
+from nsmae_plugin.errors import ConfigError, OutputError, brief
 from nsmae_plugin.formats.nuscenes.scenes import scenes_of_samples
 from nsmae_plugin.runs.loaded_model import load_model
 from nsmae_plugin.runs.options import ModelOptions
@@ -30,6 +30,7 @@ FILMS = {
     "film.gif": (("cameras.png", "bev.png"), FILM_WIDTH),
     "map.gif": (("map.png",), 1200),
 }
+LONGEST_FRAME = 600  # seconds; GIF counts hundredths in 16 bits
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,6 +64,7 @@ def infer(options: InferOptions) -> list[Path]:
         NonFiniteError: a prediction is NaN or infinite.
         OutputError: a folder holds predictions of another network, or cannot be written.
     """
+    _check(options)
     config = load_config(options.cfg_file, options.overrides)
     if options.folder is not None:
         config.DATA_CONFIG |= {
@@ -88,6 +90,18 @@ def infer(options: InferOptions) -> list[Path]:
     written = [predictor.save(index, folder) for index, folder in chosen]
     films = save_films(written, options.seconds_per_frame, chosen[0][1].parent)
     return [path for paths in written for path in paths] + films
+
+
+def _check(options: InferOptions) -> None:
+    for name in ("score_threshold", "map_threshold"):
+        value = getattr(options, name)
+        if not 0 <= value <= 1:
+            raise ConfigError(f"--{name} must be a number from 0 to 1, not {value}")
+    if not 0 < options.seconds_per_frame <= LONGEST_FRAME:
+        raise ConfigError(
+            f"--seconds_per_frame must be above 0 and at most {LONGEST_FRAME}, not "
+            f"{options.seconds_per_frame}"
+        )
 
 
 def _choose(options: InferOptions, config: Any, predictor: Predictor) -> list[tuple[int, Path]]:

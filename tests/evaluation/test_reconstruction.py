@@ -9,7 +9,7 @@ from torch import nn
 
 import nsmae_plugin
 from nsmae_plugin import host
-from nsmae_plugin.errors import DataError, NonFiniteError
+from nsmae_plugin.errors import ConfigError, DataError, NonFiniteError
 from nsmae_plugin.evaluation.reconstruction import (
     ReconstructionMeter,
     ReconstructionScorer,
@@ -280,6 +280,11 @@ def test_mode_is_restored_after_an_error():
 def test_an_empty_loader_is_an_error():
     with pytest.raises(DataError, match="no batch"):
         evaluate(Renderer(), [], "cpu")
+
+
+def test_a_network_that_renders_nothing_is_an_error():
+    with pytest.raises(ConfigError, match="renders nothing: it has no MODEL"):
+        measure({"pred_boxes": torch.zeros(0, 7)}, "frame")
 
 
 def test_a_rendering_that_is_not_finite_names_its_frame():

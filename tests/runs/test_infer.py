@@ -113,6 +113,16 @@ def test_a_scene_that_the_split_lacks_is_an_error(settings, tmp_path, capsys):
     assert "no sample of the split belongs to the scene 'scene-9999'" in error
 
 
+@pytest.mark.parametrize(
+    ("flag", "value"),
+    [("score_threshold", "nan"), ("map_threshold", "7"), ("seconds_per_frame", "-1")],
+)
+def test_thresholds_and_times_that_cannot_be_are_an_error(flag, value, settings, tmp_path, capsys):
+    options = [f"--{flag}", value, "--output_dir", tmp_path]
+    message = call(capsys, *settings, "--index", 0, *options, code=1)
+    assert message.startswith(f"error: --{flag} must be ")
+
+
 def test_predictions_that_are_no_numbers_are_an_error(settings, tmp_path, capsys):
     weights = oracle.write_checkpoint(tmp_path / "nan.pth", (oracle.BROKEN, 0.0, 0.0))
     arguments = [*settings[:2], "--ckpt", weights, "--device", "cpu", "--index", 0]

@@ -60,7 +60,8 @@ class Reader:
         """Read ``cfg_file`` and its bases into ``config``.
 
         Raises:
-            ConfigError: no file is named, one is missing, or, in a configuration of ours, a key is wrong.
+            ConfigError: a file is not named or missing, or, in a configuration of ours, a key is
+                wrong.
         """
         if cfg_file is None:  # OpenPCDet's scripts do not require their flag
             raise ConfigError("no configuration was named; add --cfg_file with a YAML file")
