@@ -15,6 +15,10 @@ from tests.helpers.tiny_frames import CLASSES, VERSION, all_infos, configuration
 pytestmark = pytest.mark.openpcdet
 
 
+# Required by OpenPCDet, which reads no image here.
+IMAGE = {"FINAL_DIM": [96, 160], "RESIZE_LIM_TRAIN": [1.0, 1.0], "RESIZE_LIM_TEST": [1.0, 1.0]}
+
+
 def assert_identical(ours, theirs, where="infos"):
     """The same types, keys in the same order, and values; floats to 1e-9 (sums in other order)."""
     assert type(ours) is type(theirs), where
@@ -95,7 +99,7 @@ def test_ten_sweeps_are_loaded_as_by_openpcdet(
         root,
         INFO_PATH={"train": ["ten.pkl"], "test": ["ten.pkl"]},
         MAX_SWEEPS=max_sweeps,
-        CAMERA_CONFIG={"USE_CAMERA": False, "IMAGE": {}},
+        CAMERA_CONFIG={"USE_CAMERA": False, "IMAGE": IMAGE},
         without=(*without, "image_normalize"),
     )
     data = MultiModalNuScenesDataset(config, CLASSES)

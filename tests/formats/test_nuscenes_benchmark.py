@@ -267,7 +267,7 @@ def test_a_results_file_from_elsewhere_is_scored_or_refused(val, tmp_path):
         score_content(val, foreign, tmp_path)
     for content in ("{", "[]", {"results": {}}, {"meta": {}, "results": []}):
         with pytest.raises(
-            DataError, match=r"mine.json is no (results file|valid JSON).*it must read"
+            DataError, match=r"mine.json is not (a results file|valid JSON).*it must read"
         ):
             score_content(val, content, tmp_path)
     with pytest.raises(DataError, match="cannot read the results"):
