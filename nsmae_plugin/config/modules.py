@@ -127,10 +127,10 @@ class LiftSplat(Module):
         if self.DOWNSAMPLE == 2 and layers > 1:
             raise ValueError(f"ZBOUND gives {layers} layers, but DOWNSAMPLE 2 convolves one")
         nearest, farthest, step = self.DBOUND
-        if nearest < step / 2:
+        if nearest <= 0:
             raise ValueError(
-                f"DBOUND {self.DBOUND} begins behind the camera, since its first value is the "
-                f"centre of a bin of {step:g} m: begin at {step / 2:g} m or farther"
+                f"DBOUND {self.DBOUND} begins at or behind the camera: its first value, the centre "
+                "of the nearest depth bin, must be positive"
             )
         if farthest - nearest > step * (MOST_BINS + 0.5):
             raise ValueError(f"DBOUND {self.DBOUND} makes more than {MOST_BINS} bins")

@@ -30,7 +30,7 @@ from tests.helpers.paths import CFGS
         ("VTRANSFORM.OUT_CHANNEL", "-80", "OUT_CHANNEL must be a positive integer, not -80"),
         ("VTRANSFORM.XBOUND", "[54, -54, 0.3]", "XBOUND must be a list of 3 numbers, min, max"),
         ("VTRANSFORM.DBOUND", "[1, 60, 0]", "DBOUND must be a list of 3 numbers, min, max"),
-        ("VTRANSFORM.DBOUND", "[0, 60, 0.5]", "begins behind the camera"),
+        ("VTRANSFORM.DBOUND", "[0, 60, 0.5]", "begins at or behind the camera"),
         ("VTRANSFORM.DBOUND", "[1, 60, 0.01]", "makes more than 1000 bins"),
         ("VTRANSFORM.DBOUND", "[1, 60, 0.7]", "with a whole number of steps"),
         ("VTRANSFORM.DOWNSAMPLE", "4", "DOWNSAMPLE must be 1 or 2, not 4"),
