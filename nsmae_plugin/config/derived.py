@@ -22,6 +22,7 @@ from nsmae_plugin.config.known_modules import (
     height_levels,
     name_of,
     settle,
+    voxel_size,
 )
 from nsmae_plugin.errors import ConfigError
 from nsmae_plugin.geometry.intervals import VOXELS, count_cells
@@ -69,9 +70,7 @@ def complete(model_cfg: Any, dataset: Any) -> Any:
 def described_data(config: Any) -> Any | None:
     """The dataset description for :func:`complete`; None if the configuration lacks it."""
     data_cfg = config.DATA_CONFIG
-    steps = data_cfg.get("DATA_PROCESSOR") or []
-    voxels = next((one["VOXEL_SIZE"] for one in steps if "VOXEL_SIZE" in one), None)
-    extent = data_cfg.get("POINT_CLOUD_RANGE")
+    voxels, extent = voxel_size(data_cfg), data_cfg.get("POINT_CLOUD_RANGE")
     if voxels is None or extent is None:
         return None
     return SimpleNamespace(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from nsmae_plugin.errors import ConfigError
@@ -16,6 +17,12 @@ LEVEL_CHANNELS = 128  # of the last convolution of these backbones, on every lev
 def name_of(model_cfg: Any, section: str) -> str | None:
     """The NAME of a section of MODEL; None without the section."""
     return (model_cfg.get(section) or {}).get("NAME")
+
+
+def voxel_size(data_cfg: Mapping[str, Any]) -> list[float] | None:
+    """VOXEL_SIZE, x, y, z in metres, of the step of DATA_PROCESSOR that has it; None without."""
+    steps = data_cfg.get("DATA_PROCESSOR") or []
+    return next((step["VOXEL_SIZE"] for step in steps if "VOXEL_SIZE" in step), None)
 
 
 def settle(model_cfg: Any, path: str, value: Any, reason: str) -> None:
@@ -53,7 +60,7 @@ def height_levels(voxels: int, last_pad: Any) -> int:
 
 
 def used_voxels(voxels: int, last_pad: Any) -> int:
-    """How many voxels along z, from below, reach a level behind an 8x backbone."""
+    """Number of voxels along z, from below, that reach a level behind an 8x backbone."""
     top = height_levels(voxels, last_pad) - 1
     for padding in reversed(_paddings(last_pad)):
         top = 2 * top - padding + 2  # the last that its kernel of 3 covers

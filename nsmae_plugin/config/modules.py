@@ -24,6 +24,7 @@ from nsmae_plugin.config.values import (
     Size,
     Words,
 )
+from nsmae_plugin.geometry.intervals import count_steps
 
 PerStage = Annotated[list[PositiveInt], Len(4, 4), Words("a list of 4 positive integers")]
 LayersPerStage = Annotated[
@@ -122,8 +123,7 @@ class LiftSplat(Module):
 
     @model_validator(mode="after")
     def _check_layers(self) -> LiftSplat:
-        low, high, step = self.ZBOUND
-        layers = round((high - low) / step)
+        layers = count_steps(self.ZBOUND, "ZBOUND")
         if self.DOWNSAMPLE == 2 and layers > 1:
             raise ValueError(f"ZBOUND gives {layers} layers, but DOWNSAMPLE 2 convolves one")
         nearest, farthest, step = self.DBOUND

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal
 
+from nsmae_plugin.config.known_modules import voxel_size
 from nsmae_plugin.config.section import Section
 from nsmae_plugin.config.values import PositiveInt
 from nsmae_plugin.errors import ConfigError
@@ -76,11 +77,10 @@ def _derive(head: dict[str, Any], where: str, config: Any) -> dict[str, Any]:
 
 def _bin_height(bins: Any, where: str, data: Mapping[str, Any]) -> float:
     """The height of a voxel; earlier versions had one bin per voxel and one below."""
-    steps = data.get("DATA_PROCESSOR") or []
-    height = next((step["VOXEL_SIZE"][2] for step in steps if "VOXEL_SIZE" in step), None)
-    extent = data.get("POINT_CLOUD_RANGE")
-    if height is None or extent is None:  # a dataset that is not ours
+    voxels, extent = voxel_size(data), data.get("POINT_CLOUD_RANGE")
+    if voxels is None or extent is None:  # a dataset that is not ours
         raise ConfigError(f"{where}.NUM_BINS: set MODEL.RENDER_HEADS.BEVRenderHead.BIN_HEIGHT")
+    height = voxels[2]
     levels = round((extent[5] - extent[2]) / height)
     if bins != levels + 1:
         raise ConfigError(

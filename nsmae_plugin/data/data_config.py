@@ -156,7 +156,7 @@ class MultiModalData(Section):
 
     @property
     def use_camera(self) -> bool:
-        """Whether images are read."""
+        """True if images are read."""
         return self.CAMERA_CONFIG is not None and self.CAMERA_CONFIG.USE_CAMERA
 
     @property

@@ -15,6 +15,11 @@ from nsmae_plugin.models.module_config import ImageMaskToken
 STOP = "_STOP_EPOCH"
 
 
+def stop_key(term: str) -> str:
+    """Key of LOSS_CONFIG for the epoch from which a term has no weight."""
+    return f"{term.upper()}{STOP}"
+
+
 class LossConfig(Section):
     """MODEL.LOSS_CONFIG: ``<term>_weight`` and ``<TERM>_STOP_EPOCH`` of the terms of all heads."""
 

@@ -10,7 +10,7 @@ from typing import Any
 from nsmae_plugin import host
 from nsmae_plugin.config.section import shown, suggest
 from nsmae_plugin.detectors.branches import CAMERA_SECTIONS, bev_grid, find_branches
-from nsmae_plugin.detectors.nsmae_config import STOP
+from nsmae_plugin.detectors.nsmae_config import STOP, stop_key
 from nsmae_plugin.errors import ConfigError
 from nsmae_plugin.models.render_head import Encoders, RenderHead
 
@@ -88,7 +88,7 @@ def check_heads(heads: Sequence[RenderHead], model_cfg: Any, features: Iterable[
 
 def _check_stops(loss_config: Any, terms: Sequence[str], names: Sequence[str]) -> None:
     """Check that stops name terms, and that one term never stops."""
-    keys = {f"{term.upper()}{STOP}" for term in terms}
+    keys = {stop_key(term) for term in terms}
     stops = {key for key, end in loss_config.items() if key.endswith(STOP) and end is not None}
     for key in sorted(stops - keys):
         raise ConfigError(

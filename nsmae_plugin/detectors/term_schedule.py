@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from nsmae_plugin.detectors.nsmae_config import stop_key
 from nsmae_plugin.models.render_head import RenderHead
 
 LIDAR_FEATURES = {"encoded_spconv_tensor", "spatial_features"}
@@ -76,4 +77,4 @@ def _idle_modules(detector: Any, running: Sequence[RenderHead]) -> list[nn.Modul
 
 
 def _stop_epoch(term: str, loss_config: Any) -> float | None:
-    return loss_config.get(f"{term.upper()}_STOP_EPOCH")
+    return loss_config.get(stop_key(term))

@@ -143,31 +143,37 @@ def predict(
     return Predictions(joined, dict(total), clock.mean())
 
 
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[nn.Module]:
+    """The unwrapped network in evaluation mode; its mode is restored afterwards."""
+    # The wrapper's forward synchronises buffers; it would wait for processes with fewer batches.
+    model = distributed.unwrap(model)
+    was_training = model.training
+    model.eval()
+    try:
+        yield model
+    finally:
+        model.train(was_training)
+
+
 def _predict_shard(
     model: nn.Module, loader: DataLoader, world: World, per_sample: Path | None, clock: _Clock
 ) -> tuple[Shard, Counter[str]]:
     """Index and annotation of every sample of this process, and its recall counts."""
-    # The wrapper's forward synchronises buffers; it would wait for processes with fewer batches.
-    model = distributed.unwrap(model)
     dataset: Any = loader.dataset.dataset  # type: ignore[attr-defined]
     annotations: list[dict[str, Any]] = []
     recall: Counter[str] = Counter()
-    was_training = model.training
-    model.eval()
     bar = tqdm(loader, desc="predict", disable=None if world.is_main else True, leave=False)
-    try:
-        # Not inference_mode: a module may keep a tensor created here and use it in training.
-        with torch.no_grad():
-            for batch in bar:
-                batch = host.to_device(batch, world.device)
-                with clock.timing(batch["batch_size"]):
-                    predictions, counts = model(batch)
-                recall.update({name: int(count) for name, count in counts.items()})
-                annotations += dataset.generate_prediction_dicts(
-                    batch, predictions, dataset.class_names, output_path=per_sample
-                )
-    finally:
-        model.train(was_training)
+    # Not inference_mode: a module may keep a tensor created here and use it in training.
+    with evaluating(model) as network, torch.no_grad():
+        for batch in bar:
+            batch = host.to_device(batch, world.device)
+            with clock.timing(batch["batch_size"]):
+                predictions, counts = network(batch)
+            recall.update({name: int(count) for name, count in counts.items()})
+            annotations += dataset.generate_prediction_dicts(
+                batch, predictions, dataset.class_names, output_path=per_sample
+            )
     indices = [draw.index for draw in loader.sampler]  # type: ignore[attr-defined]
     return list(zip(indices, annotations, strict=True)), recall
 

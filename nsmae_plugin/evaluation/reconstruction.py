@@ -19,6 +19,7 @@ from torch import nn
 
 from nsmae_plugin import host
 from nsmae_plugin.errors import ConfigError, DataError, NonFiniteError
+from nsmae_plugin.evaluation.prediction_loop import evaluating
 from nsmae_plugin.models.render_head import RenderHead
 from nsmae_plugin.models.scores import MeanTotal, Total
 from nsmae_plugin.runtime import distributed
@@ -100,19 +101,12 @@ class ReconstructionScorer:
 def _measure_shard(
     model: nn.Module, loader: Iterable[dict[str, Any]], device: torch.device | str
 ) -> ReconstructionMeter:
-    # The wrapper's forward synchronises buffers; it would wait for processes with fewer batches.
-    model = distributed.unwrap(model)
     meter = ReconstructionMeter()
-    was_training = model.training
-    model.eval()
-    try:
-        with torch.inference_mode():
-            for batch in loader:
-                samples, _ = model(host.to_device(batch, device))
-                for frame, sample in zip(batch["frame_id"], samples, strict=True):
-                    meter.add(measure(sample, frame))
-    finally:
-        model.train(was_training)
+    with evaluating(model) as network, torch.inference_mode():
+        for batch in loader:
+            samples, _ = network(host.to_device(batch, device))
+            for frame, sample in zip(batch["frame_id"], samples, strict=True):
+                meter.add(measure(sample, frame))
     return meter
 
 

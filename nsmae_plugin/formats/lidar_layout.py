@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 from pydantic import AfterValidator, Field
 
 from nsmae_plugin.config.section import Section
 from nsmae_plugin.config.values import Words
 
-DTYPES = ("float32", "float64")
+DType = Literal["float32", "float64"]
+DTYPES = get_args(DType)
 NUSCENES_COLUMNS = ["x", "y", "z", "intensity", "ring"]
 
 
@@ -39,7 +40,7 @@ class LidarFiles(Section):
     """
 
     COLUMNS: Columns = Field(default=NUSCENES_COLUMNS)
-    DTYPE: Literal["float32", "float64"] = "float32"
+    DTYPE: DType = "float32"
 
     def __str__(self) -> str:
         return f"{len(self.COLUMNS)} columns of {self.DTYPE} ({', '.join(self.COLUMNS)})"

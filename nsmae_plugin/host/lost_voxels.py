@@ -28,11 +28,9 @@ def refuse_lost_voxels(model: nn.Module, model_cfg: Any, dataset: Any) -> nn.Mod
         model_cfg: its section MODEL.
         dataset: gives ``grid_size``.
     """
-    section = model_cfg.get("BACKBONE_3D") or {}
     backbone = getattr(model, "backbone_3d", None)
-    if section.get("NAME") in BACKBONES and isinstance(backbone, nn.Module):
-        voxels = int(dataset.grid_size[2])
-        used = used_voxels(voxels, section.get("last_pad", 0))
+    if name_of(model_cfg, "BACKBONE_3D") in BACKBONES and isinstance(backbone, nn.Module):
+        used, voxels = _used_voxels(model_cfg, dataset)
         backbone.register_forward_pre_hook(partial(_check, used=used, voxels=voxels))
     return model
 
@@ -83,8 +81,7 @@ def _warn_of_partial_voxels(dataset: Any) -> None:
 
 def _warn_of_lost_voxels(model_cfg: Any, dataset: Any) -> None:
     """Warn if the strides of the backbone do not divide the grid, so that top voxels are lost."""
-    voxels = int(dataset.grid_size[2])
-    used = used_voxels(voxels, model_cfg.BACKBONE_3D.get("last_pad", 0))
+    used, voxels = _used_voxels(model_cfg, dataset)
     if used < voxels and name_of(model_cfg, "MAP_TO_BEV") == "HeightCompression":
         _logger(dataset).warning(
             "the topmost %d of %d voxels along z reach no output of MODEL.BACKBONE_3D; 24, 40 or "
@@ -92,6 +89,12 @@ def _warn_of_lost_voxels(model_cfg: Any, dataset: Any) -> None:
             voxels - used,
             voxels,
         )
+
+
+def _used_voxels(model_cfg: Any, dataset: Any) -> tuple[int, int]:
+    """Voxels along z that reach an output of the backbone, and all of them."""
+    voxels = int(dataset.grid_size[2])
+    return used_voxels(voxels, model_cfg.BACKBONE_3D.get("last_pad", 0)), voxels
 
 
 def _warn_of_dropped_boxes(model_cfg: Any, dataset: Any) -> None:

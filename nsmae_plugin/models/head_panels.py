@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from nsmae_plugin.models.scores import cells_of_patches, psnr
+from nsmae_plugin.models.scores import patch_cells, psnr
 
 Array = NDArray[np.float32]
 Mask = NDArray[np.bool_]
@@ -180,9 +180,7 @@ def _rendered_colour(sample: Mapping[str, Any], slot: int) -> Panel:
 
 def _cells(sample: Mapping[str, Any], slot: int) -> tuple[Tensor, Tensor]:
     """(h, w) bool: cells in hidden and in visible patches, as far as the image fills them."""
-    filled = sample["target_rgb_mask"][slot]
-    hidden, visible = cells_of_patches(sample["image_patch_mask"][slot], tuple(filled.shape))
-    return hidden & filled, visible & filled
+    return patch_cells(sample["image_patch_mask"][slot], sample["target_rgb_mask"][slot])
 
 
 def _slots(sample: Mapping[str, Any]) -> range:

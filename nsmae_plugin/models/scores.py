@@ -64,6 +64,18 @@ def cells_of_patches(patch_mask: Tensor, grid: tuple[int, int]) -> tuple[Tensor,
     return share > 1 - tolerance, share < tolerance
 
 
+def patch_cells(patch_mask: Tensor, filled: Tensor) -> tuple[Tensor, Tensor]:
+    """The cells that the images fill, in hidden patches and in visible ones.
+
+    Args:
+        patch_mask: (..., Hp, Wp) bool, True where the patch is hidden.
+        filled: (..., fH, fW) bool.
+    """
+    height, width = filled.shape[-2:]
+    hidden, visible = cells_of_patches(patch_mask, (height, width))
+    return hidden & filled, visible & filled
+
+
 def colour_record(rendered: Tensor, target: Tensor, sets: tuple[Tensor, ...]) -> Record:
     """Squared error and target moments of one sample.
 
@@ -229,8 +241,7 @@ class MeanTotal(Total):
 def camera_record(sample: Mapping[str, Any]) -> dict[str, Any]:
     """Record of a sample for each of :func:`camera_totals`."""
     filled = sample["target_rgb_mask"]
-    patches = cells_of_patches(sample["image_patch_mask"], tuple(filled.shape[-2:]))
-    cells = (filled, *(filled & kind for kind in patches))
+    cells = (filled, *patch_cells(sample["image_patch_mask"], filled))
     return {
         "rgb": colour_record(sample["rendered_rgb"], sample["target_rgb"], cells),
         "depth": _depth_record(sample, "depth", "target_depth"),

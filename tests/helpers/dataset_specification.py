@@ -9,7 +9,7 @@ import numpy as np
 
 @dataclass
 class DatasetSpecification:
-    """Stands in for a dataset where a network is only built.
+    """A stand-in for a dataset, for tests that only build a network.
 
     Attributes:
         point_cloud_range: x, y, z of the lower, then of the upper corner (m).

@@ -30,7 +30,7 @@ def run(code: str, **environment: str) -> subprocess.CompletedProcess:
 
 
 def test_nothing_outside_the_seam_depends_on_the_name_of_the_host():
-    """What differs between the hosts is a function or a value of the seam."""
+    """Code elsewhere asks the seam for everything in which the hosts differ."""
     comparisons = [
         f"{path.relative_to(REPOSITORY)}: {ast.unparse(node)}"
         for folder in (PACKAGE, REPOSITORY / "tools")

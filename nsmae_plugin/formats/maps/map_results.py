@@ -18,7 +18,7 @@ from torch import Tensor
 
 from nsmae_plugin.errors import DataError, NonFiniteError
 from nsmae_plugin.formats.maps.bev_map import save_map
-from nsmae_plugin.formats.maps.map_classes import MapConfig, describe_drawing, drawing_of
+from nsmae_plugin.formats.maps.map_classes import describe_drawing, drawing_of
 from nsmae_plugin.geometry.bev_grid import map_grid
 from nsmae_plugin.runtime import files
 
@@ -169,8 +169,8 @@ class MapScorer:
     def save(self, path: Path, token: str, prediction: Mapping[str, Any]) -> None:
         """Write probabilities, classes and grid; see :func:`save_map`."""
         probabilities = prediction["masks_bev"].detach().float().cpu().numpy()
-        grid, classes = map_grid(self.map_config), MapConfig.of_section(self.map_config).CLASSES
-        save_map(path, token, probabilities, classes, grid)
+        classes = self.map_config["CLASSES"]
+        save_map(path, token, probabilities, classes, map_grid(self.map_config))
 
     def score(self, records: Sequence[np.ndarray], folder: Path) -> tuple[str, dict[str, float]]:
         """Table and metrics of all samples; writes ``map_metrics.json``.
