@@ -48,6 +48,15 @@ def kernel_device(device, monkeypatch) -> torch.device:
     return device
 
 
+@pytest.fixture
+def alone(tmp_path, monkeypatch) -> Path:
+    """The working directory of a process that no launcher started."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("WORLD_SIZE", "RANK", "LOCAL_RANK"):
+        monkeypatch.delenv(name, raising=False)
+    return tmp_path
+
+
 @pytest.fixture(scope="session")
 def synthetic_root(tmp_path_factory) -> Path:
     """Data root of a tiny synthetic ``v1.0-mini`` with info files: 2 train scenes, 1 val scene."""

@@ -1,14 +1,18 @@
 """BEVDetector with cameras, LiDAR or both, on the active host."""
 
-import copy
-
 import pytest
 import torch
 
 from nsmae_plugin import host
 from nsmae_plugin.errors import ConfigError, NonFiniteError
 from tests.helpers.bfloat16_check import check_bfloat16_training
-from tests.helpers.detector_case import build, labelled_batch, make_config
+from tests.helpers.detector_case import (
+    build,
+    check_batch_left_alone,
+    check_every_parameter_learns,
+    labelled_batch,
+    make_config,
+)
 
 # Each set of sensors and each head once.
 ALL_SENSORS = ("bevfusion_det", "camera_det", "centerpoint_lidar")
@@ -84,25 +88,13 @@ def test_scores_that_are_nan_are_an_error_and_not_an_empty_scene(recipe):
 @pytest.mark.parametrize("recipe", ALL_SENSORS)
 @pytest.mark.parametrize("counts", [(0, 2), (0, 0)])
 def test_samples_without_boxes_train_every_parameter(recipe, counts):
-    model = make(recipe).train()
-    result, _, _ = model(labelled_batch(recipe, counts))
-    result["loss"].backward()
-    assert result["loss"].isfinite()
-    without = {name for name, p in model.named_parameters() if p.grad is None}
-    assert without == set()
-    assert all(p.grad.isfinite().all() for p in model.parameters())
+    check_every_parameter_learns(make(recipe).train(), labelled_batch(recipe, counts))
 
 
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("recipe", ALL_SENSORS)
 def test_the_callers_batch_is_left_alone(recipe, training):
-    batch = labelled_batch(recipe)
-    before = copy.deepcopy(batch)
-    make(recipe).train(training)(batch)
-    assert list(batch) == list(before)
-    for key, value in before.items():
-        if torch.is_tensor(value):
-            assert torch.equal(batch[key], value), key
+    check_batch_left_alone(make(recipe).train(training), labelled_batch(recipe))
 
 
 @pytest.mark.parametrize("recipe", ["bevfusion_det", "centerpoint_lidar"])

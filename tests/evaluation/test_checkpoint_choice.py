@@ -23,11 +23,8 @@ from tests.helpers.oracle_runs import (
 
 
 @pytest.fixture
-def workspace(tmp_path, monkeypatch, synthetic_root):
-    monkeypatch.chdir(tmp_path)
-    for name in ("WORLD_SIZE", "RANK", "LOCAL_RANK"):
-        monkeypatch.delenv(name, raising=False)
-    return make_workspace(tmp_path, synthetic_root)
+def workspace(alone, synthetic_root):
+    return make_workspace(alone, synthetic_root)
 
 
 def test_all_epochs_are_evaluated_once_and_anew_after_they_changed(workspace, capsys):

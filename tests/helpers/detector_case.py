@@ -1,5 +1,7 @@
 """Detectors of the tiny recipes on a range of 25.6 m, and a made-up batch with boxes for them."""
 
+import copy
+
 import torch
 
 import nsmae_plugin
@@ -53,6 +55,25 @@ def build(recipe, name=None, on=host, config=None):
     config.NAME = name or config.NAME
     torch.manual_seed(0)
     return on.build_network(model_cfg=config, num_class=10, dataset=make_dataset())
+
+
+def check_batch_left_alone(model, batch):
+    """The forward pass changes neither the keys nor the tensors of the caller's batch."""
+    before = copy.deepcopy(batch)
+    model(batch)
+    assert list(batch) == list(before)
+    for key, value in before.items():
+        if torch.is_tensor(value):
+            assert torch.equal(batch[key], value), key
+
+
+def check_every_parameter_learns(model, batch):
+    """The loss is finite, and so is the gradient of every parameter."""
+    result, _, _ = model(batch)
+    result["loss"].backward()
+    assert result["loss"].isfinite()
+    assert {name for name, p in model.named_parameters() if p.grad is None} == set()
+    assert all(p.grad.isfinite().all() for p in model.parameters())
 
 
 def labels(counts=(3, 2)):

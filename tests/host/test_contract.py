@@ -15,7 +15,7 @@ from nsmae_plugin.errors import HostError
 CONTRACT = {"NAME", "DatasetTemplate", "Detector3DTemplate", "build_dataset", "build_network"}
 CONTRACT |= {"lookup", "register", "to_device"}
 STEP_SLOTS = ("augmentor", "processor")
-OWN_ENTRIES = {
+STOCK_MODULES = {
     "vfe": "MeanVFE",
     "backbone_3d": "VoxelResBackBone8x",
     "map_to_bev": "HeightCompression",
@@ -24,6 +24,9 @@ OWN_ENTRIES = {
     "vtransform": "DepthLSSTransform",
     "fuser": "ConvFuser",
     "backbone_2d": "BaseBEVBackbone",
+}
+OWN_ENTRIES = {
+    **STOCK_MODULES,
     "augmentor": "random_world_rotation",
     "processor": "transform_points_to_voxels",
 }

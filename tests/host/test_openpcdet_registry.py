@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from nsmae_plugin.errors import HostError
+from tests.host.test_contract import STOCK_MODULES
 
 pytestmark = pytest.mark.openpcdet
 
@@ -20,14 +21,7 @@ def openpcdet(openpcdet_root):
 SLOTS = {
     "detector": "BevFusion",
     "dataset": "NuScenesDataset",
-    "vfe": "MeanVFE",
-    "backbone_3d": "VoxelResBackBone8x",
-    "map_to_bev": "HeightCompression",
-    "image_backbone": "SwinTransformer",
-    "neck": "GeneralizedLSSFPN",
-    "vtransform": "DepthLSSTransform",
-    "fuser": "ConvFuser",
-    "backbone_2d": "BaseBEVBackbone",
+    **STOCK_MODULES,
     "dense_head": "TransFusionHead",
     "augmentor": "random_world_flip",
     "processor": "image_normalize",

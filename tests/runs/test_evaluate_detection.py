@@ -31,11 +31,8 @@ OPENPCDET_FLAGS = (
 
 
 @pytest.fixture
-def workspace(tmp_path, monkeypatch, synthetic_root):
-    monkeypatch.chdir(tmp_path)
-    for name in ("WORLD_SIZE", "RANK", "LOCAL_RANK"):
-        monkeypatch.delenv(name, raising=False)
-    return make_workspace(tmp_path, synthetic_root)
+def workspace(alone, synthetic_root):
+    return make_workspace(alone, synthetic_root)
 
 
 @pytest.mark.parametrize("flag", OPENPCDET_FLAGS)

@@ -35,11 +35,8 @@ RESULTS = {"map_metrics.json", "result.txt", "result.pkl"}
 
 
 @pytest.fixture
-def start(tmp_path, monkeypatch, synthetic_root):
+def start(alone, synthetic_root):
     """Makes the working directory of an oracle with a map head and, if wanted, one for boxes."""
-    monkeypatch.chdir(tmp_path)
-    for name in ("WORLD_SIZE", "RANK", "LOCAL_RANK"):
-        monkeypatch.delenv(name, raising=False)
 
     def make(boxes=False, **data):
         model = {"NAME": "OracleWithMap", "MAP_HEAD": {"NAME": "OracleMapHead"}}
@@ -47,7 +44,7 @@ def start(tmp_path, monkeypatch, synthetic_root):
             # Never built; a name that OpenPCDet knows, and whose keys are its own business.
             model["DENSE_HEAD"] = {"NAME": "AnchorHeadMulti"}
         data = {"USE_LABELS": boxes, "MAP_CONFIG": MAP_CONFIG, **data}
-        return make_workspace(tmp_path, synthetic_root, model, **data)
+        return make_workspace(alone, synthetic_root, model, **data)
 
     return make
 

@@ -17,17 +17,6 @@ from tests.helpers.paths import TINY
 oracle.register()
 
 
-@pytest.fixture(scope="module")
-def infos(synthetic_root):
-    return read_infos(synthetic_root / "v1.0-mini" / "nuscenes_infos_3sweeps_val.pkl")
-
-
-@pytest.fixture(scope="module")
-def settings(synthetic_root, tmp_path_factory):
-    """Arguments for the oracle on the synthetic dataset."""
-    return oracle.write_arguments(tmp_path_factory.mktemp("oracle"), synthetic_root)
-
-
 def test_boxes_of_a_sample_are_those_of_the_network(settings, infos, tmp_path, capsys):
     paths = call(capsys, *settings, "--index", 1, "--output_dir", tmp_path)
     assert paths == [tmp_path / infos[1]["token"] / name for name in PICTURES]

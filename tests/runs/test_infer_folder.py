@@ -11,7 +11,6 @@ from nsmae_plugin import host
 from nsmae_plugin.config.load import load_config
 from nsmae_plugin.data.frame_folder import NAME, FrameFolderDataset
 from nsmae_plugin.data.pipeline import LIDAR_PROCESSORS
-from nsmae_plugin.formats.infos import read_infos
 from nsmae_plugin.geometry.boxes import lidar_to_global
 from nsmae_plugin.runs.loaded_model import load_model
 from tests.helpers import oracle
@@ -19,17 +18,6 @@ from tests.helpers.oracle import PICTURES, SHIFT, boxes_of, call
 from tests.helpers.paths import TINY
 
 oracle.register()
-
-
-@pytest.fixture(scope="module")
-def infos(synthetic_root):
-    return read_infos(synthetic_root / "v1.0-mini" / "nuscenes_infos_3sweeps_val.pkl")
-
-
-@pytest.fixture(scope="module")
-def settings(synthetic_root, tmp_path_factory):
-    """Arguments for the oracle on the synthetic dataset."""
-    return oracle.write_arguments(tmp_path_factory.mktemp("oracle"), synthetic_root)
 
 
 def export(infos: list, root: Path, folder: Path, lidar: bool = True) -> Path:

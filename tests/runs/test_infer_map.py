@@ -6,7 +6,6 @@ import torch
 from PIL import Image
 
 from nsmae_plugin.config.load import load_config
-from nsmae_plugin.formats.infos import read_infos
 from nsmae_plugin.formats.nuscenes.scenes import scenes_of_samples
 from nsmae_plugin.geometry.boxes import lidar_to_global
 from nsmae_plugin.runs.infer import save_films
@@ -19,11 +18,6 @@ from tests.runs.test_infer_folder import export
 map_oracle.register()
 oracle.register()
 MAP_FILES = ["map.npz", "map.png", "map_cameras.png"]
-
-
-@pytest.fixture(scope="module")
-def infos(synthetic_root):
-    return read_infos(synthetic_root / "v1.0-mini" / "nuscenes_infos_3sweeps_val.pkl")
 
 
 @pytest.fixture(scope="module")

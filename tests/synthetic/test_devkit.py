@@ -27,11 +27,6 @@ def world(tmp_path_factory) -> Path:
     return write_dataset(tmp_path_factory.mktemp("world"), OPTIONS)
 
 
-@pytest.fixture(scope="module")
-def database(world) -> NuScenes:
-    return NuScenes("v1.0-mini", str(world), verbose=False)
-
-
 def predictions_of_ground_truth(database: NuScenes, scenes: list[str]) -> dict[str, list[dict]]:
     attributes = {record["token"]: record["name"] for record in database.attribute}
     results = {}

@@ -7,7 +7,6 @@ import pytest
 from nuscenes.map_expansion.arcline_path_utils import discretize_lane, pose_at_length
 from nuscenes.map_expansion.bitmap import BitMap
 from nuscenes.map_expansion.map_api import NuScenesMap
-from nuscenes.nuscenes import NuScenes
 from shapely.geometry import Point
 
 from nsmae_plugin.synthetic import SyntheticOptions, ground, write_dataset
@@ -24,11 +23,6 @@ DIVIDERS = ("road_divider", "lane_divider")
 @pytest.fixture(scope="module")
 def world(tmp_path_factory) -> Path:
     return write_dataset(tmp_path_factory.mktemp("map_world"), OPTIONS)
-
-
-@pytest.fixture(scope="module")
-def database(world) -> NuScenes:
-    return NuScenes("v1.0-mini", str(world), verbose=False)
 
 
 @pytest.fixture(scope="module")
