@@ -2,8 +2,9 @@
 
 import pytest
 
-from nsmae_plugin.experiments.label_efficiency.comparison import Comparison, Spread
+from nsmae_plugin.experiments.label_efficiency.comparison import Comparison
 from nsmae_plugin.experiments.label_efficiency.summary import draw
+from nsmae_plugin.experiments.spread import Spread
 
 
 def comparison(fraction, scratch, pretrained, metric="mAP"):

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from nsmae_plugin.geometry.bev_grid import BEVGrid
-from nsmae_plugin.host.builtin.modules.center_codes import decode, gather
+from nsmae_plugin.ops.center_codes import decode, gather
 from tests.helpers.center_head_case import make_head, random_labels
 
 

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from nsmae_plugin.errors import ConfigError, DataError, HostError
-from nsmae_plugin.host.builtin.modules.center_head import CenterHead, regression_loss
+from nsmae_plugin.host.builtin.modules.center_head import CenterHead
+from nsmae_plugin.ops.center_codes import regression_loss
 from tests.helpers.center_head_case import (
     GROUPS,
     batch_of,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 from nsmae_plugin.errors import DataError
 from nsmae_plugin.experiments.label_efficiency.records import Record
 from nsmae_plugin.experiments.label_efficiency.trials import ARMS, PRETRAINED, SCRATCH
+from nsmae_plugin.experiments.spread import Spread
 from nsmae_plugin.formats.maps import map_results
 from nsmae_plugin.formats.nuscenes import devkit
 
@@ -76,24 +76,6 @@ def value_of(metrics: Mapping[str, Any], name: str, where: str) -> float:
 
 
 @dataclass(frozen=True)
-class Spread:
-    """Values by seed, their mean and their sample standard deviation (None below two values)."""
-
-    values: dict[int, float]
-    mean: float
-    sd: float | None
-
-    @classmethod
-    def of(cls, values: Mapping[int, float]) -> Spread | None:
-        """None without values."""
-        if not values:
-            return None
-        numbers = list(values.values())
-        sd = statistics.stdev(numbers) if len(numbers) > 1 else None
-        return cls(dict(sorted(values.items())), statistics.fmean(numbers), sd)
-
-
-@dataclass(frozen=True)
 class Comparison:
     """Both arms at one fraction in one metric.
 
@@ -122,8 +104,8 @@ def _compare(records: Sequence[Record], fraction: float, name: str) -> Compariso
         if trial.fraction == fraction:
             values[trial.arm][trial.seed] = value_of(record.metrics, name, trial.name)
     scratch, pretrained = values[SCRATCH], values[PRETRAINED]
-    pairs = {seed: pretrained[seed] - scratch[seed] for seed in pretrained if seed in scratch}
-    return Comparison(fraction, name, Spread.of(scratch), Spread.of(pretrained), Spread.of(pairs))
+    difference = Spread.of_difference(pretrained, scratch)
+    return Comparison(fraction, name, Spread.of(scratch), Spread.of(pretrained), difference)
 
 
 def format_table(comparisons: Sequence[Comparison]) -> str:

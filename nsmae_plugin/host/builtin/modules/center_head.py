@@ -8,16 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from nsmae_plugin.errors import ConfigError, DataError, HostError
-from nsmae_plugin.host.builtin.modules.center_codes import assign_group, decode, gather
-from nsmae_plugin.host.builtin.modules.heatmap import (
-    RARE,
-    clipped_sigmoid,
-    gaussian_focal_loss,
-    head_grid,
-    require_branches,
-    require_map,
-)
+from nsmae_plugin.host.builtin.modules.head_checks import head_grid, require_branches, require_map
+from nsmae_plugin.ops.center_codes import assign_group, decode, gather, regression_loss
 from nsmae_plugin.ops.conv_block import conv_block
+from nsmae_plugin.ops.heatmap import RARE, clipped_sigmoid, gaussian_focal_loss
 from nsmae_plugin.ops.rotated_boxes import non_maximum_suppression
 
 CODE = {"center": 2, "center_z": 1, "dim": 3, "rot": 2, "vel": 2}  # channels, in target order
@@ -149,7 +143,7 @@ class CenterHead(nn.Module):
     @torch.no_grad()
     def assign_targets(self, labels: Tensor) -> dict[str, list[Tensor]]:
         """For each group, under OpenPCDet's keys, what
-        :func:`~nsmae_plugin.host.builtin.modules.center_codes.assign_group` returns.
+        :func:`~nsmae_plugin.ops.center_codes.assign_group` returns.
 
         Args:
             labels: (B, M, 8 or 10).
@@ -208,18 +202,6 @@ class CenterHead(nn.Module):
             dict(zip(keys, map(torch.cat, zip(*sample, strict=True)), strict=True))
             for sample in samples
         ]
-
-
-def regression_loss(predicted: Tensor, target: Tensor, mask: Tensor) -> Tensor:
-    """(C,) sums of absolute differences over the objects, divided by their number (at least 1).
-
-    Args:
-        predicted, target: (B, K, C); a NaN in ``target`` is unknown and costs nothing.
-        mask: (B, K) bool, which of the K are objects.
-    """
-    known = mask[..., None] & ~target.isnan()
-    distance = torch.where(known, (predicted - target).abs(), 0)
-    return distance.sum(dim=(0, 1)) / mask.sum().clamp(min=1)
 
 
 def suppress(boxes: Tensor, scores: Tensor, config: Any) -> Tensor:

@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from nsmae_plugin.host.builtin.modules.heatmap import RARE
 from nsmae_plugin.ops.conv_block import with_norm
+from nsmae_plugin.ops.heatmap import RARE
 
 ACTIVATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {"relu": F.relu, "gelu": F.gelu}
 BRANCH_WIDTH = 64

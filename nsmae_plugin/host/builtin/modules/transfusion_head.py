@@ -21,14 +21,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from nsmae_plugin.errors import ConfigError
-from nsmae_plugin.host.builtin.modules.heatmap import (
-    RARE,
-    clipped_sigmoid,
-    gaussian_focal_loss,
-    head_grid,
-    require_branches,
-    require_map,
-)
+from nsmae_plugin.host.builtin.modules.head_checks import head_grid, require_branches, require_map
 from nsmae_plugin.host.builtin.modules.transfusion_decoder import DecoderLayer, SeparateHead
 from nsmae_plugin.host.builtin.modules.transfusion_targets import (
     Predictions,
@@ -37,6 +30,7 @@ from nsmae_plugin.host.builtin.modules.transfusion_targets import (
     decode_boxes,
 )
 from nsmae_plugin.ops.conv_block import ConvBlock
+from nsmae_plugin.ops.heatmap import RARE, clipped_sigmoid, gaussian_focal_loss
 
 # Objects so small that two of them may be neighbours on the map.
 SMALL = {"nuScenes": ("pedestrian", "traffic_cone"), "Waymo": ("Pedestrian", "Cyclist")}

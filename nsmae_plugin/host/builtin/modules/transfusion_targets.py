@@ -10,7 +10,7 @@ from scipy.optimize import linear_sum_assignment
 
 from nsmae_plugin.errors import ConfigError
 from nsmae_plugin.geometry.bev_grid import BEVGrid
-from nsmae_plugin.host.builtin.modules.heatmap import draw_gaussian, gaussian_radius
+from nsmae_plugin.ops.heatmap import draw_gaussian, gaussian_radius
 from nsmae_plugin.ops.rotated_boxes import pairwise_overlap
 
 EPS = 1e-12  # keeps the logarithm of a saturated probability finite

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from nsmae_plugin.host.builtin.modules.heatmap import (
+from nsmae_plugin.ops.heatmap import (
     clipped_sigmoid,
     draw_gaussian,
     gaussian_focal_loss,

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from nsmae_plugin.geometry.bev_grid import BEVGrid
-from nsmae_plugin.host.builtin.modules.heatmap import draw_gaussian, gaussian_radius
+from nsmae_plugin.ops.heatmap import draw_gaussian, gaussian_radius
 
 Targets = tuple[Tensor, Tensor, Tensor, Tensor]
 
@@ -73,6 +73,18 @@ def gather(maps: Tensor, cells: Tensor) -> Tensor:
     """The values of (B, C, Y, X) maps at (B, K) flat cells (row * X + column): (B, K, C)."""
     rows = maps.flatten(2).transpose(1, 2)
     return rows.gather(1, cells[..., None].expand(-1, -1, rows.shape[2]))
+
+
+def regression_loss(predicted: Tensor, target: Tensor, mask: Tensor) -> Tensor:
+    """(C,) sums of absolute differences over the objects, divided by their number (at least 1).
+
+    Args:
+        predicted, target: (B, K, C); a NaN in ``target`` is unknown and costs nothing.
+        mask: (B, K) bool, which of the K are objects.
+    """
+    known = mask[..., None] & ~target.isnan()
+    distance = torch.where(known, (predicted - target).abs(), 0)
+    return distance.sum(dim=(0, 1)) / mask.sum().clamp(min=1)
 
 
 def decode(
