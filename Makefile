@@ -11,9 +11,9 @@ DEMO_CFG = cfgs/tiny/nsmae_pretrain.yaml
 
 .PHONY: demo checks format lint types test
 
-$(READY): setup.py constraints.txt
+$(READY): pyproject.toml setup.py constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev,openpcdet]"
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[cpu,dev,openpcdet]"
 	touch $@
 
 demo: $(READY) $(DEMO_DATA)/v1.0-mini/nuscenes_infos_3sweeps_train.pkl

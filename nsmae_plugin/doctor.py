@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass, field
 from importlib import metadata
 
 import nsmae_plugin
+from nsmae_plugin.errors import INSTALL_SPCONV
 
 # module -> distribution to install; the plugin cannot work without these
 REQUIRED = {
@@ -25,7 +26,7 @@ REQUIRED = {
     "easydict": "easydict",
     "PIL": "pillow",
     "nuscenes": "nuscenes-devkit",
-    "spconv": "spconv (CPU) or spconv-cuXXX for your CUDA version",
+    "spconv": INSTALL_SPCONV,
 }
 SHOWN = ("torch", "numpy", "spconv", "cumm", "nuscenes-devkit", "torchvision", "pcdet")
 

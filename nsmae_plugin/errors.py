@@ -3,6 +3,11 @@
 import os
 import reprlib
 
+#: After "pip install", for the module ``spconv``: one build for CPUs, one for each CUDA version.
+INSTALL_SPCONV = (
+    "spconv (without a GPU), or pip install spconv-cu126 (CUDA 12.6; also cu118, cu121, cu124)"
+)
+
 
 class NSMAEError(Exception):
     """Base class of all errors raised on purpose by nsmae_plugin.

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import Mapping
 
-from spconv.pytorch.conv import SparseConvolution
 from torch import Tensor, nn
 
 logger = logging.getLogger(__name__)
@@ -36,7 +36,7 @@ def current_spconv(model: nn.Module, state: Mapping[str, Tensor]) -> dict[str, T
     shapes = {
         f"{name}.weight": module.weight.shape
         for name, module in model.named_modules()
-        if isinstance(module, SparseConvolution) and module.weight.dim() == 5
+        if _is_sparse_convolution(module) and module.weight.dim() == 5
     }
     weights = {name: state[name] for name in shapes if name in state and state[name].dim() == 5}
     if all(value.shape == shapes[name] for name, value in weights.items()):
@@ -47,3 +47,9 @@ def current_spconv(model: nn.Module, state: Mapping[str, Tensor]) -> dict[str, T
             logger.warning("%d sparse convolutions converted from %s", len(moved), layout)
             return {**state, **{name: value.contiguous() for name, value in moved.items()}}
     return dict(state)
+
+
+def _is_sparse_convolution(module: nn.Module) -> bool:
+    # Networks of cameras alone have none, and need no spconv.
+    spconv = sys.modules.get("spconv.pytorch.conv")
+    return spconv is not None and isinstance(module, spconv.SparseConvolution)

@@ -27,8 +27,9 @@ except HostError as error:
     assert run(code).splitlines() == [
         "SwinTransformer",
         "FactorizedDepthLSSTransform",
-        "nsmae_plugin.host.builtin.modules.backbone_3d needs spconv, which is not installed: "
-        "`pip install spconv`, or the spconv-cuXXX wheel of your CUDA version",
+        "spconv is not installed, and nsmae_plugin.host.builtin.modules.backbone_3d needs it: "
+        "pip install spconv (without a GPU), or pip install spconv-cu126 (CUDA 12.6; also cu118, "
+        "cu121, cu124)",
     ]
 
 

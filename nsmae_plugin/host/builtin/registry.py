@@ -11,7 +11,7 @@ from operator import attrgetter
 from typing import Any
 
 from nsmae_plugin.config import sections
-from nsmae_plugin.errors import ConfigError, HostError
+from nsmae_plugin.errors import INSTALL_SPCONV, ConfigError, HostError
 
 SLOTS = (
     "detector",
@@ -119,8 +119,7 @@ def _import(path: str) -> Any:
         if package not in ("spconv", "cumm"):
             raise
         raise HostError(
-            f"{module} needs {package}, which is not installed: `pip install spconv`, "
-            "or the spconv-cuXXX wheel of your CUDA version"
+            f"{package} is not installed, and {module} needs it: pip install {INSTALL_SPCONV}"
         ) from error
     return attrgetter(attributes)(found)
 

@@ -5,7 +5,7 @@ import logging
 import sys
 from pathlib import Path
 
-from nsmae_plugin.errors import HostError
+from nsmae_plugin.errors import INSTALL_SPCONV, HostError
 from nsmae_plugin.host.build import HostDescription
 from nsmae_plugin.host.openpcdet import (
     compatibility,
@@ -25,7 +25,7 @@ Run a script of OpenPCDet, such as tools/train.py, without its CUDA build. SCRIP
 root of the checkout that OPENPCDET_ROOT names, or from here."""
 
 _INSTALL = {
-    "spconv": "spconv (CPU), or the spconv-cuXXX wheel of your CUDA version",
+    "spconv": INSTALL_SPCONV,
     "cumm": "cumm, or the cumm-cuXXX wheel that belongs to your spconv",
     "yaml": "pyyaml",
     "cv2": "opencv-python-headless",

@@ -1,0 +1,68 @@
+"""The sdist and the wheel that pip builds hold what an installation needs."""
+
+from __future__ import annotations
+
+import shutil
+import tarfile
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from tests.helpers.paths import CFGS, REPOSITORY
+from tests.helpers.programs import run_python
+
+pytest.importorskip("setuptools", minversion="77", reason="older ones know no licence expressions")
+
+FILES = ("MANIFEST.in", "pyproject.toml", "setup.py", "README.md", "LICENSE")
+CONFIGURATIONS = {path.relative_to(CFGS).as_posix() for path in CFGS.rglob("*.yaml")}
+
+
+def build(kind: str, source: Path, target: Path) -> Path:
+    """Build the ``sdist`` or the ``wheel`` of the project in ``source``; nothing is downloaded."""
+    code = f"from setuptools import build_meta as b; b.build_{kind}({str(target)!r})"
+    outcome = run_python("-c", code, cwd=source)
+    assert outcome.returncode == 0, outcome.stderr
+    (built,) = target.glob("*.whl" if kind == "wheel" else "*.tar.gz")
+    return built
+
+
+@pytest.fixture(scope="module")
+def sdist(tmp_path_factory) -> Path:
+    """The unpacked sdist of a copy of the package and its configurations."""
+    copy, target = tmp_path_factory.mktemp("copy"), tmp_path_factory.mktemp("sdist")
+    for name in FILES:
+        shutil.copy(REPOSITORY / name, copy)
+    for folder in ("nsmae_plugin", "cfgs"):
+        ignore = shutil.ignore_patterns("__pycache__")
+        shutil.copytree(REPOSITORY / folder, copy / folder, ignore=ignore)
+    with tarfile.open(build("sdist", copy, target)) as archive:
+        archive.extractall(target, filter="data")
+    (folder,) = (path for path in target.iterdir() if path.is_dir())
+    return folder
+
+
+@pytest.fixture(scope="module")
+def wheel(sdist, tmp_path_factory) -> dict[str, str]:
+    """File -> text, of the wheel that the sdist gives."""
+    with zipfile.ZipFile(build("wheel", sdist, tmp_path_factory.mktemp("wheel"))) as archive:
+        return {name: archive.read(name).decode("utf-8") for name in archive.namelist()}
+
+
+def test_the_wheel_holds_every_configuration(wheel):
+    inside = {name for name in wheel if name.startswith("nsmae_plugin/cfgs/")}
+    assert inside == {f"nsmae_plugin/cfgs/{name}" for name in CONFIGURATIONS}
+
+
+def test_the_wheel_holds_every_module_and_the_marker_of_types(wheel):
+    modules = (REPOSITORY / "nsmae_plugin").rglob("*.py")
+    wanted = {path.relative_to(REPOSITORY).as_posix() for path in modules}
+    assert {name for name in wheel if name.endswith(".py")} == wanted
+    assert "nsmae_plugin/py.typed" in wheel
+
+
+def test_pip_is_left_to_choose_no_spconv(wheel):
+    (metadata,) = (text for name, text in wheel.items() if name.endswith("/METADATA"))
+    spconv = [line for line in metadata.splitlines() if line.startswith("Requires-Dist: spconv")]
+    extras = {line.partition("extra == ")[2].strip("\"'") for line in spconv}
+    assert {"cpu", "cu118", "cu121", "cu124", "cu126"} == extras
