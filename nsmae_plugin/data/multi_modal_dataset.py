@@ -227,7 +227,7 @@ class MultiModalDataset(PreparedDataset):
     def _sample(self, index: int) -> dict[str, Any]:
         info = self.infos[index % len(self.infos)]
         sample = {
-            "points": self._points(info),
+            "points": self.load_points(info),
             "frame_id": Path(info.get("lidar_path") or info["token"]).stem,
             "metadata": {"token": info["token"]},
         }
@@ -245,7 +245,7 @@ class MultiModalDataset(PreparedDataset):
             ) from None
         return self._finish(prepared, info)
 
-    def _points(self, info: Frame) -> np.ndarray:
+    def load_points(self, info: Frame) -> np.ndarray:
         """(P, 5) x, y, z [m, LiDAR frame], intensity, time lag [s]."""
         if not self.use_lidar:
             return np.zeros((0, 5), dtype=np.float32)

@@ -75,18 +75,55 @@ def select_labelled(
     fraction, seed = settings.LABEL_FRACTION, settings.LABEL_FRACTION_SEED
     if fraction == 1:
         return frames
-    if settings.LABEL_FRACTION_BY == "frames":
-        return every_kth(frames, fraction, seed)
+    by_scenes = settings.LABEL_FRACTION_BY == "scenes"
+    names = scenes_of_frames(frames, scenes) if by_scenes else [""] * len(frames)
+    timestamps = [info["timestamp"] for info in frames]
+    chosen = labelled_positions(timestamps, names, fraction, settings.LABEL_FRACTION_BY, seed)
+    return [frames[position] for position in chosen]
+
+
+def labelled_positions(
+    timestamps: Sequence[float], scenes: Sequence[str], fraction: float, by: str, seed: int
+) -> list[int]:
+    """Positions of the frames whose labels a fraction uses.
+
+    Args:
+        timestamps, scenes: time and name of the scene of each frame; scenes are only looked at for
+            ``scenes``.
+        fraction, by, seed: ``LABEL_FRACTION``, ``_BY`` (``frames`` or ``scenes``) and ``_SEED``.
+
+    Raises:
+        ConfigError: an invalid fraction.
+    """
+    if fraction == 1:
+        return list(range(len(timestamps)))
+    if by == "frames":
+        return every_kth(timestamps, fraction, seed)
+    return whole_scenes(scenes, fraction, seed)
+
+
+def scenes_of_frames(frames: Frames, scenes: Callable[[], Mapping[str, str]]) -> list[str]:
+    """The scene of each frame.
+
+    Raises:
+        DataError: a frame's scene is unknown.
+    """
     try:
         scene_of = scenes()
     except DataError as error:
         raise DataError(
             f"LABEL_FRACTION_BY scenes needs the scene of every frame (frames does not): {error}"
         ) from error
-    return whole_scenes(frames, scene_of, fraction, seed)
+    unknown = [info["token"] for info in frames if info["token"] not in scene_of]
+    if unknown:
+        raise DataError(
+            f"no scene has the sample {unknown[0]} ({len(unknown)} such frames); info files and "
+            "tables must be of the same database"
+        )
+    return [scene_of[info["token"]] for info in frames]
 
 
-def every_kth(frames: Frames, fraction: float, seed: int) -> Frames:
+def every_kth(timestamps: Sequence[float], fraction: float, seed: int) -> list[int]:
     """In the order of time, every k-th frame from frame ``seed % k`` on; k = round(1 / fraction).
 
     With seed 0 this is the ``load_interval`` of mmdetection3d, by which the paper's numbers with
@@ -101,35 +138,28 @@ def every_kth(frames: Frames, fraction: float, seed: int) -> Frames:
             f"LABEL_FRACTION {fraction} is not 1 / k: every {k}-th frame would be "
             f"{1 / k:.3g}; choose {1 / (k + 1):.3g} or {1 / k:.3g}, or LABEL_FRACTION_BY scenes"
         )
-    if k > len(frames):
-        raise _none(fraction, len(frames), "frames")
-    return sorted(frames, key=lambda info: info["timestamp"])[seed % k :: k]
+    if k > len(timestamps):
+        raise _none(fraction, len(timestamps), "frames")
+    return sorted(range(len(timestamps)), key=lambda position: timestamps[position])[seed % k :: k]
 
 
-def whole_scenes(frames: Frames, scene_of: Mapping[str, str], fraction: float, seed: int) -> Frames:
+def whole_scenes(scene_of: Sequence[str], fraction: float, seed: int) -> list[int]:
     """All frames of ``round(fraction · scenes)`` scenes; more scenes with the same seed include
     those of a smaller fraction.
 
     Args:
-        scene_of: sample token → name of its scene.
+        scene_of: name of the scene of each frame.
 
     Raises:
         ConfigError: the fraction is less than half a scene.
-        DataError: a frame is not in ``scene_of``.
     """
-    unknown = [info["token"] for info in frames if info["token"] not in scene_of]
-    if unknown:
-        raise DataError(
-            f"no scene has the sample {unknown[0]} ({len(unknown)} such frames); info files and "
-            "tables must be of the same database"
-        )
-    scenes = sorted({scene_of[info["token"]] for info in frames})
+    scenes = sorted(set(scene_of))
     wanted = round(fraction * len(scenes))
     if not wanted:
         raise _none(fraction, len(scenes), "scenes")
     order = np.random.default_rng(seed).permutation(len(scenes))
     chosen = {scenes[position] for position in order[:wanted]}
-    return [info for info in frames if scene_of[info["token"]] in chosen]
+    return [position for position, scene in enumerate(scene_of) if scene in chosen]
 
 
 def _none(fraction: float, count: int, mode: str) -> ConfigError:

@@ -112,13 +112,16 @@ class LiftSplatTransform(nn.Module, ABC):
 
     def forward(self, batch_dict: dict[str, Any]) -> dict[str, Any]:
         """Lift, pool and downsample; keys in the class's docstring."""
-        plan = self.lift(batch_dict)
+        bev = self.pooled_map(batch_dict, self.lift(batch_dict))
+        batch_dict["spatial_features_img"] = self.downsample(bev).permute(0, 1, 3, 2)
+        return batch_dict
+
+    def pooled_map(self, batch_dict: dict[str, Any], plan: PoolingPlan) -> torch.Tensor:
+        """(B, Z * OUT_CHANNEL, X, Y): the pooled frustum, the input of ``downsample``."""
         x_cells, y_cells, z_cells = self.grid.size
         rows = self.pool(batch_dict, plan)
         # Rows are channels-last maps already; they are (x, y) until the convolutions are through.
-        bev = rows.view(-1, x_cells, y_cells, z_cells * self.out_channels).permute(0, 3, 1, 2)
-        batch_dict["spatial_features_img"] = self.downsample(bev).permute(0, 1, 3, 2)
-        return batch_dict
+        return rows.view(-1, x_cells, y_cells, z_cells * self.out_channels).permute(0, 3, 1, 2)
 
     def lift(self, batch_dict: dict[str, Any]) -> PoolingPlan:
         """Write ``depth_logits`` and ``depth_context``; return where :meth:`pool` has them go."""

@@ -108,7 +108,7 @@ def test_ten_sweeps_are_loaded_as_by_openpcdet(
     sizes, lags = set(), set()
     for index, info in enumerate(infos):
         with seeded(index):
-            ours = data._points(info)
+            ours = data.load_points(info)
         with seeded(index):
             theirs = other.get_lidar_with_sweeps(index, max_sweeps)
         assert ours.dtype == theirs.dtype == np.float32

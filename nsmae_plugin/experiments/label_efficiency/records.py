@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -11,6 +10,7 @@ from typing import Any
 
 from nsmae_plugin import __version__
 from nsmae_plugin.errors import DataError, brief
+from nsmae_plugin.experiments.fingerprints import fingerprint
 from nsmae_plugin.runtime import files
 from nsmae_plugin.runtime.reading import read_json
 
@@ -77,10 +77,6 @@ def read_record(folder: Path) -> Record | None:
     if fingerprint(record.settings) != expected:
         raise DataError(f"{path} was edited: its settings belong to another fingerprint")
     return record
-
-
-def fingerprint(settings: Settings) -> str:
-    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
 
 
 def differences(before: Any, now: Any, where: str = "") -> Iterator[str]:

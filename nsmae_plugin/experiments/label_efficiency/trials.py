@@ -8,17 +8,15 @@ far it is and which settings it has. A record counts only for the settings that 
 
 from __future__ import annotations
 
-import hashlib
 import json
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from functools import cache
 from pathlib import Path
-from typing import Any
 
 from nsmae_plugin.config.load import load_config
 from nsmae_plugin.errors import ConfigError
+from nsmae_plugin.experiments.fingerprints import data_files, sha256
 from nsmae_plugin.experiments.label_efficiency.records import (
     FINISHED,
     RECORD,
@@ -94,8 +92,8 @@ class Experiment:
             self._settings[trial] = {
                 "config": json.loads(json.dumps(config)),
                 "seed": trial.seed,
-                "weights": _sha256(weights) if weights else None,
-                "infos": {str(path): _sha256(path) for path in _data_files(config.DATA_CONFIG)},
+                "weights": sha256(weights) if weights else None,
+                "infos": {str(path): sha256(path) for path in data_files(config.DATA_CONFIG)},
                 "processes": self.processes,
                 "train_args": list(self.train_args),
                 "test_args": list(self.test_args),
@@ -181,26 +179,3 @@ class Experiment:
             record = read_record(path.parent)
             if record:
                 yield record
-
-
-def _data_files(data: Mapping[str, Any]) -> list[Path]:
-    """The existing info files and vector maps that a nuScenes dataset reads."""
-    root = Path(data.get("DATA_PATH", "")) / data.get("VERSION", "")
-    names = [name for split in data.get("INFO_PATH", {}).values() for name in split]
-    maps = sorted(root.glob("maps/expansion/*.json")) if data.get("MAP_CONFIG") else []
-    return [root / name for name in names if (root / name).is_file()] + maps
-
-
-def _sha256(path: Path) -> str:
-    """Digest of a file, read once as long as it stays the same."""
-    status = path.stat()
-    return _digest(path, status.st_mtime_ns, status.st_size)
-
-
-@cache
-def _digest(path: Path, changed_ns: int, size: int) -> str:
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
