@@ -29,6 +29,18 @@ NEEDED = {
 }
 
 
+class EarlyStoppingConfig(Section):
+    """EARLY_STOPPING: keep the best checkpoint by a metric of the validation part.
+
+    METRIC is by default that of the task, mAP or mIoU. Training stops after PATIENCE evaluations in
+    a row without a better one; null trains to the end.
+    """
+
+    METRIC: str = ABSENT
+    MODE: Literal["max", "min"] = "max"
+    PATIENCE: PositiveInt | None = None
+
+
 class Optimization(Section):
     """OPTIMIZATION: optimiser, schedule and length of a training."""
 
@@ -56,6 +68,7 @@ class Optimization(Section):
     LOSS_SCALE_FP16: PositiveFloat = ABSENT
     USE_AMP: bool = False
     ACCUMULATE_STEPS: PositiveInt = 1
+    EARLY_STOPPING: EarlyStoppingConfig | None = None
 
     @model_validator(mode="after")
     def _check_schedule(self) -> Optimization:

@@ -36,6 +36,9 @@ OWN_KEYS = {
     "LABEL_FRACTION": 1.0,
     "LABEL_FRACTION_BY": "frames",
     "LABEL_FRACTION_SEED": 0,
+    "VALIDATION_FRACTION": 0.0,
+    "VALIDATION_SEED": 0,
+    "EVALUATE_VALIDATION": False,
     "MAP_CONFIG": None,
     "LIDAR_FILES": None,
 }
@@ -148,6 +151,9 @@ class MultiModalData(Section):
     LABEL_FRACTION: Fraction = 1.0
     LABEL_FRACTION_BY: Literal["frames", "scenes"] = "frames"
     LABEL_FRACTION_SEED: NonNegativeInt = 0
+    VALIDATION_FRACTION: BelowOne = 0.0
+    VALIDATION_SEED: NonNegativeInt = 0
+    EVALUATE_VALIDATION: bool = False
     MAP_CONFIG: MapConfig | None = None
     CAMERA_CONFIG: Cameras | None = None
     DATA_AUGMENTOR: Augmentors | None = None
@@ -171,6 +177,12 @@ class MultiModalData(Section):
                 f"LABEL_FRACTION {self.LABEL_FRACTION:g} needs USE_LABELS True or MAP_CONFIG; "
                 "training without labels uses every frame"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _check_validation(self) -> MultiModalData:
+        if self.EVALUATE_VALIDATION and not self.VALIDATION_FRACTION:
+            raise ValueError("there is no validation part: VALIDATION_FRACTION is 0")
         return self
 
 

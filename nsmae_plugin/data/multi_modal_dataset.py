@@ -15,7 +15,7 @@ from nsmae_plugin.data.pipeline import check_pipeline, enabled_augmentors, find_
 from nsmae_plugin.data.preparation import PreparedDataset, finish_boxes, load_boxes
 from nsmae_plugin.data.scoring import Benchmark, Scoring
 from nsmae_plugin.data.timeline import Timeline
-from nsmae_plugin.data.training_frames import training_frames
+from nsmae_plugin.data.training_frames import evaluation_frames, training_frames
 from nsmae_plugin.errors import ConfigError, DataError
 from nsmae_plugin.formats import lidar_files
 from nsmae_plugin.formats.frames import Frame, check_frames
@@ -87,11 +87,13 @@ class MultiModalDataset(PreparedDataset):
         self.world_steps = [name for name in augmentors if name in STEPS]
         self.normalization = find_step(dataset_cfg, "image_normalize")
         self.frames = self.infos = self._load_frames()
-        self.epoch_length = len(self.infos)
         if training:
             self.infos, self.epoch_length = training_frames(
                 self.frames, settings, class_names, self.scenes, self.data_augmentor, logger
             )
+        else:
+            self.infos = evaluation_frames(self.frames, settings, self.scenes)
+            self.epoch_length = len(self.infos)
         map_config, benchmark = dataset_cfg.get("MAP_CONFIG"), self.make_benchmark()
         self.scoring = Scoring(type(self).__name__, map_config, benchmark)
         if self.use_camera:

@@ -51,7 +51,13 @@ class MultiModalNuScenesDataset(MultiModalDataset):
             self.dataset_cfg.DATA_SPLIT["test"],
             self.use_camera,
             self.use_lidar,
+            self._part(),
         )
+
+    def _part(self) -> frozenset[str] | None:
+        """Tokens of the validation part if it is what is evaluated."""
+        part = self.dataset_cfg.get("EVALUATE_VALIDATION", False)
+        return frozenset(info["token"] for info in self.infos) if part else None
 
     def draw_map(
         self, info: Frame, augmentation: np.ndarray, flips: tuple[bool, bool] | None

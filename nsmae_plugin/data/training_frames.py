@@ -1,7 +1,8 @@
-"""Selection of training frames: label fractions and class-balanced resampling.
+"""Selection of training frames: validation part, label fractions, class-balanced resampling.
 
-Of ``LABEL_FRACTION`` every k-th frame or whole scenes are used, the others not at all. An epoch
-keeps the length that it has with all labels, so that every fraction takes the same number of steps.
+``VALIDATION_FRACTION`` of the scenes is held out for validation. Of the other frames,
+``LABEL_FRACTION`` is used: every k-th frame or whole scenes. An epoch keeps the length that it has
+with all their labels, so that every fraction takes the same number of steps.
 """
 
 import logging
@@ -26,21 +27,26 @@ def training_frames(
     augmentor: Any,
     logger: logging.Logger,
 ) -> tuple[Frames, int]:
-    """``LABEL_FRACTION`` of the frames, with ``BALANCED_RESAMPLING`` drawn by classes.
+    """``LABEL_FRACTION`` of the frames outside the validation part, resampled by
+    ``BALANCED_RESAMPLING``.
 
     Args:
         settings: the checked section ``DATA_CONFIG``.
-        scenes: gives the name of the scene of every token; called for
+        scenes: gives the name of the scene of every token; called for ``VALIDATION_FRACTION`` and
             ``LABEL_FRACTION_BY: scenes`` alone.
         augmentor: ``gt_sampling`` in it is limited to objects of those frames.
 
     Returns:
-        The frames, and how many there would be with all labels.
+        The frames, and how many there would be with all labels outside the validation part.
 
     Raises:
         ConfigError: an invalid fraction.
         DataError: no box of the classes is left.
     """
+    everything = frames
+    frames, held_out = split_validation(frames, settings, scenes)
+    if held_out:
+        logger.info("%d of %d samples are held out for validation", len(held_out), len(everything))
     chosen = select_labelled(frames, settings, scenes)
     if len(chosen) < len(frames):
         logger.info("labels of %d of %d samples are used", len(chosen), len(frames))
@@ -59,13 +65,47 @@ def training_frames(
             ", ".join(absent),
             len(chosen),
         )
-    if len(chosen) < len(frames):
-        gt_sampling.limit(augmentor, frames, chosen)
+    if len(chosen) < len(everything):
+        gt_sampling.limit(augmentor, everything, chosen)
     gt_sampling.drop_empty_groups(augmentor, logger)
     if not settings.BALANCED_RESAMPLING:
         return chosen, len(frames)
     length = balanced_length(frames, class_names)
     return balanced_resampling(chosen, class_names, np.random.default_rng(0)), length
+
+
+def split_validation(
+    frames: Frames, settings: Any, scenes: Callable[[], Mapping[str, str]]
+) -> tuple[Frames, Frames]:
+    """The frames of a split for training and those for validation, which share no scene.
+
+    The choice follows from ``VALIDATION_FRACTION``, ``VALIDATION_SEED`` and the names of the scenes
+    alone: it is the same for every ``LABEL_FRACTION`` and every run.
+
+    Raises:
+        ConfigError: the fraction is less than half a scene, or leaves no scene for training.
+        DataError: the scene of a frame is not known.
+    """
+    fraction = settings.VALIDATION_FRACTION
+    if not fraction:
+        return frames, []
+    key = "VALIDATION_FRACTION"
+    scene_of = scenes_of_frames(frames, scenes, key, "")
+    chosen = set(whole_scenes(scene_of, fraction, settings.VALIDATION_SEED, key))
+    held_out = [info for position, info in enumerate(frames) if position in chosen]
+    rest = [info for position, info in enumerate(frames) if position not in chosen]
+    if not rest:
+        raise ConfigError(f"VALIDATION_FRACTION {fraction} leaves no scene for training; lower it")
+    return rest, held_out
+
+
+def evaluation_frames(
+    frames: Frames, settings: Any, scenes: Callable[[], Mapping[str, str]]
+) -> Frames:
+    """All frames of a split, with ``EVALUATE_VALIDATION`` those held out for validation."""
+    if not settings.EVALUATE_VALIDATION:
+        return frames
+    return split_validation(frames, settings, scenes)[1]
 
 
 def select_labelled(
@@ -102,8 +142,16 @@ def labelled_positions(
     return whole_scenes(scenes, fraction, seed)
 
 
-def scenes_of_frames(frames: Frames, scenes: Callable[[], Mapping[str, str]]) -> list[str]:
+def scenes_of_frames(
+    frames: Frames,
+    scenes: Callable[[], Mapping[str, str]],
+    wanted_by: str = "LABEL_FRACTION_BY scenes",
+    remark: str = " (frames does not)",
+) -> list[str]:
     """The scene of each frame.
+
+    Args:
+        wanted_by, remark: the setting that needs them, for messages.
 
     Raises:
         DataError: a frame's scene is unknown.
@@ -111,9 +159,7 @@ def scenes_of_frames(frames: Frames, scenes: Callable[[], Mapping[str, str]]) ->
     try:
         scene_of = scenes()
     except DataError as error:
-        raise DataError(
-            f"LABEL_FRACTION_BY scenes needs the scene of every frame (frames does not): {error}"
-        ) from error
+        raise DataError(f"{wanted_by} needs the scene of every frame{remark}: {error}") from error
     unknown = [info["token"] for info in frames if info["token"] not in scene_of]
     if unknown:
         raise DataError(
@@ -143,12 +189,15 @@ def every_kth(timestamps: Sequence[float], fraction: float, seed: int) -> list[i
     return sorted(range(len(timestamps)), key=lambda position: timestamps[position])[seed % k :: k]
 
 
-def whole_scenes(scene_of: Sequence[str], fraction: float, seed: int) -> list[int]:
+def whole_scenes(
+    scene_of: Sequence[str], fraction: float, seed: int, key: str = "LABEL_FRACTION"
+) -> list[int]:
     """All frames of ``round(fraction · scenes)`` scenes; more scenes with the same seed include
     those of a smaller fraction.
 
     Args:
         scene_of: name of the scene of each frame.
+        key: of the fraction, for messages.
 
     Raises:
         ConfigError: the fraction is less than half a scene.
@@ -156,15 +205,15 @@ def whole_scenes(scene_of: Sequence[str], fraction: float, seed: int) -> list[in
     scenes = sorted(set(scene_of))
     wanted = round(fraction * len(scenes))
     if not wanted:
-        raise _none(fraction, len(scenes), "scenes")
+        raise _none(fraction, len(scenes), "scenes", key)
     order = np.random.default_rng(seed).permutation(len(scenes))
     chosen = {scenes[position] for position in order[:wanted]}
     return [position for position, scene in enumerate(scene_of) if scene in chosen]
 
 
-def _none(fraction: float, count: int, mode: str) -> ConfigError:
+def _none(fraction: float, count: int, mode: str, key: str = "LABEL_FRACTION") -> ConfigError:
     return ConfigError(
-        f"LABEL_FRACTION {fraction} of {count} {mode} selects none; raise it to at least "
+        f"{key} {fraction} of {count} {mode} selects none; raise it to at least "
         f"{1 / count:.3g}, or use an info file with more {mode}"
     )
 

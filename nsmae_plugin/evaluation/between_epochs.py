@@ -1,4 +1,4 @@
-"""Evaluation of the test split while a network trains."""
+"""Evaluation of the test split or of the validation part while a network trains."""
 
 from __future__ import annotations
 
@@ -23,12 +23,14 @@ def build_evaluation(
     world: World,
     folder: Path,
     logger: logging.Logger,
+    part: str = "test split",
 ) -> Evaluate | None:
     """Evaluate boxes, maps or reconstructions; None if there is nothing to score.
 
     Args:
-        loader: of the test split.
+        loader: of the data to evaluate.
         folder: where the results go; those of a reconstruction are only logged.
+        part: the data in words, for the log.
 
     Raises:
         ConfigError, DataError: the data cannot score the predictions of ``model``.
@@ -40,12 +42,12 @@ def build_evaluation(
         table = reconstruction.format_table(
             {"network": metrics}, distributed.unwrap(model).render_heads
         )
-        logger.info("reconstruction of the test split\n%s", table)
+        logger.info("reconstruction of the %s\n%s", part, table)
         return metrics
 
     def predict(model: nn.Module) -> dict[str, float]:
         text, metrics = prediction_loop.evaluate(model, loader, world, folder)
-        logger.info("predictions for the test split\n%s", text)
+        logger.info("predictions for the %s\n%s", part, text)
         return metrics
 
     if RENDERINGS in prediction_loop.outputs(model):

@@ -14,8 +14,10 @@ from torch.utils.data import DataLoader
 import nsmae_plugin
 from nsmae_plugin import host
 from nsmae_plugin.data.loader import Draw, build_dataloader
-from nsmae_plugin.errors import DataError
+from nsmae_plugin.errors import ConfigError, DataError
 from nsmae_plugin.training import checkpoint, config_changes
+
+VALIDATION = "validation"
 
 
 @dataclass(frozen=True)
@@ -76,7 +78,8 @@ def load_model(
 
     Args:
         config: as ``load_config`` gives it.
-        split: ``train`` or ``test``; either is read in order, whole and without augmentation.
+        split: ``train``, ``validation`` or ``test``; each is read in order, whole and without
+            augmentation.
         ckpt: checkpoint file, or a folder whose newest one is taken; None leaves the network
             untrained.
         seed: decides the masks, and the weights of an untrained network.
@@ -114,8 +117,20 @@ def data_of_split(data_config: Any, split: str) -> Any:
     """A copy of ``data_config`` whose evaluation split is ``split``.
 
     Training scenes can so be evaluated as held-out ones are: in order, without augmentation.
+
+    Args:
+        split: ``train``, ``test`` or ``validation``, the part of ``train`` that is held out.
+
+    Raises:
+        ConfigError: nothing is held out for validation.
     """
     result = copy.deepcopy(data_config)
-    for key in result.keys() & {"DATA_SPLIT", "INFO_PATH"}:
-        result[key]["test"] = copy.deepcopy(result[key][split])
+    source = "train" if split == VALIDATION else split
+    for key in ("DATA_SPLIT", "INFO_PATH"):
+        if result.get(key) is not None:
+            result[key]["test"] = copy.deepcopy(result[key][source])
+    if split == VALIDATION:
+        if not result.get("VALIDATION_FRACTION"):
+            raise ConfigError("there is no validation part: set DATA_CONFIG.VALIDATION_FRACTION")
+        result["EVALUATE_VALIDATION"] = True
     return result

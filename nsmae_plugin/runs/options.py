@@ -21,7 +21,7 @@ from nsmae_plugin.runtime.command_line import not_negative
 from nsmae_plugin.runtime.distributed import World
 from nsmae_plugin.training.run_log import run_folder
 
-SPLITS = ("train", "test")
+SPLITS = ("train", "validation", "test")
 DEVICES = ("auto", "cpu", "cuda")
 
 
@@ -117,7 +117,8 @@ class ModelOptions:
     Attributes:
         cfg_file: YAML configuration.
         ckpt: checkpoint file or folder, whose newest is taken; None: an untrained network.
-        split: ``train`` or ``test``, of DATA_CONFIG.INFO_PATH.
+        split: ``train`` or ``test``, of DATA_CONFIG.INFO_PATH, or ``validation``, the part of the
+            training split that DATA_CONFIG.VALIDATION_FRACTION holds out.
         device: see :func:`nsmae_plugin.runtime.distributed.start`.
         seed: of the masks, and of the weights of an untrained network.
         overrides: ``KEY VALUE`` pairs for the configuration.

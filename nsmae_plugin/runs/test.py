@@ -19,7 +19,7 @@ from nsmae_plugin.detectors.outputs import RENDERINGS, outputs_of
 from nsmae_plugin.errors import CheckpointError, ConfigError
 from nsmae_plugin.evaluation import checkpoints, history, prediction_loop
 from nsmae_plugin.formats.nuscenes import devkit
-from nsmae_plugin.runs.loaded_model import data_of_split
+from nsmae_plugin.runs.loaded_model import VALIDATION, data_of_split
 from nsmae_plugin.runs.options import RunOptions
 from nsmae_plugin.runtime import distributed, files
 from nsmae_plugin.runtime.distributed import World
@@ -103,6 +103,9 @@ class TestSession:
 
     @property
     def split(self) -> str:
+        """Name of the data, in paths and records."""
+        if self.options.split == VALIDATION:
+            return VALIDATION
         return self.config.DATA_CONFIG.DATA_SPLIT["test"]
 
     def results_folder(self, name: str) -> Path:
@@ -132,10 +135,10 @@ class TestSession:
 def _check(options: TestOptions, config: Any) -> None:
     if "DATA_SPLIT" not in config.DATA_CONFIG:
         raise ConfigError("DATA_CONFIG has no DATA_SPLIT: add it")
-    if config.DATA_CONFIG.DATASET == "NuScenesDataset" and options.split == "train":
+    if config.DATA_CONFIG.DATASET == "NuScenesDataset" and options.split != "test":
         raise ConfigError(
             "OpenPCDet's NuScenesDataset evaluates the validation split only; use "
-            "DATA_CONFIG.DATASET MultiModalNuScenesDataset for --split train"
+            f"DATA_CONFIG.DATASET MultiModalNuScenesDataset for --split {options.split}"
         )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import math
 import secrets
@@ -20,16 +21,27 @@ import nsmae_plugin
 from nsmae_plugin import host
 from nsmae_plugin.config.load import load_config, plain
 from nsmae_plugin.data.loader import EpochSampler, RestartableLoader
+from nsmae_plugin.detectors.outputs import outputs_of
 from nsmae_plugin.evaluation.between_epochs import build_evaluation
 from nsmae_plugin.host import hooks
 from nsmae_plugin.optimization import optim
+from nsmae_plugin.runs.loaded_model import VALIDATION, data_of_split
 from nsmae_plugin.runs.options import RunOptions
 from nsmae_plugin.runtime import distributed, files
 from nsmae_plugin.runtime.command_line import command_to_resume
 from nsmae_plugin.runtime.distributed import World
 from nsmae_plugin.runtime.random_state import FIXED_SEED, seed_everything
-from nsmae_plugin.training import checkpoint, config_changes, engine, run_log, run_state, transfer
+from nsmae_plugin.training import (
+    checkpoint,
+    config_changes,
+    early_stopping,
+    engine,
+    run_log,
+    run_state,
+    transfer,
+)
 from nsmae_plugin.training.checkpoint_manager import CheckpointManager, to_resume
+from nsmae_plugin.training.early_stopping import EarlyStopping
 from nsmae_plugin.training.precision import fit_precision
 from nsmae_plugin.training.run_state import Progress, Run, RunSettings
 from nsmae_plugin.training.session import Evaluate, LoopOptions, Session
@@ -79,6 +91,7 @@ def train(options: TrainOptions, evaluate: Evaluate | None = None) -> None:
     """
     try:
         config = load_config(options.cfg_file, options.overrides)
+        early_stopping.check(config, options.eval_interval, own_evaluation=evaluate is not None)
         world = options.start_processes()
         nsmae_plugin.register()
         with _locked(options.folder):
@@ -163,6 +176,8 @@ class _Setup:
             facts=self.facts,
             command=command_to_resume(self.options.launcher, sys.argv),
             evaluate=evaluate or self._evaluation(model),
+            held_out=self.held_out,
+            early_stopping=self._early_stopping(model),
             before_epoch=hook,
         )
         return session, loader, sampler
@@ -211,18 +226,36 @@ class _Setup:
             self.logger.info("RESUMED from %s: %s", self.source, run.progress)
         return run
 
+    def _early_stopping(self, model: nn.Module) -> EarlyStopping | None:
+        section = self.config.OPTIMIZATION.get("EARLY_STOPPING")
+        if section is None:
+            return None
+        found = EarlyStopping.of(section, outputs_of(type(model), self.config.MODEL))
+        before = self.content.get("early_stopping")
+        if self.source and before and not found.restore(before, self.source):
+            self.logger.warning("early stopping by another metric: the best is found anew")
+        return found
+
+    @property
+    def held_out(self) -> str:
+        """The data that is evaluated between epochs."""
+        return VALIDATION if self.config.DATA_CONFIG.get("VALIDATION_FRACTION") else "test"
+
     def _evaluation(self, model: nn.Module) -> Evaluate | None:
-        """Evaluation of the test split between epochs, if there is one."""
-        data = self.config.DATA_CONFIG
+        """Evaluation of the held-out data between epochs, if there is any."""
+        config, validation = copy.copy(self.config), self.held_out == VALIDATION
+        if validation:
+            config.DATA_CONFIG = data_of_split(config.DATA_CONFIG, VALIDATION)
+        data = config.DATA_CONFIG
         info_files = data.get("INFO_PATH")
         nothing_to_read = info_files is not None and not info_files.get("test")
         if self.options.eval_interval == 0 or nothing_to_read or "DATA_SPLIT" not in data:
             return None
-        dataset, loader, _ = self.options.load_data(
-            self.config, self.world, self.logger, training=False
-        )
-        folder = self.folder / "eval" / "eval_with_train" / data.DATA_SPLIT["test"]
-        return build_evaluation(model, dataset, loader, self.world, folder, self.logger)
+        dataset, loader, _ = self.options.load_data(config, self.world, self.logger, training=False)
+        name = VALIDATION if validation else data.DATA_SPLIT["test"]
+        folder = self.folder / "eval" / "eval_with_train" / name
+        part = "validation part" if validation else "test split"
+        return build_evaluation(model, dataset, loader, self.world, folder, self.logger, part)
 
 
 def _choose_seed(options: TrainOptions, content: dict[str, Any]) -> int:

@@ -23,7 +23,7 @@ LONGEST_NAME = 250  # characters of a weight's name
 _TEXTS = ("config_tag", "host", "precision", "pretrained_model", "version")
 _KINDS: dict[str, tuple[type, str]] = {
     **dict.fromkeys(COUNTS, (int, "a count")),
-    **dict.fromkeys(("config", "plan", "manifest"), (Mapping, "a dict")),
+    **dict.fromkeys(("config", "plan", "manifest", "early_stopping"), (Mapping, "a dict")),
     **dict.fromkeys(_TEXTS, (str, "a text")),
 }
 

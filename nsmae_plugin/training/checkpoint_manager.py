@@ -10,6 +10,7 @@ from nsmae_plugin.errors import ConfigError
 from nsmae_plugin.training import checkpoint
 
 LATEST = "latest_model.pth"
+BEST = "checkpoint_best.pth"
 
 
 def to_resume(folder: Path, ckpt: Path | None, pretrained: Path | None) -> Path | None:
@@ -82,6 +83,10 @@ class CheckpointManager:
     def save_latest(self, content: Mapping[str, Any]) -> Path:
         """Write ``latest_model.pth``, replacing the one before."""
         return self._write(content, LATEST)
+
+    def save_best(self, content: Mapping[str, Any]) -> Path:
+        """Write ``checkpoint_best.pth``, replacing the one before."""
+        return self._write(content, BEST)
 
     def _write(self, content: Mapping[str, Any], name: str) -> Path:
         checkpoint.write(content, self.folder / name)

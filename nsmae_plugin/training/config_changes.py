@@ -41,6 +41,8 @@ _FREE = {
 }
 # The optimiser's state fits no other.
 _OPTIMISER = ("OPTIMIZATION.OPTIMIZER", "OPTIMIZATION.LR_SCALE", "OPTIMIZATION.NO_DECAY")
+# The network has learnt from what would be held out.
+_VALIDATION = ("DATA_CONFIG.VALIDATION_",)
 _DEFAULTS = {f"DATA_CONFIG.{key}": value for key, value in OWN_KEYS.items()}
 
 
@@ -148,7 +150,7 @@ def check_resume(
         return
     found = changes(_in_todays_sections(before), config)
     _refuse(
-        [one for one in found if one.of_meaning or one.key.startswith(_OPTIMISER)],
+        [one for one in found if one.of_meaning or one.key.startswith(_OPTIMISER + _VALIDATION)],
         source,
         "resume with the old value, or start a new run from its weights with --pretrained_model "
         "and another --extra_tag",

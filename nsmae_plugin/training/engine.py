@@ -38,11 +38,11 @@ def train(session: Session, loader: Iterable[Batch], sampler: Any) -> None:
     model = distributed.unwrap(run.model)
     if hasattr(model, "set_steps_per_epoch"):
         model.set_steps_per_epoch(session.settings.steps_per_epoch)
-    if session.finished:
-        session.logger.info("nothing left to train: step %d is the last", run.progress.step)
     launched = session.world.size > 1
     with logging_redirect_tqdm([session.logger]), stopping.deferred(launched):
-        session.evaluate_if_missing()
+        session.catch_up_evaluation()
+        if session.finished:
+            session.logger.info("nothing left to train: step %d is the last", run.progress.step)
         while not session.finished:
             session.start_epoch(sampler)
             try:
@@ -61,6 +61,7 @@ def train(session: Session, loader: Iterable[Batch], sampler: Any) -> None:
             except NonFiniteError as error:
                 raise session.with_last_good_checkpoint(error) from error
             session.finish_epoch()
+        session.report_best()
 
 
 def _steps(session: Session, loader: Iterable[Batch]) -> Iterator[list[Batch]]:

@@ -74,7 +74,7 @@ class Curves:
     """TensorBoard scalars, and ``metrics.jsonl`` with one record a line.
 
     A record is ``{"epoch", "step", "split", ...values}``: epochs and optimiser steps done, split
-    ``train`` (means since the previous record) or ``test``.
+    ``train`` (means since the previous record), ``validation`` or ``test``.
 
     Args:
         folder: the run's directory; None writes nothing, for the ranks that do not log.
@@ -82,12 +82,12 @@ class Curves:
             the resumed run writes it again.
 
     Attributes:
-        evaluated: there is a record of the test split for ``step``.
+        evaluated: the record of an evaluation after ``step``, if there is one.
     """
 
     def __init__(self, folder: Path | None, step: int = 0) -> None:
         self._board: SummaryWriter | None = None
-        self.evaluated = False
+        self.evaluated: metrics_file.Record | None = None
         if folder is None:
             return
         self._board = SummaryWriter(
@@ -95,7 +95,9 @@ class Curves:
         )
         self._file = folder / "metrics.jsonl"
         records = metrics_file.rewrite(self._file, lambda one: one["step"] <= step)
-        self.evaluated = any((one["step"], one.get("split")) == (step, "test") for one in records)
+        for one in records:
+            if one["step"] == step and one.get("split") in ("validation", "test"):
+                self.evaluated = one
 
     def scalars(self, prefix: str, values: Mapping[str, float], step: int) -> None:
         """Add ``prefix/name`` to TensorBoard for every value."""

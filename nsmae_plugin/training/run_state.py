@@ -5,7 +5,8 @@ A checkpoint holds OpenPCDet's keys ``epoch`` (epochs completed), ``it`` (optimi
 exact resume, ``scheduler_state``, ``scaler_state``, ``random_states`` (one per process),
 ``batch_in_epoch`` (batches of the current epoch already used), ``plan`` (:class:`RunSettings`),
 ``config`` (merged, as plain containers), ``config_tag``, ``host``, ``precision`` and
-``pretrained_model`` (what the run was started from, or None). It holds no pickled objects.
+``pretrained_model`` (what the run was started from, or None), and ``early_stopping`` (the best
+evaluation so far) where the configuration asks for it. It holds no pickled objects.
 """
 
 from __future__ import annotations

@@ -18,7 +18,8 @@ from nsmae_plugin.errors import NonFiniteError
 from nsmae_plugin.runtime import distributed, random_state, stopping
 from nsmae_plugin.runtime.distributed import World
 from nsmae_plugin.training import run_state
-from nsmae_plugin.training.checkpoint_manager import CheckpointManager
+from nsmae_plugin.training.checkpoint_manager import BEST, CheckpointManager
+from nsmae_plugin.training.early_stopping import EarlyStopping
 from nsmae_plugin.training.monitor import Monitor
 from nsmae_plugin.training.run_log import Curves
 from nsmae_plugin.training.run_state import Run, RunSettings
@@ -62,6 +63,8 @@ class Session:
     Attributes:
         facts: what checkpoints record about the run, see ``run_state.capture``.
         evaluate: metrics of the model on held-out data; logs them itself.
+        held_out: ``test`` or ``validation``, the name of that data in curves and records.
+        early_stopping: follows the evaluations; None keeps no best checkpoint.
         before_epoch: called with the number of completed epochs before every epoch.
         command: continues the run, for the message when it is stopped.
     """
@@ -75,6 +78,8 @@ class Session:
     logger: logging.Logger
     facts: Mapping[str, Any]
     evaluate: Evaluate | None = None
+    held_out: str = "test"
+    early_stopping: EarlyStopping | None = None
     before_epoch: Callable[[int], None] | None = None
     command: str = "start it again"
     saved_at: float = field(default_factory=time.monotonic)
@@ -88,7 +93,8 @@ class Session:
 
     @property
     def finished(self) -> bool:
-        return self.run.progress.epoch >= self.settings.epochs or self.at_step_limit
+        stopped = self.early_stopping is not None and self.early_stopping.stops
+        return stopped or self.run.progress.epoch >= self.settings.epochs or self.at_step_limit
 
     @property
     def batches_left(self) -> int:
@@ -151,22 +157,35 @@ class Session:
         """
         progress = self.run.progress
         complete = self.batches_left <= 0
-        if complete:
-            progress.epoch, progress.batch_in_epoch = progress.epoch + 1, 0
-            if self.finished or progress.epoch % self.options.save_epochs == 0:
-                self._save(self.checkpoints.save_epoch)
-        else:
+        if not complete:
             self._save(self.checkpoints.save_latest)
+            self._leave_if_asked()
+            return
+        progress.epoch, progress.batch_in_epoch = progress.epoch + 1, 0
+        saved = self.finished or progress.epoch % self.options.save_epochs == 0
+        if saved:
+            self._save(self.checkpoints.save_epoch)
         self._leave_if_asked()
-        if complete and self._evaluation_is_due():
+        if self._evaluation_is_due():
+            self._evaluate()
+        if self.finished and not saved:  # stopped early
+            self._save(self.checkpoints.save_epoch)
+
+    def catch_up_evaluation(self) -> None:
+        """Take in the evaluation after the step that a run resumes from; repeat a missing one."""
+        recorded = distributed.from_main(self.curves.evaluated)
+        if recorded is not None:
+            self._follow(recorded)
+        elif self._evaluation_is_due():
+            epoch = self.run.progress.epoch
+            self.logger.info("evaluating epoch %d: no evaluation is recorded", epoch)
             self._evaluate()
 
-    def evaluate_if_missing(self) -> None:
-        """Repeat an evaluation that was interrupted."""
-        progress = self.run.progress
-        if self._evaluation_is_due() and not distributed.from_main(self.curves.evaluated):
-            self.logger.info("evaluating epoch %d: no evaluation is recorded", progress.epoch)
-            self._evaluate()
+    def report_best(self) -> None:
+        """Log the best evaluation of the run, if it is known."""
+        best = self.early_stopping.best if self.early_stopping else None
+        if best and best.value is not None:
+            self.logger.info("best: %s, in %s", best, self.checkpoints.folder / BEST)
 
     def with_last_good_checkpoint(self, error: NonFiniteError) -> NonFiniteError:
         """The same error for all processes, naming the checkpoint to go back to."""
@@ -206,7 +225,8 @@ class Session:
     def _save(self, write: Callable[[dict[str, Any]], Path]) -> None:
         """Write a checkpoint from rank 0."""
         distributed.share_buffers(self.run.model)
-        content = run_state.capture(self.run, self.settings, self.facts)
+        early = {"early_stopping": self.early_stopping.state()} if self.early_stopping else {}
+        content = run_state.capture(self.run, self.settings, {**self.facts, **early})
         if self.world.is_main:
             self.logger.info("saved %s (step %d)", write(content), self.run.progress.step)
         self.saved_at = time.monotonic()
@@ -218,8 +238,20 @@ class Session:
         # A run resumed from the checkpoint before may have evaluated: it must leave no trace.
         with random_state.preserved_random_state(), stopping.at_once():
             values = self.evaluate(distributed.unwrap(self.run.model))
-        self.curves.scalars("test", values, progress.step)
-        self.curves.record("test", progress.epoch, progress.step, values)
+        self._follow(distributed.from_main(values))
+        self.curves.scalars(self.held_out, values, progress.step)
+        self.curves.record(self.held_out, progress.epoch, progress.step, values)
+
+    def _follow(self, values: Mapping[str, float]) -> None:
+        """Save the network if the evaluation is the best so far."""
+        early, progress = self.early_stopping, self.run.progress
+        if early is None:
+            return
+        if early.update(values, progress.epoch, progress.step):
+            self._save(self.checkpoints.save_best)
+        elif early.stops:
+            words = "early stopping: the last %d evaluations were not better than %s"
+            self.logger.info(words, early.best.without_progress, early.best)
 
     def _leave_if_asked(self) -> None:
         """End a run whose state is saved, if any process was asked to stop.

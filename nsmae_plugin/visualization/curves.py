@@ -18,7 +18,11 @@ Record = dict[str, Any]
 
 COLUMNS = 3
 # Only held-out data has markers: it is recorded much less often than the training loss.
-SPLITS = {"train": ("training", "tab:blue", ""), "test": ("held out", "tab:orange", ".")}
+SPLITS = {
+    "train": ("training", "tab:blue", ""),
+    "validation": ("validation", "tab:green", "."),
+    "test": ("held out", "tab:orange", "."),
+}
 _NOT_METRICS = {"epoch", "step", "split", "samples"}
 _BASELINES = {"mean": ("predicting the mean", "--"), "median": ("predicting the median", ":")}
 # The metric that each loss term averages, as the baselines name it.
@@ -103,7 +107,9 @@ def _draw_metric(axes: Axes, records: Sequence[Record], name: str) -> None:
             axes.plot(steps, values, label=label, color=colour, marker=marker, linewidth=1)
     metric = _AVERAGED.get(name, name)
     for kind, (label, style) in _BASELINES.items():
-        points = _series(records, f"baseline_{kind}_{metric}", "test")
+        name_of_baseline = f"baseline_{kind}_{metric}"
+        points = _series(records, name_of_baseline, "test")
+        points = points or _series(records, name_of_baseline, "validation")
         if points:
             axes.axhline(points[-1][1], label=label, color="0.4", linestyle=style, linewidth=1)
     axes.set_title(name, fontsize=10)

@@ -44,6 +44,7 @@ def problem(**changes) -> str:
         ("LR_SCALE", {"NECK": 0}, "a section of positive numbers"),
         ("LR_SCALE", [], "a section of positive numbers"),
         ("USE_AMP", "yes", "true or false"),
+        ("EARLY_STOPPING", True, "a section or null"),
         ("OPTIMIZER", "adamw", "adam_onecycle or adam_cosineanneal or adam or sgd"),
     ],
 )
@@ -71,6 +72,20 @@ def test_a_schedule_says_which_key_it_needs(optimizer, key):
 def test_a_cosine_must_have_steps_to_return_in():
     text = problem(OPTIMIZER="adam_cosineanneal", WARMUP_ITER=5, PCT_START=1)
     assert text.startswith("OPTIMIZATION: PCT_START must be below 1")
+
+
+@pytest.mark.parametrize(
+    ("section", "expected"),
+    [
+        ({"PATIENCE": 0}, "EARLY_STOPPING.PATIENCE must be a positive integer or null, not 0"),
+        ({"MODE": "best"}, "EARLY_STOPPING.MODE must be max or min, not 'best'"),
+        ({"METRIC": None}, "EARLY_STOPPING.METRIC must be a string, not None"),
+        ({"METRICS": "mAP"}, r"unknown key OPTIMIZATION.EARLY_STOPPING.METRICS \(did you mean"),
+    ],
+)
+def test_early_stopping_names_its_wrong_keys(section, expected):
+    with pytest.raises(ConfigError, match=expected):
+        Optimization.of({**CONFIG, "EARLY_STOPPING": section}, "OPTIMIZATION")
 
 
 def test_other_hooks_are_refused():

@@ -136,6 +136,57 @@ def test_the_dataset_trains_on_its_part_in_epochs_of_the_full_length(root, optio
     assert len(loader) == 4
 
 
+HELD_OUT = {"token-4", "token-5"}  # the third scene, as drawn by seed 0
+
+
+@pytest.mark.parametrize(
+    ("options", "trained"),
+    [
+        ({}, [0, 1, 2, 3]),
+        ({"USE_LABELS": False}, [0, 1, 2, 3]),  # as in pre-training
+        ({"LABEL_FRACTION": 0.5}, [0, 2]),  # of the frames that are left
+        ({"LABEL_FRACTION": 0.5, "LABEL_FRACTION_SEED": 1}, [1, 3]),
+        ({"LABEL_FRACTION": 0.5, "LABEL_FRACTION_BY": "scenes", "LABEL_FRACTION_SEED": 3}, [2, 3]),
+        ({"BALANCED_RESAMPLING": True}, [0, 1, 2, 3]),
+    ],
+)
+def test_the_validation_part_is_the_same_whatever_is_trained_on(root, options, trained):
+    options = {"USE_LABELS": True, "VALIDATION_FRACTION": 1 / 3, **options}
+    data = dataset(root, **options)
+    assert {info["token"] for info in data.infos} <= {f"token-{n}" for n in trained}
+    if "BALANCED_RESAMPLING" not in options:
+        assert [info["token"] for info in data.infos] == [f"token-{n}" for n in trained]
+        assert len(data) == 4  # the epoch of all labels outside the validation part
+    part = dataset(root, training=False, EVALUATE_VALIDATION=True, **options)
+    assert {info["token"] for info in part.infos} == HELD_OUT
+    assert len(part) == 2
+    assert [part[n]["metadata"]["token"] for n in range(2)] == ["token-4", "token-5"]
+    assert len(dataset(root, training=False, **options)) == 6  # the test split loses nothing
+
+
+def test_another_seed_holds_out_other_scenes(root):
+    parts = set()
+    for seed in range(6):
+        options = {"VALIDATION_FRACTION": 1 / 3, "VALIDATION_SEED": seed}
+        data = dataset(root, training=False, EVALUATE_VALIDATION=True, **options)
+        parts.add(frozenset(info["token"] for info in data.infos))
+    assert parts == {frozenset({f"token-{2 * n}", f"token-{2 * n + 1}"}) for n in range(3)}
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"VALIDATION_FRACTION": 0.1}, r"VALIDATION_FRACTION 0.1 of 3 scenes selects none; raise"),
+        ({"VALIDATION_FRACTION": 0.9}, "VALIDATION_FRACTION 0.9 leaves no scene for training"),
+        ({"VALIDATION_FRACTION": 1}, "VALIDATION_FRACTION must be a number from 0 to below 1"),
+        ({"EVALUATE_VALIDATION": True}, "no validation part: VALIDATION_FRACTION is 0"),
+    ],
+)
+def test_validation_parts_that_are_no_part_are_refused(root, options, message):
+    with pytest.raises(ConfigError, match=message):
+        dataset(root, **options)
+
+
 def test_evaluation_sees_every_frame(root):
     config = configuration(root, USE_LABELS=True, LABEL_FRACTION=1 / 3)
     _, loader, _ = build_dataloader(config, CLASSES, batch_size=1, training=False)

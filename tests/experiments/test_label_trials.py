@@ -41,6 +41,16 @@ def test_a_trial_of_other_settings_is_neither_continued_nor_counted(
     assert "no trial in" in capsys.readouterr().err
 
 
+def test_a_trial_that_stops_early_is_evaluated_at_its_best_checkpoint(workspace):
+    assert experiment() == 0
+    stopping = ("OPTIMIZATION.EARLY_STOPPING", "{}", "DATA_CONFIG.VALIDATION_FRACTION", "0.1")
+    assert experiment("--extra_tag", "early", "--set", *stopping) == 0
+    plain, early = (calls(workspace)[start : start + 2] for start in (0, 4))
+    best = "output/group/toy/early/scratch_0.1_seed0/ckpt/checkpoint_best.pth"
+    assert [(one["eval_interval"], one["ckpt"]) for one in plain] == [("0", None), (None, None)]
+    assert [(one["eval_interval"], one["ckpt"]) for one in early] == [(None, None), (None, best)]
+
+
 def test_other_weights_under_the_same_name_are_noticed(workspace, capsys):
     assert experiment() == 0
     Path("weights.pth").write_text("other weights")

@@ -15,7 +15,7 @@ from pathlib import Path
 
 FLAGS = {
     "train.py": ("--seed", "--pretrained_model", "--max_ckpt_save_num", "--eval_interval"),
-    "test.py": ("--eval_tag",),
+    "test.py": ("--eval_tag", "--ckpt"),
 }
 
 
@@ -32,7 +32,8 @@ def main(script: str) -> int:
     args = parse(script)
     group, stem = Path(args.cfg_file).parent.name, Path(args.cfg_file).stem
     folder = Path(args.output_dir) / group / stem / args.extra_tag
-    call = {"script": script, "name": folder.name, **vars(args)}
+    absent = dict.fromkeys(("ckpt", "eval_interval"))
+    call = {"script": script, "name": folder.name, **absent, **vars(args)}
     call["pid"], call["threads"] = os.getpid(), os.environ.get("OMP_NUM_THREADS")
     with open("calls.jsonl", "a", encoding="utf-8") as file:
         file.write(json.dumps(call) + "\n")

@@ -74,6 +74,11 @@ def test_an_optimiser_with_lr_scale_is_saved_and_resumed(stock):
         assert torch.equal(one, other)
 
 
+def test_early_stopping_is_refused(stock):
+    with pytest.raises(ConfigError, match="evaluates nothing between epochs"):
+        stock.build_optimizer(Network(), optimization(EARLY_STOPPING={"PATIENCE": None}))
+
+
 def test_only_what_openpcdets_optimiser_leaves_out_can_be_spared_the_decay(stock):
     model = Network()
     model.backbone_3d.register_parameter("table", nn.Parameter(torch.ones(1)))

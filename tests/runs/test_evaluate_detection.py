@@ -6,6 +6,8 @@ import pytest
 
 import nsmae_plugin
 from nsmae_plugin import host
+from nsmae_plugin.formats.infos import read_infos
+from nsmae_plugin.formats.nuscenes.benchmark import NuScenesBenchmark
 from tests.helpers import toys
 from tests.helpers.oracle import BROKEN
 from tests.helpers.oracle_runs import (
@@ -174,6 +176,51 @@ def test_training_evaluates_a_detector(workspace, capsys, monkeypatch):
     wrong = ("--set", "DATA_CONFIG.DATA_SPLIT.test", "train")
     assert toys.train(*arguments[:-1], "wrong", *wrong) == 1
     assert not list((run_folder(workspace, "wrong") / "ckpt").iterdir())
+
+
+def test_early_stopping_scores_the_validation_part_and_never_the_test_split(
+    workspace, synthetic_root, capsys, monkeypatch
+):
+    monkeypatch.setattr(nsmae_plugin, "register", register)
+    read = []
+    original = NuScenesBenchmark.score
+
+    def score(benchmark, annotations, infos, class_names, folder):
+        read.append({info["token"] for info in infos})
+        return original(benchmark, annotations, infos, class_names, folder)
+
+    monkeypatch.setattr(NuScenesBenchmark, "score", score)
+    part = ["DATA_CONFIG.VALIDATION_FRACTION", "0.5"]
+    stopping = ["OPTIMIZATION.EARLY_STOPPING", "{'PATIENCE': 2}"]
+    arguments = ["--cfg_file", "cfgs/group/oracle.yaml", "--workers", "0", "--seed", "1"]
+    arguments += ["--epochs", "9", "--extra_tag", "early", "--set", *part, *stopping]
+    # The oracle is right from the beginning: the first of three evaluations stays the best.
+    assert toys.train(*arguments) == 0
+    output = capsys.readouterr().out
+    assert "3 of 6 samples are held out for validation" in output
+    assert "the last 2 evaluations were not better than mAP 1 after epoch 1" in output
+    folder = run_folder(workspace, "early")
+    text = (folder / "metrics.jsonl").read_text(encoding="utf-8")
+    scored = [one for one in map(json.loads, text.splitlines()) if one["split"] != "train"]
+    assert [(one["split"], one["epoch"]) for one in scored] == [
+        ("validation", n) for n in (1, 2, 3)
+    ]
+    assert (folder / "eval/eval_with_train/validation/results_nusc.json").is_file()
+    infos = read_infos(synthetic_root / "v1.0-mini/nuscenes_infos_3sweeps_train.pkl")
+    training = {info["token"] for info in infos}
+    assert len(read) == 3
+    assert all(len(one) == 3 and one < training for one in read)
+
+    best = ["--extra_tag", "early", "--ckpt", folder / "ckpt/checkpoint_best.pth"]
+    assert evaluate(*best) == 0
+    assert (folder / "eval/epoch_1/val/default/result.txt").is_file()
+    assert evaluate(*best, "--split", "validation", "--set", *part) == 0
+    assert summary(folder / "eval/epoch_1/validation/default")["mean_ap"] == scored[0]["mAP"]
+    capsys.readouterr()
+    assert evaluate(*best, "--split", "validation") == 1
+    assert "no validation part: set DATA_CONFIG.VALIDATION_FRACTION" in capsys.readouterr().err
+    assert toys.train(*arguments, "DATA_CONFIG.VALIDATION_SEED", "1") == 1
+    assert "VALIDATION_SEED 0 -> 1" in capsys.readouterr().err
 
 
 @pytest.mark.openpcdet

@@ -88,7 +88,7 @@ def test_a_damaged_file_of_records_is_put_aside_and_does_not_block(tmp_path, cap
     assert (tmp_path / "metrics.jsonl.damaged").read_bytes() == b"".join(lines)
     (message,) = [one.getMessage() for one in caplog.records]
     assert message.startswith("3 lines of ")
-    assert Curves(tmp_path, step=4).evaluated is False
+    assert Curves(tmp_path, step=4).evaluated is None
 
 
 def test_other_processes_write_no_curves(tmp_path, monkeypatch):

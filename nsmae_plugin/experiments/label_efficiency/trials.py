@@ -26,6 +26,7 @@ from nsmae_plugin.experiments.label_efficiency.records import (
     differences,
     read_record,
 )
+from nsmae_plugin.training.checkpoint_manager import BEST
 from nsmae_plugin.training.run_log import run_folder
 
 SCRATCH, PRETRAINED = ARMS = ("scratch", "pretrained")
@@ -113,16 +114,27 @@ class Experiment:
         # A resumed run starts from its own checkpoint and refuses other weights.
         start = trial.arm == PRETRAINED and not begun
         weights = ["--pretrained_model", str(self.weights)] if start else []
-        # One checkpoint is enough, and the only evaluation that counts comes after training.
-        options = ["--max_ckpt_save_num", "1", "--eval_interval", "0"]
+        # One checkpoint is enough. With early stopping the validation part chooses it; else the
+        # only evaluation is that of the test split after training.
+        options = ["--max_ckpt_save_num", "1"]
+        options += [] if self._stops_early(trial) else ["--eval_interval", "0"]
         words = ["--seed", str(trial.seed), *weights, *options, *self.train_args]
         return [*self._command("train.py", trial), *words, "--set", *self._train_overrides(trial)]
 
     def test_command(self, trial: Trial) -> list[str]:
-        """Evaluates the newest checkpoint; the labels of the test split are never reduced."""
+        """Evaluates the newest checkpoint, with early stopping the best one.
+
+        The labels of the test split are never reduced.
+        """
         overrides = ["--set", *self.overrides] if self.overrides else []
-        words = ["--eval_tag", EVAL_TAG, *self.test_args, *overrides]
+        best = ["--ckpt", str(self.trial_folder(trial) / "ckpt" / BEST)]
+        chosen = best if self._stops_early(trial) else []
+        words = ["--eval_tag", EVAL_TAG, *chosen, *self.test_args, *overrides]
         return [*self._command("test.py", trial), *words]
+
+    def _stops_early(self, trial: Trial) -> bool:
+        config = self.settings(trial)["config"]
+        return config["OPTIMIZATION"].get("EARLY_STOPPING") is not None
 
     def _command(self, script: str, trial: Trial) -> list[str]:
         torchrun = ["-m", "torch.distributed.run", "--standalone"]

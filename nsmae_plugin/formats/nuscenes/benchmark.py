@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ class NuScenesBenchmark:
         root: folder that holds ``samples/`` and the folder ``version`` of JSON tables.
         split: ``DATA_SPLIT.test``.
         use_camera, use_lidar: sensors of the network, which a results file states.
+        part: tokens of the samples that are evaluated; None: those of the whole split.
     """
 
     root: Path
@@ -32,6 +33,7 @@ class NuScenesBenchmark:
     split: str
     use_camera: bool
     use_lidar: bool
+    part: frozenset[str] | None = None
 
     def check(
         self, infos: Sequence[Mapping[str, Any]], class_names: Sequence[str], boxes: bool = True
@@ -52,6 +54,8 @@ class NuScenesBenchmark:
                 f"{', '.join(ATTRIBUTES)}"
             )
         found = devkit.find(self.root, self.version, self.split)
+        if self.part is not None:
+            found = replace(found, tokens=found.tokens & self.part)
         found.check_samples([info["token"] for info in infos], "the info files hold")
         labelled = any(len(info.get("gt_names", ())) for info in infos)
         if boxes and found.has_labels and not labelled:

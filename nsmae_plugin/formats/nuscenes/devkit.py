@@ -39,7 +39,8 @@ class Split:
     Attributes:
         root: folder that holds ``samples/`` and the folder ``version`` of JSON tables.
         name: the devkit's.
-        tokens: its samples that the database has.
+        tokens: its samples that are evaluated: those that the database has, or whole scenes of
+            them.
     """
 
     root: Path
@@ -146,6 +147,7 @@ def score(split: Split, results: Path, folder: Path) -> tuple[str, dict[str, flo
         from nuscenes.eval.detection.evaluate import NuScenesEval
 
         database = NuScenes(split.version, str(split.root), verbose=False)
+        _restrict(database, split.tokens)
         evaluation = NuScenesEval(
             database,
             config_factory(CONFIG),
@@ -178,6 +180,12 @@ def _read_results(path: Path) -> dict[str, list[Any]]:
     if wrong:
         raise DataError(f"{path} has no list of boxes for sample {brief(wrong[0])}: {remedy}")
     return results
+
+
+def _restrict(database: Any, tokens: Collection[str]) -> None:
+    """Take all other samples out of a database: the devkit evaluates those of a split it finds."""
+    database.sample = [one for one in database.sample if one["token"] in tokens]
+    database._token2ind["sample"] = {one["token"]: i for i, one in enumerate(database.sample)}
 
 
 @contextmanager

@@ -93,6 +93,11 @@ def _refuse(model: nn.Module, config: Mapping[str, Any]) -> None:
             "loop updates the weights after every batch; set it to 1 and raise --batch_size, or "
             "use the tools/train.py of nsmae_plugin"
         )
+    if config.get("EARLY_STOPPING") is not None:
+        raise ConfigError(
+            "OPTIMIZATION.EARLY_STOPPING: OpenPCDet's training loop evaluates nothing between "
+            "epochs; remove it, or use the tools/train.py of nsmae_plugin"
+        )
     if config.get("LR_SCALE") and config["OPTIMIZER"] not in WRAPPED:
         raise ConfigError(
             f"OPTIMIZATION.LR_SCALE needs OPTIMIZER {' or '.join(WRAPPED)}, not "
