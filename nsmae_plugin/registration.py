@@ -15,6 +15,7 @@ def register_all() -> None:
     from nsmae_plugin.evaluation.reconstruction import ReconstructionScorer
     from nsmae_plugin.models.bev_decoder import GeneralizedResNetLSSFPN
     from nsmae_plugin.models.bev_head import BEVRenderHead
+    from nsmae_plugin.models.masked_image_head import MaskedImageHead
     from nsmae_plugin.models.perspective_head import PerspectiveRenderHead
     from nsmae_plugin.models.view_transform import (
         FactorizedDepthLSSTransform,
@@ -30,6 +31,7 @@ def register_all() -> None:
     host.register("backbone_2d", "GeneralizedResNetLSSFPN", GeneralizedResNetLSSFPN)
     host.register("render_head", "PerspectiveRenderHead", PerspectiveRenderHead)
     host.register("render_head", "BEVRenderHead", BEVRenderHead)
+    host.register("render_head", "MaskedImageHead", MaskedImageHead)
     host.register("detector", "NSMAE", NSMAE)
     host.register("detector", "BEVDetector", BEVDetector)
     host.register("detector", "BEVFusionMap", BEVFusionMap)

@@ -92,6 +92,18 @@ def _complete_mask_token(model_cfg: Any, dataset: Any) -> None:
     settle(model_cfg, "MASK_TOKEN.PATCH_SIZE", size, reason)
 
 
+def finest_image_map(model_cfg: Any) -> tuple[int, int] | None:
+    """Channels of the neck's finest map, and pixels per feature; None if they are not known.
+
+    Args:
+        model_cfg: the section MODEL.
+    """
+    levels = _image_levels(model_cfg)
+    if not levels or name_of(model_cfg, "NECK") != "GeneralizedLSSFPN":
+        return None
+    return model_cfg.NECK.OUT_CHANNELS, next(iter(levels))
+
+
 def _image_levels(model_cfg: Any) -> dict[int, int]:
     """Stride in pixels -> channels, of the maps that the image backbone gives; empty: unknown."""
     config = model_cfg.get("IMAGE_BACKBONE")

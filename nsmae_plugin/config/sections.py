@@ -55,6 +55,7 @@ PATHS: dict[str, dict[str, str]] = {
     "render_head": {
         "PerspectiveRenderHead": f"{_MODULES}:Module",
         "BEVRenderHead": f"{_OWN}:BEVRenderHead",
+        "MaskedImageHead": f"{_MODULES}:Module",
     },
     "augmentor": {
         "gt_sampling": f"{_STEPS}:GroundTruthSampling",

@@ -48,7 +48,7 @@ def require_inputs(batch_dict: Mapping[str, Any], detector: Any) -> None:
     Raises:
         ConfigError: ``camera_imgs`` or ``voxels`` is missing.
     """
-    needs = {"camera_imgs": detector.vtransform, "voxels": detector.backbone_3d}
+    needs = {"camera_imgs": detector.image_backbone, "voxels": detector.backbone_3d}
     for key, module in needs.items():
         if module is not None and key not in batch_dict:
             raise ConfigError(

@@ -13,7 +13,7 @@ from nsmae_plugin.data.loader import batches_per_epoch
 from nsmae_plugin.detectors import term_schedule
 from nsmae_plugin.detectors.branches import prepare_geometry, require_inputs
 from nsmae_plugin.detectors.outputs import RENDERINGS
-from nsmae_plugin.detectors.render_heads import build_heads, check_branches
+from nsmae_plugin.detectors.render_heads import build_heads, check_branches, freeze_unread
 from nsmae_plugin.models.mask_token import ImageMaskToken
 from nsmae_plugin.models.render_head import RenderHead
 
@@ -24,9 +24,10 @@ class NSMAE(host.Detector3DTemplate):
     """Masked autoencoder of cameras, LiDAR or both, supervised by volume rendering.
 
     The camera branch is MASK_TOKEN, IMAGE_BACKBONE, NECK and VTRANSFORM, the LiDAR branch VFE,
-    BACKBONE_3D and MAP_TO_BEV; either may be left out. RENDER_HEADS lists what is rendered from
-    their features. Encoders have the slots, and so the checkpoint prefixes, of stock detectors;
-    mask token and heads have slots of their own and stay behind when weights are transferred.
+    BACKBONE_3D and MAP_TO_BEV; either may be left out, and VTRANSFORM where a head reads image
+    features. RENDER_HEADS lists what is rendered from their features. Encoders have the slots, and
+    so the checkpoint prefixes, of stock detectors; mask token and heads have slots of their own and
+    stay behind when weights are transferred.
 
     The loss is the sum of the heads' terms, each times LOSS_CONFIG.LOSS_WEIGHTS.<term>_weight and,
     from epoch LOSS_CONFIG.<TERM>_STOP_EPOCH on, times 0 (:mod:`~.term_schedule`).
@@ -55,6 +56,7 @@ class NSMAE(host.Detector3DTemplate):
         self.module_topology += ["mask_token", "image_backbone", "neck", "vtransform"]
         self.module_list = self.build_networks()
         self.render_heads: list[RenderHead] = build_heads(self)
+        freeze_unread(self)
         heads, config = self.render_heads, model_cfg.LOSS_CONFIG
         self.find_unused_parameters = term_schedule.any_stops(heads, config)
 
@@ -88,7 +90,8 @@ class NSMAE(host.Detector3DTemplate):
         with torch.no_grad():
             for head in heads:
                 batch_dict.update(head.targets(batch_dict))
-        prepare_geometry(batch_dict, self)
+        if term_schedule.reads(heads) & term_schedule.LIFTED_FEATURES:
+            prepare_geometry(batch_dict, self)
         if self.mask_token is not None:
             batch_dict = self.mask_token(batch_dict)
         return batch_dict
@@ -102,7 +105,7 @@ class NSMAE(host.Detector3DTemplate):
             batch_dict = self.neck(self.image_backbone(batch_dict))
             if "spatial_features_img" in needed:
                 batch_dict = self.vtransform(batch_dict)
-            else:
+            elif needed & term_schedule.LIFTED_FEATURES:
                 self.vtransform.lift(batch_dict)
         return batch_dict
 

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 from nsmae_plugin import host
+from nsmae_plugin.config.derived import finest_image_map
 from nsmae_plugin.config.section import shown, suggest
+from nsmae_plugin.detectors import term_schedule
 from nsmae_plugin.detectors.branches import CAMERA_SECTIONS, bev_grid, find_branches
 from nsmae_plugin.detectors.nsmae_config import STOP, stop_key
 from nsmae_plugin.errors import ConfigError
-from nsmae_plugin.models.render_head import Encoders, RenderHead
+from nsmae_plugin.models.render_head import IMAGE_MAP, Encoders, RenderHead
+
+logger = logging.getLogger(__name__)
 
 # Terms of the paper, which may have a weight without their head: recipes of one sensor keep all.
 TERMS = ("rgb", "depth", "bev_depth")
@@ -21,12 +26,17 @@ TERMS = ("rgb", "depth", "bev_depth")
 def check_branches(model_cfg: Any) -> None:
     """Check that MODEL has a camera branch, a LiDAR branch or both, and something to render.
 
+    The camera branch may end before its view transform where a head reads image features.
+
     Raises:
         ConfigError: half a branch, no branch or no head.
     """
-    find_branches(model_cfg, ("MASK_TOKEN", *CAMERA_SECTIONS))
     if not model_cfg.get("RENDER_HEADS"):
         raise ConfigError("NSMAE needs MODEL.RENDER_HEADS, the views that it learns to render")
+    heads = [host.lookup("render_head", entry.NAME) for entry in model_cfg.RENDER_HEADS]
+    from_images = any(IMAGE_MAP in getattr(head, "reads", ()) for head in heads)
+    sections = [key for key in CAMERA_SECTIONS if not (from_images and key == "VTRANSFORM")]
+    find_branches(model_cfg, ("MASK_TOKEN", *sections))
 
 
 def build_heads(detector: Any) -> list[RenderHead]:
@@ -41,7 +51,8 @@ def build_heads(detector: Any) -> list[RenderHead]:
     if detector.map_to_bev_module is not None:
         channels["spatial_features"] = detector.map_to_bev_module.num_bev_features
     extent = tuple(float(value) for value in dataset.point_cloud_range)
-    encoders = Encoders(detector.vtransform, channels, bev_grid(model_cfg, dataset), extent)
+    grid, image_map = bev_grid(model_cfg, dataset), finest_image_map(model_cfg)
+    encoders = Encoders(detector.vtransform, channels, grid, extent, image_map)
     entries = model_cfg.RENDER_HEADS
     heads = [host.lookup("render_head", entry.NAME)(entry, encoders) for entry in entries]
     check_heads(heads, model_cfg, channels)
@@ -52,8 +63,24 @@ def build_heads(detector: Any) -> list[RenderHead]:
     return heads
 
 
+def freeze_unread(detector: Any) -> None:
+    """Freeze the modules whose features no head reads, and warn of them."""
+    idle = term_schedule.idle_modules(detector, detector.render_heads)
+    for module in idle:
+        module.requires_grad_(False)
+    slots = [
+        name for name, one in detector.named_children() if one in idle and list(one.parameters())
+    ]
+    if slots:
+        log = getattr(detector.dataset, "logger", None) or logger
+        names = [head.NAME for head in detector.model_cfg.RENDER_HEADS]
+        log.warning("not trained, as MODEL.RENDER_HEADS %s reads nothing of it: %s", names, slots)
+
+
 def check_heads(heads: Sequence[RenderHead], model_cfg: Any, features: Iterable[str]) -> None:
     """Check that the heads fit together, and that each parameter gets a gradient from one of them.
+
+    Heads that read nothing but image features may leave the rest of the network untrained.
 
     Args:
         features: keys of the branches' BEV features.
@@ -69,8 +96,9 @@ def check_heads(heads: Sequence[RenderHead], model_cfg: Any, features: Iterable[
         value, count = Counter(values).most_common(1)[0]
         if count > 1:
             raise ConfigError(f"two of MODEL.RENDER_HEADS {names} have the {what} {value!r}")
+    found = term_schedule.reads(heads)
     for key in features:
-        if not any(key in head.reads for head in heads):
+        if key not in found and found != {IMAGE_MAP}:
             raise ConfigError(
                 f"none of MODEL.RENDER_HEADS {names} reads {key}, so that its module would learn "
                 "nothing: add {NAME: BEVRenderHead}"

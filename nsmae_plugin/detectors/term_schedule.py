@@ -8,10 +8,11 @@ from typing import Any
 from torch import Tensor, nn
 
 from nsmae_plugin.detectors.nsmae_config import stop_key
-from nsmae_plugin.models.render_head import RenderHead
+from nsmae_plugin.models.render_head import IMAGE_MAP, RenderHead
 
 LIDAR_FEATURES = {"encoded_spconv_tensor", "spatial_features"}
-CAMERA_FEATURES = {"image_fpn", "depth_logits", "depth_context", "spatial_features_img"}
+LIFTED_FEATURES = {"depth_logits", "depth_context", "spatial_features_img"}
+CAMERA_FEATURES = {IMAGE_MAP, *LIFTED_FEATURES}
 
 
 def reads(heads: Sequence[RenderHead]) -> set[str]:
@@ -34,9 +35,24 @@ def running_heads(detector: Any) -> list[RenderHead]:
         head for head in heads if any(factor(term, config, done, steps) for term in head.terms)
     ]
     if len(running) < len(heads):
-        for module in _idle_modules(detector, running):
+        for module in idle_modules(detector, running):
             module.requires_grad_(False)
     return running
+
+
+def idle_modules(detector: Any, running: Sequence[RenderHead]) -> list[nn.Module]:
+    """Modules whose features none of the running heads reads, and the other heads."""
+    found = reads(running)
+    idle = [head for head in detector.render_heads if head not in running]
+    if not found & LIDAR_FEATURES:
+        idle += [detector.vfe, detector.backbone_3d, detector.map_to_bev_module]
+    if not found & CAMERA_FEATURES:
+        idle += [detector.mask_token, detector.image_backbone, detector.neck]
+    if not found & LIFTED_FEATURES:
+        idle.append(detector.vtransform)
+    elif "spatial_features_img" not in found:
+        idle.append(detector.vtransform.downsample)
+    return [module for module in idle if module is not None]
 
 
 def any_stops(heads: Sequence[RenderHead], loss_config: Any) -> bool:
@@ -61,19 +77,6 @@ def factor(
         return 1.0
     running = step < epoch * steps_per_epoch
     return running.float() if isinstance(running, Tensor) else float(running)
-
-
-def _idle_modules(detector: Any, running: Sequence[RenderHead]) -> list[nn.Module]:
-    """Modules whose features only stopped heads read, and these heads."""
-    idle = [head for head in detector.render_heads if head not in running]
-    if not reads(running) & LIDAR_FEATURES:
-        idle += [detector.vfe, detector.backbone_3d, detector.map_to_bev_module]
-    if not reads(running) & CAMERA_FEATURES:
-        slots = ("mask_token", "image_backbone", "neck", "vtransform")
-        idle += [getattr(detector, slot) for slot in slots]
-    elif "spatial_features_img" not in reads(running):
-        idle.append(detector.vtransform.downsample)
-    return [module for module in idle if module is not None]
 
 
 def _stop_epoch(term: str, loss_config: Any) -> float | None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from nsmae_plugin.models.scores import patch_cells, psnr
+from nsmae_plugin.models.scores import patch_cells, patch_pixels, psnr
 
 Array = NDArray[np.float32]
 Mask = NDArray[np.bool_]
@@ -115,6 +116,11 @@ def camera_overview(sample: Mapping[str, Any]) -> list[Panel]:
     return [panel for slot in _slots(sample) for panel in _camera_row(sample, slot)]
 
 
+def image_panels(sample: Mapping[str, Any]) -> list[Panel]:
+    """Every camera: masked input, prediction; hidden patches filled in from it, target."""
+    return [panel for slot in _slots(sample) for panel in _image_sheet(sample, slot)]
+
+
 def bev_panels(sample: Mapping[str, Any]) -> list[Panel]:
     """The bird's-eye view in two rows: depth; depth with visible LiDAR, and the error."""
     depth, extent = depth_view(sample, "bev_depth"), _extent(sample)
@@ -166,16 +172,33 @@ def _camera_row(sample: Mapping[str, Any], slot: int) -> list[Panel]:
     ]
 
 
+def _image_sheet(sample: Mapping[str, Any], slot: int) -> list[Panel]:
+    name, masked = sample["camera_names"][slot], _image(sample, "masked_camera_imgs", slot)
+    rendered, target = sample["rendered_image"][slot], sample["target_image"][slot]
+    hidden, visible = (one[slot] for one in patch_pixels(sample))
+    filled_in = torch.where(hidden, rendered, target)
+    title = f"predicted: PSNR {_psnrs(rendered, target, (hidden, visible))}"
+    return [
+        Panel(name, f"masked input: {percent(_numpy(hidden))} of the pixels hidden", masked),
+        Panel(name, title, _channels_last(rendered)),
+        Panel(name, "prediction in hidden patches", _channels_last(filled_in)),
+        Panel(name, "target image", _channels_last(target)),
+    ]
+
+
 def _rendered_colour(sample: Mapping[str, Any], slot: int) -> Panel:
     """The rendered colour; its title gives the PSNR on hidden and on visible cells."""
     rendered, target = sample["rendered_rgb"][slot], sample["target_rgb"][slot]
-    square = (rendered.double() - target.double()).square().mean(0)
-    errors = []
-    for cells in _cells(sample, slot):
-        value = psnr(float(square[cells].mean())) if cells.any() else float("nan")
-        errors.append(number(value, "dB"))
-    title = "rendered: PSNR {} hidden, {} visible".format(*errors)
+    title = f"rendered: PSNR {_psnrs(rendered, target, _cells(sample, slot))}"
     return Panel(sample["camera_names"][slot], title, _channels_last(rendered))
+
+
+def _psnrs(rendered: Tensor, target: Tensor, sets: Sequence[Tensor]) -> str:
+    """The PSNR on hidden and on visible cells or pixels, for a title; ``sets``: these, bool."""
+    square = (rendered.double() - target.double()).square().mean(0)
+    means = [float(square[cells].mean()) if cells.any() else None for cells in sets]
+    errors = [number(math.nan if one is None else psnr(one), "dB") for one in means]
+    return "{} hidden, {} visible".format(*errors)
 
 
 def _cells(sample: Mapping[str, Any], slot: int) -> tuple[Tensor, Tensor]:

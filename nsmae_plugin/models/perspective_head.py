@@ -52,7 +52,7 @@ class PerspectiveRenderHead(RenderHead):
         super().__init__(model_cfg, encoders)
         lift = encoders.view_transform
         if not getattr(lift, "renders_frustum", False):
-            found = "a network without cameras" if lift is None else type(lift).__name__
+            found = "a network without a view transform" if lift is None else type(lift).__name__
             raise ConfigError(
                 f"MODEL.RENDER_HEADS.{model_cfg.NAME} cannot render {found}: set "
                 "MODEL.VTRANSFORM.NAME to FactorizedLSSTransform or FactorizedDepthLSSTransform, "

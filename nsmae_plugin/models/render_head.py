@@ -13,6 +13,8 @@ from nsmae_plugin.geometry.bev_grid import BEVGrid
 from nsmae_plugin.models.head_panels import Panel
 from nsmae_plugin.models.scores import Total
 
+IMAGE_MAP = "image_fpn"  # in a batch: maps of the neck, the finest first, each (B * N, C, h, w)
+
 
 @dataclass(frozen=True)
 class Encoders:
@@ -22,6 +24,7 @@ class Encoders:
     bev_channels: Mapping[str, int]  # of each BEV feature map, by its key in the batch
     grid: BEVGrid  # of these maps, with the voxels as its layers
     point_cloud_range: tuple[float, ...]  # lower and upper x, y, z, metres
+    image_map: tuple[int, int] | None = None  # channels and stride of the neck's finest map
 
 
 class RenderHead(nn.Module):

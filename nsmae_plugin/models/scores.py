@@ -33,6 +33,12 @@ CAMERA_ROWS = {
     "depth_mae": "camera depth error, all LiDAR (m)",
     "opacity": "mean opacity, camera",
 }
+IMAGE_ROWS = {
+    "image_psnr_masked": "image PSNR, hidden patches (dB)",
+    "image_psnr_visible": "image PSNR, visible patches (dB)",
+    "image_cell_psnr_masked": "image PSNR of cell means, hidden patches (dB)",
+    "image_cell_psnr_visible": "image PSNR of cell means, visible patches (dB)",
+}
 BEV_ROWS = {
     "bev_depth_mae_hidden": "BEV depth error, hidden voxels (m)",
     "bev_depth_mae_visible": "BEV depth error, visible voxels (m)",
@@ -74,6 +80,17 @@ def patch_cells(patch_mask: Tensor, filled: Tensor) -> tuple[Tensor, Tensor]:
     height, width = filled.shape[-2:]
     hidden, visible = cells_of_patches(patch_mask, (height, width))
     return hidden & filled, visible & filled
+
+
+def patch_pixels(sample: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
+    """(..., H, W) bool: pixels of ``target_image`` in hidden patches and in visible ones.
+
+    Pixels count where the cell of ``target_image_mask`` that they belong to is filled.
+    """
+    filled = sample["target_image_mask"]
+    stride = sample["target_image"].shape[-1] // filled.shape[-1]
+    filled = filled.repeat_interleave(stride, -1).repeat_interleave(stride, -2)
+    return patch_cells(sample["image_patch_mask"], filled)
 
 
 def colour_record(rendered: Tensor, target: Tensor, sets: tuple[Tensor, ...]) -> Record:
@@ -253,6 +270,28 @@ def camera_totals() -> dict[str, Total]:
     """Empty totals of the perspective view."""
     opacity = MeanTotal("opacity")
     return {"rgb": ColourTotal("rgb"), "depth": DepthTotal("depth"), "opacity": opacity}
+
+
+def image_record(sample: Mapping[str, Any]) -> dict[str, Any]:
+    """Record of a sample for each of :func:`image_totals`."""
+    rendered, target = sample["rendered_image"], sample["target_image"]
+    filled = sample["target_image_mask"]
+    stride = target.shape[-1] // filled.shape[-1]
+    hidden, visible = patch_pixels(sample)
+    cells = (filled, *patch_cells(sample["image_patch_mask"], filled))
+    means = [F.avg_pool2d(one, stride) for one in (rendered, target)]
+    return {
+        "image": colour_record(rendered, target, (hidden | visible, hidden, visible)),
+        "image_cell": colour_record(means[0], means[1], cells),
+    }
+
+
+def image_totals() -> dict[str, Total]:
+    """Empty totals of predicted images, by pixel and by the mean colour of each cell.
+
+    The latter are in the units of the perspective view: both average colour over the same cells.
+    """
+    return {name: ColourTotal(name) for name in ("image", "image_cell")}
 
 
 def bev_record(sample: Mapping[str, Any]) -> dict[str, Any]:

@@ -31,7 +31,7 @@ def edited(tmp_path, old: str, new: str) -> Path:
 )
 def test_every_shipped_configuration_is_valid(path):
     config = load_config(path)
-    pretraining = path.name.startswith("nsmae_pretrain")
+    pretraining = path.name.startswith(("nsmae_pretrain", "masked_image"))
     assert (config.MODEL.NAME == "NSMAE") is pretraining
     assert config.DATA_CONFIG.USE_LABELS is ("DENSE_HEAD" in config.MODEL)
     assert ("MAP_CONFIG" in config.DATA_CONFIG) is ("MAP_HEAD" in config.MODEL)

@@ -128,6 +128,18 @@ def test_the_other_view_transform_is_named(pretraining, detector, name, syntheti
         checkpoint.load_model_state(model, source, tmp_path / "w.pth")
 
 
+@pytest.mark.parametrize("detector", ["tiny/camera_det", "tiny/bevfusion_det"])
+def test_masked_images_give_image_backbone_and_neck(detector, synthetic_root, tmp_path):
+    torch.manual_seed(0)
+    source = build("tiny/masked_image", synthetic_root).state_dict()
+    torch.save({"model_state": source}, tmp_path / "w.pth")
+    export(tmp_path / "w.pth", tmp_path / "exported/w.pth")
+    model = build(detector, synthetic_root)
+    found = load_pretrained(model, tmp_path / "exported/w.pth", LOGGER)
+    assert found.keys() == {"image_backbone", "neck"}
+    assert all(one.complete for one in found.values())
+
+
 @pytest.mark.parametrize("detector", ["tiny/camera_map", "tiny/camera_det"])
 def test_cameras_alone_take_over_every_tensor_of_their_branch(detector, synthetic_root, tmp_path):
     torch.manual_seed(0)
