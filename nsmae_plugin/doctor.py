@@ -1,4 +1,4 @@
-"""``python -m nsmae_plugin.doctor``: diagnosis of the installation.
+"""``nsmae doctor``, or ``python -m nsmae_plugin.doctor``: diagnosis of the installation.
 
 Exits with 0 when the active host can run here, else with 1.
 """
@@ -237,7 +237,7 @@ def _list(title: str, entries: Sequence[str]) -> list[str]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print the diagnosis; returns the exit status."""
-    parser = argparse.ArgumentParser(prog="nsmae_plugin.doctor", description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json", action="store_true", help="print the diagnosis as JSON")
     options = parser.parse_args(arguments)
     found = collect()

@@ -61,6 +61,11 @@ def test_the_wheel_holds_every_module_and_the_marker_of_types(wheel):
     assert "nsmae_plugin/py.typed" in wheel
 
 
+def test_the_wheel_installs_the_command(wheel):
+    (text,) = (text for name, text in wheel.items() if name.endswith("/entry_points.txt"))
+    assert text.split() == ["[console_scripts]", "nsmae", "=", "nsmae_plugin.cli.__main__:main"]
+
+
 def test_pip_is_left_to_choose_no_spconv(wheel):
     (metadata,) = (text for name, text in wheel.items() if name.endswith("/METADATA"))
     spconv = [line for line in metadata.splitlines() if line.startswith("Requires-Dist: spconv")]

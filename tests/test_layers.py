@@ -34,6 +34,7 @@ LAYERS = (
     "runs",
     "experiments",
     "doctor",
+    "cli",
 )
 # Imports that lead upward, inside of a function or a script: they fill the host's registries.
 REGISTRATION = {

@@ -1,36 +1,11 @@
-"""Write the encoders of a checkpoint for detectors to start from, here or in stock OpenPCDet.
-
-Writes OUT (.pth), its manifest as JSON beside it, and with --safetensors a .safetensors file.
-"""
+"""``nsmae export``, from a checkout: its flags, and the Python function ``main``."""
 
 import sys
-from pathlib import Path
+from functools import partial
 
-import nsmae_plugin  # noqa: F401  (before torch: sets the OpenMP policy)
+from nsmae_plugin.cli.__main__ import run
 
-# isort: split
-from nsmae_plugin.runtime.command_line import errors_in_one_line, make_parser
-from nsmae_plugin.training.export import export
-
-
-@errors_in_one_line
-def main(arguments: list[str] | None = None) -> int:
-    parser = make_parser(__doc__)
-    add = parser.add_argument
-    add("--ckpt", type=Path, required=True, help="checkpoint, or a directory: the newest in it")
-    add("--out", type=Path, default=Path("nsmae_weights.pth"), help="default: %(default)s")
-    add("--safetensors", action="store_true", help="also write OUT as .safetensors")
-    add("--cfg_file", type=Path, help="of the run; default: the one that lies above the checkpoint")
-    manifest, written = export(**vars(parser.parse_args(arguments)))
-    origin = manifest["config"] or manifest["checkpoint"]
-    print(f"{manifest['modality']} encoders of {origin}, epoch {manifest['epoch']}")
-    for slot, names in manifest["slots"].items():
-        print(f"  {slot:<20} {len(names):>4} tensors")
-    if manifest["inputs"] is None:
-        print("the configuration of the run was not found; --cfg_file adds it to the manifest")
-    print("wrote", ", ".join(str(path) for path in written))
-    return 0
-
+main = partial(run, "export")
 
 if __name__ == "__main__":
     sys.exit(main())

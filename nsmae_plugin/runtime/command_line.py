@@ -65,15 +65,23 @@ def command_to_resume(launcher: str, words: list[str]) -> str:
     """The command line that resumes a run: the one that started it, from its own checkpoints.
 
     Args:
-        words: ``sys.argv``.
+        words: ``sys.argv``, which begins with a script or with ``nsmae train``.
     """
     parser = ArgumentParser(add_help=False, allow_abbrev=False)
     for flag in ("--ckpt", "--pretrained_model"):
         parser.add_argument(flag)
-    rest = parser.parse_known_args(words)[1]
+    program, *rest = parser.parse_known_args(words)[1]
+    if program.startswith("nsmae "):
+        launched = program.replace("nsmae ", "-m nsmae_plugin.cli ", 1)
+    else:
+        launched = shlex.quote(program)
+        program = f"python {launched}"
     local = os.environ.get("LOCAL_WORLD_SIZE", "1")
-    starts = {"pytorch": f"torchrun --nproc_per_node {local}", "slurm": "srun python"}
-    return f"{starts.get(launcher, 'python')} {shlex.join(rest)}"
+    starts = {
+        "pytorch": f"torchrun --nproc_per_node {local} {launched}",
+        "slurm": f"srun {program}",
+    }
+    return f"{starts.get(launcher, program)} {shlex.join(rest)}"
 
 
 def errors_in_one_line(main: Callable[P, int]) -> Callable[P, int]:

@@ -13,9 +13,9 @@ import pytest
 from nsmae_plugin.errors import DataError, OutputError
 from nsmae_plugin.formats import plausibility
 from nsmae_plugin.formats.infos import read_infos, write_infos
+from nsmae_plugin.runs.create_infos import create_infos
 from tests.formats.test_create_infos import TABLES, VERSION, database, edit
 from tests.helpers.tiny_frames import link_database
-from tools.create_infos import create_infos
 
 
 def change(database, table, position, **fields):

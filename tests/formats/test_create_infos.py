@@ -16,6 +16,7 @@ from nsmae_plugin.data.nuscenes_dataset import MultiModalNuScenesDataset
 from nsmae_plugin.errors import ConfigError, DataError
 from nsmae_plugin.formats.infos import read_infos
 from nsmae_plugin.formats.nuscenes.info_builder import CAMERAS
+from nsmae_plugin.runs.create_infos import create_infos
 from tests.helpers.tiny_frames import (
     CLASSES,
     MASKS,
@@ -24,7 +25,7 @@ from tests.helpers.tiny_frames import (
     configuration,
     link_database,
 )
-from tools.create_infos import create_infos, main
+from tools.create_infos import main
 
 TABLES = Path(VERSION, VERSION)
 

@@ -11,10 +11,10 @@ import numpy as np
 from PIL import Image
 
 from nsmae_plugin.formats.infos import read_infos
+from nsmae_plugin.runs.create_infos import create_infos
 from tests.fuzz.harness import Case, Draw
 from tests.fuzz.mutate import JSON_JUNK, mutate_bytes, mutate_value
 from tests.helpers.tiny_frames import HEIGHT, WIDTH, random_points
-from tools.create_infos import create_infos
 
 VERSION = "v1.0-mini"
 SCENES = {"a": "scene-0061", "b": "scene-0103"}  # of mini_train and mini_val

@@ -3,6 +3,7 @@
 import argparse
 import importlib
 from contextlib import suppress
+from types import ModuleType
 from unittest import mock
 
 TOOLS = (
@@ -24,11 +25,16 @@ def options_of(tool: str) -> dict[str, dict]:
         found.append(self)
         raise _Parsed
 
-    module = importlib.import_module(f"tools.{tool}")
+    module = module_of(tool)
     with mock.patch("argparse.ArgumentParser.parse_args", parse_args), suppress(_Parsed):
         module.main([])
     actions = [one for one in found[0]._actions if one.dest != "help"]
     return {name: _summary(one) for one in actions for name in one.option_strings or [one.dest]}
+
+
+def module_of(tool: str) -> ModuleType:
+    """``tools/<tool>.py``."""
+    return importlib.import_module(f"tools.{tool}")
 
 
 def _summary(action: argparse.Action) -> dict:

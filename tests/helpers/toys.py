@@ -26,8 +26,8 @@ import yaml
 from easydict import EasyDict
 from torch import nn
 
-import tools.train
 from nsmae_plugin import host, runs
+from nsmae_plugin.cli.train import parse_options
 from nsmae_plugin.errors import DataError
 from nsmae_plugin.runtime.command_line import errors_in_one_line
 from nsmae_plugin.training.update import read_records, update_weights
@@ -175,7 +175,7 @@ def train_step(run, batches, device="cpu", clip=35, **options):
 def train(*arguments):
     """Run tools/train.py; returns its exit status."""
     register()
-    options = tools.train.parse_options([str(one) for one in arguments])
+    options = parse_options([str(one) for one in arguments])
     runs.train.train(options, evaluate if os.environ.get("TOY_EVALUATE") else None)
     return 0
 

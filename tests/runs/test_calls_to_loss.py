@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from nsmae_plugin.cli import train
 from nsmae_plugin.detectors.nsmae import NSMAE
 from tests.helpers.paths import REPOSITORY, TINY
 from tests.runs.test_visualize import SMALL
-from tools import train
 
 
 class Reached(Exception):
@@ -19,7 +19,7 @@ class Reached(Exception):
 def own_calls():
     """Names of the project's functions on the stack, from the function after ``main`` inwards."""
     frame, names = sys._getframe(2), []
-    while frame.f_code is not train.main.__wrapped__.__code__:
+    while frame.f_code is not train.main.__code__:
         if Path(frame.f_code.co_filename).is_relative_to(REPOSITORY / "nsmae_plugin"):
             names.append(frame.f_code.co_name)
         frame = frame.f_back

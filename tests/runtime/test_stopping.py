@@ -126,13 +126,24 @@ def test_a_second_ctrl_c_is_a_hurry_but_not_that_of_a_launcher():
             pass
 
 
-def test_the_command_that_goes_on_starts_from_the_runs_own_checkpoints():
+def test_the_command_that_goes_on_starts_from_the_runs_own_checkpoints(monkeypatch):
+    monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
     words = ["tools/train.py", "--cfg_file", "a b.yaml", "--pretrained_model", "w.pth", "--ckpt=c"]
     words += ["--set", "OPTIMIZATION.LR", "1"]
     rest = "tools/train.py --cfg_file 'a b.yaml' --set OPTIMIZATION.LR 1"
     assert command_to_resume("none", words) == f"python {rest}"
     assert command_to_resume("slurm", words) == f"srun python {rest}"
-    assert command_to_resume("pytorch", words).startswith("torchrun --nproc_per_node ")
+    assert command_to_resume("pytorch", words) == f"torchrun --nproc_per_node 1 {rest}"
+
+
+def test_the_command_that_goes_on_is_nsmae_where_that_began(monkeypatch):
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    words = ["nsmae train", "--cfg_file", "a b.yaml"]
+    rest = "train --cfg_file 'a b.yaml'"
+    assert command_to_resume("none", words) == f"nsmae {rest}"
+    assert command_to_resume("slurm", words) == f"srun nsmae {rest}"
+    launched = f"torchrun --nproc_per_node 2 -m nsmae_plugin.cli {rest}"
+    assert command_to_resume("pytorch", words) == launched
 
 
 @pytest.mark.parametrize("workers", ["0", "1"])
