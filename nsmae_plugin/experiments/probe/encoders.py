@@ -172,6 +172,7 @@ def estimate_statistics(encoders: nn.Module, batches: Iterable[Batch]) -> None:
     A pre-training saw masked images and few voxels: the statistics that it leaves are not those of
     whole ones. Means and variances are averaged over the batches; all else is in evaluation mode.
     """
+    encoders.eval()
     norms = [one for one in encoders.modules() if isinstance(one, _BatchNorm)]
     momenta = [norm.momentum for norm in norms]
     for norm in norms:

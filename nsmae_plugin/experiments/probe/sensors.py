@@ -18,10 +18,9 @@ from nsmae_plugin.models.lift_splat import LiftSplatTransform
 from nsmae_plugin.runs.loaded_model import data_of_split
 
 Batch = dict[str, Any]
-# Keys of DATA_CONFIG that say nothing about what a network sees in evaluation.
-LABEL_KEYS = (
+# Keys of DATA_CONFIG that change neither what a network sees in evaluation nor the map.
+BOX_KEYS = (
     "USE_LABELS",
-    "MAP_CONFIG",
     "LABEL_FRACTION",
     "LABEL_FRACTION_BY",
     "LABEL_FRACTION_SEED",
@@ -75,7 +74,7 @@ def data_settings(dataset: Any) -> dict[str, Any]:
     sensors += [first["lidar_path"]] if "lidar_path" in first else []
     paths = [*data_files(config), *(Path(dataset.root_path, one) for one in sensors)]
     return {
-        "config": {key: plain(one) for key, one in config.items() if key != "DATA_PATH"},
+        "config": {k: plain(v) for k, v in config.items() if k not in (*BOX_KEYS, "DATA_PATH")},
         "tokens": fingerprint([info["token"] for info in dataset.infos]),
         "files": [sha256(path) for path in paths if path.is_file()],
         "lidar": bool(getattr(dataset, "use_lidar", True)),
@@ -102,7 +101,7 @@ def read_sensors(
     found = {}
     for split in splits:
         data = data_of_split(config.DATA_CONFIG, split)
-        for key in LABEL_KEYS:
+        for key in (*BOX_KEYS, "MAP_CONFIG"):
             data.pop(key, None)
         dataset, loader, sampler = build_dataloader(
             data, config.CLASS_NAMES, batch_size, workers, training=False
