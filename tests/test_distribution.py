@@ -61,6 +61,23 @@ def test_the_wheel_holds_every_module_and_the_marker_of_types(wheel):
     assert "nsmae_plugin/py.typed" in wheel
 
 
+def test_from_the_wheel_a_configuration_is_found_anywhere(wheel, tmp_path):
+    site = tmp_path / "site"
+    for name in wheel:
+        path = site / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(wheel[name], encoding="utf-8")
+    code = "import nsmae_plugin; from nsmae_plugin.config import find, load\n"
+    code += "path = find.find_config('tiny/nsmae_pretrain.yaml')\n"
+    code += "print(path, load.load_config(path).MODEL.NAME, len(find.shipped_names()))"
+    outcome = run_python("-c", code, cwd=tmp_path, PYTHONPATH=str(site))
+    path, model, count = outcome.stdout.split()
+    assert path == str(site / "nsmae_plugin/cfgs/tiny/nsmae_pretrain.yaml")
+    assert model == "NSMAE"
+    parts = [name for name in CONFIGURATIONS if "_configs/" in name]
+    assert int(count) == len(CONFIGURATIONS) - len(parts)
+
+
 def test_the_wheel_installs_the_command(wheel):
     (text,) = (text for name, text in wheel.items() if name.endswith("/entry_points.txt"))
     assert text.split() == ["[console_scripts]", "nsmae", "=", "nsmae_plugin.cli.__main__:main"]

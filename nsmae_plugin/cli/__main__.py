@@ -26,6 +26,7 @@ COMMANDS = {
         "nsmae_plugin.cli.make_synthetic_nuscenes",
         "write a synthetic dataset in the format of nuScenes",
     ),
+    "configs": ("nsmae_plugin.cli.configs", "list the configurations of the package"),
     "doctor": ("nsmae_plugin.doctor", "examine this installation"),
 }
 

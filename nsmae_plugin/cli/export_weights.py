@@ -5,6 +5,7 @@ Writes OUT (.pth), its manifest as JSON beside it, and with --safetensors a .saf
 
 from pathlib import Path
 
+from nsmae_plugin.config.find import find_config
 from nsmae_plugin.runtime.command_line import make_parser
 from nsmae_plugin.training.export import export
 
@@ -15,7 +16,11 @@ def main(arguments: list[str] | None = None) -> int:
     add("--ckpt", type=Path, required=True, help="checkpoint, or a directory: the newest in it")
     add("--out", type=Path, default=Path("nsmae_weights.pth"), help="default: %(default)s")
     add("--safetensors", action="store_true", help="also write OUT as .safetensors")
-    add("--cfg_file", type=Path, help="of the run; default: the one that lies above the checkpoint")
+    add(
+        "--cfg_file",
+        type=find_config,
+        help="of the run; default: the one that lies above the checkpoint",
+    )
     manifest, written = export(**vars(parser.parse_args(arguments)))
     origin = manifest["config"] or manifest["checkpoint"]
     print(f"{manifest['modality']} encoders of {origin}, epoch {manifest['epoch']}")

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from nsmae_plugin.config.find import find_config
 from nsmae_plugin.data.loader import (
     EpochSampler,
     RestartableLoader,
@@ -97,7 +98,7 @@ class RunOptions:
 def add_run_arguments(parser: argparse.ArgumentParser, ckpt: str, pretrained_model: str) -> None:
     """The flags of :class:`RunOptions` but ``--batch_size``; two have help texts of their own."""
     add = parser.add_argument
-    add("--cfg_file", type=Path, required=True, help="YAML configuration")
+    add_config(parser)
     add("--workers", type=int, help="loader processes per process")
     add("--extra_tag", help="name of the run")
     add("--output_dir", type=Path, help="root of the output directories")
@@ -135,12 +136,21 @@ class ModelOptions:
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     """The flags of :class:`ModelOptions`."""
     add = parser.add_argument
-    add("--cfg_file", type=Path, required=True)
+    add_config(parser)
     add("--ckpt", type=Path, help="file or folder (default: an untrained network)")
     add("--split", choices=SPLITS, help="default: test")
     add("--device", choices=DEVICES)
     add("--seed", type=not_negative, help="of the masks and of an untrained network")
     add_overrides(parser)
+
+
+def add_config(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--cfg_file",
+        type=find_config,
+        required=True,
+        help="YAML configuration: a file, or one of `nsmae configs`",
+    )
 
 
 def add_overrides(parser: argparse.ArgumentParser) -> None:

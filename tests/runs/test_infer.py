@@ -157,5 +157,5 @@ def test_frames_that_do_not_exist_are_an_error(arguments, message, settings, tmp
 )
 def test_arguments_that_say_too_little_or_too_much(arguments, message, capsys):
     with pytest.raises(SystemExit):
-        oracle.infer.main(["--cfg_file", "any.yaml", *arguments])
+        oracle.infer.main(["--cfg_file", str(TINY / "bevfusion_det.yaml"), *arguments])
     assert message in capsys.readouterr().err
