@@ -1,4 +1,4 @@
-"""Fine-tune from scratch and from pre-trained weights on fractions of the labels, and compare.
+"""Fine-tune from scratch and from other weights on fractions of the labels, and compare.
 
 Every trial is a run of tools/train.py and one of tools/test.py in a folder of its own,
 ``output/<group>/<config>/<extra_tag>/<arm>_<fraction>_seed<seed>``. Started again, the tool goes on
@@ -15,8 +15,8 @@ from pathlib import Path
 import nsmae_plugin  # noqa: F401  (before torch: sets the OpenMP policy)
 
 # isort: split
+from nsmae_plugin.experiments.label_efficiency.arms import named_weights
 from nsmae_plugin.experiments.label_efficiency.run import LabelEfficiencyOptions, run
-from nsmae_plugin.experiments.label_efficiency.trials import ARMS
 from nsmae_plugin.runs.options import DEVICES, add_overrides
 from nsmae_plugin.runtime.command_line import (
     errors_in_one_line,
@@ -38,7 +38,13 @@ def parse_options(arguments: list[str] | None = None) -> LabelEfficiencyOptions:
     parser = make_parser(__doc__)
     add = parser.add_argument
     add("--cfg_file", type=Path, required=True, help="YAML configuration of the fine-tuning")
-    add("--pretrained_model", type=Path, help="checkpoint or exported weights of the pre-training")
+    add(
+        "--pretrained_model",
+        nargs="+",
+        metavar="[NAME=]WEIGHTS",
+        help="checkpoint, folder of checkpoints or exported weights of each arm beside scratch; "
+        "without a name: pretrained",
+    )
     add("--fractions", type=fraction, nargs="+", help="default: 0.01 0.05 0.1 1.0")
     add(
         "--seeds",
@@ -46,7 +52,7 @@ def parse_options(arguments: list[str] | None = None) -> LabelEfficiencyOptions:
         nargs="+",
         help="of labels and training; default: 0 1 2",
     )
-    add("--only", choices=ARMS, help="run the trials of this arm alone")
+    add("--only", metavar="NAME", help="run the trials of this arm alone, or of scratch")
     add("--metrics", nargs="+", help="default: mAP NDS of boxes, mIoU of maps; or dotted keys")
     add("--metrics_file", nargs="+", help="of tools/test.py; default: where the metrics are")
     add("--jobs", type=positive, help="trials at once; they share the cores")
@@ -60,7 +66,10 @@ def parse_options(arguments: list[str] | None = None) -> LabelEfficiencyOptions:
     add("--dry_run", action="store_true", help="print the commands and how far each trial is")
     add("--report_only", action="store_true", help="write the table of what has finished so far")
     add_overrides(parser)
-    return LabelEfficiencyOptions(**vars(parser.parse_args(arguments)))
+    options = vars(parser.parse_args(arguments))
+    if "pretrained_model" in options:
+        options["pretrained_model"] = named_weights(options["pretrained_model"])
+    return LabelEfficiencyOptions(**options)
 
 
 @errors_in_one_line

@@ -48,15 +48,19 @@ def test_every_trial_is_trained_and_evaluated_once_seed_by_seed(workspace):
 def test_the_table_holds_means_deviations_and_paired_differences(workspace, capsys):
     assert experiment(grid=WHOLE) == 0
     # mAP at 10 %: scratch 5 and 6, pre-trained 15 and 16; sd of two numbers 1 apart is sqrt(1/2).
-    row = "| 10 % | 2 | 5.50 ± 0.71 | 15.50 ± 0.71 | +10.00 ± 0.00 |"
+    row = "| 10 % | 2 | 5.50 ± 0.71 | 15.50 ± 0.71 | +10.00 ± 0.00 [+10.00, +10.00] |"
     text = (folder(workspace) / "table.md").read_text(encoding="utf-8")
     assert row in text
     assert row in capsys.readouterr().out
-    assert "| 100 % | 2 | 50.50 ± 0.71 | 60.50 ± 0.71 | +10.00 ± 0.00 | 101.00" in text
+    row = "| 100 % | 2 | 50.50 ± 0.71 | 60.50 ± 0.71 | +10.00 ± 0.00 [+10.00, +10.00] | 101.00"
+    assert row in text
     assert "Trials finished: 8; not finished: 0." in text
     comparison = results(workspace)["comparisons"][0]
     assert comparison["scratch"]["values"] == {"0": pytest.approx(5), "1": pytest.approx(6)}
     assert comparison["scratch"]["sd"] == pytest.approx(math.sqrt(0.5))
+    assert comparison["pretrained"]["values"] == {"0": pytest.approx(15), "1": pytest.approx(16)}
+    assert comparison["difference"]["mean"] == pytest.approx(10)
+    assert results(workspace)["pretrained_model"] == "weights.pth"
     assert (folder(workspace) / "plot.png").read_bytes().startswith(b"\x89PNG")
 
 
@@ -116,6 +120,64 @@ def test_several_processes_are_joined_by_torchrun(workspace, capsys):
     commands = [line for line in capsys.readouterr().out.splitlines() if line[0] != "#"]
     start = "-m torch.distributed.run --standalone --nproc_per_node 8 "
     assert all(start in line and "--launcher pytorch" in line for line in commands)
+
+
+def named(*weights, grid=SEEDS, more=()):
+    start = ["--cfg_file", "cfgs/group/toy.yaml", *grid, *more]
+    return label_efficiency.main([*start, "--pretrained_model", *weights])
+
+
+def test_arms_with_names_are_compared_with_the_scratch_of_before(workspace, capsys):
+    assert experiment(grid=SEEDS) == 0
+    Path("better.pth").write_text("weights of a detector")
+    assert named("pretrained=weights.pth", "supervised=better.pth") == 0
+    names = [call["name"] for call in calls(workspace)[8:]]
+    assert names == [f"supervised_0.1_seed{seed}" for seed in "01" for _ in ("train", "test")]
+    # Supervised: 15 and 18, so 10 and 12 above scratch: sd sqrt(2), and with t = 12.706 for one
+    # degree of freedom 11 ± 12.706 * sqrt(2) / sqrt(2).
+    text = (folder(workspace) / "table.md").read_text(encoding="utf-8")
+    assert [row.split(" | ")[:5] for row in text.splitlines() if "10 %" in row] == [
+        ["| 10 %", "scratch", "2", "5.50 ± 0.71", "–"],
+        ["| 10 %", "pre-trained", "2", "15.50 ± 0.71", "+10.00 ± 0.00 [+10.00, +10.00]"],
+        ["| 10 %", "supervised", "2", "16.50 ± 2.12", "+11.00 ± 1.41 [-1.71, +23.71]"],
+    ]
+    assert "Start: pre-trained from `weights.pth`, supervised from `better.pth`." in text
+    content = results(workspace)
+    assert content["pretrained_model"] == {"pretrained": "weights.pth", "supervised": "better.pth"}
+    difference = content["comparisons"][0]["differences"]["supervised"]
+    assert difference["values"] == {"0": pytest.approx(10), "1": pytest.approx(12)}
+    assert difference["interval"] == pytest.approx([11 - 12.7062, 11 + 12.7062], abs=1e-4)
+    capsys.readouterr()
+    # The single path of before goes on in the same folder, and leaves the other arm out.
+    assert experiment(grid=SEEDS) == 0
+    assert len(calls(workspace)) == 12
+    assert "supervised_0.1_seed0 (no --pretrained_model is given" in capsys.readouterr().out
+
+
+def test_one_of_several_arms_runs_alone(workspace, capsys):
+    assert named("a=weights.pth", "b=weights.pth", more=("--only", "b")) == 0
+    assert {call["name"].split("_")[0] for call in calls(workspace)} == {"b"}
+    assert "not finished: 4" in capsys.readouterr().out
+    assert named("a=weights.pth", more=("--only", "b")) == 1
+    assert "--only b: there is no such arm; arms are scratch, a" in capsys.readouterr().err
+
+
+def test_bad_names_of_arms_are_refused(workspace, capsys):
+    for weights, message in {
+        ("weights.pth", "b=weights.pth"): "weights.pth: several are given as NAME=PATH",
+        ("a=weights.pth", "a=other.pth"): "the name a is given twice",
+        ("scratch=weights.pth",): "the name scratch means training without weights",
+        ("a=absent.pth",): "no checkpoint at absent.pth",
+    }.items():
+        assert named(*weights) == 1
+        assert message in capsys.readouterr().err
+    assert calls(workspace) == []
+
+
+def test_a_single_path_may_hold_an_equals_sign(workspace):
+    Path("weights.pth").rename("lr=0.1.pth")
+    assert named("lr=0.1.pth", grid=SMALL) == 0
+    assert calls(workspace)[2]["name"] == "pretrained_0.1_seed0"
 
 
 def test_one_arm_runs_alone(workspace):

@@ -1,4 +1,4 @@
-"""Compare the finished trials from scratch and from pre-trained weights."""
+"""Compare the finished trials of every arm with those from scratch."""
 
 from __future__ import annotations
 
@@ -8,13 +8,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from nsmae_plugin.errors import DataError
+from nsmae_plugin.experiments.label_efficiency.arms import SCRATCH, title
 from nsmae_plugin.experiments.label_efficiency.records import Record
-from nsmae_plugin.experiments.label_efficiency.trials import ARMS, PRETRAINED, SCRATCH
 from nsmae_plugin.experiments.spread import Spread
 from nsmae_plugin.formats.maps import map_results
 from nsmae_plugin.formats.nuscenes import devkit
-
-TITLES = {SCRATCH: "scratch", PRETRAINED: "pre-trained"}
 
 
 @dataclass(frozen=True)
@@ -77,66 +75,119 @@ def value_of(metrics: Mapping[str, Any], name: str, where: str) -> float:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Both arms at one fraction in one metric.
+    """All arms at one fraction in one metric.
 
     Attributes:
-        difference: pre-trained minus scratch, seed by seed: both saw the same labelled frames, in
+        arms: the arms other than scratch; None where none of their trials has finished.
+        differences: each of them minus scratch, seed by seed: both saw the same labelled frames, in
             the same order, so that what they share cancels.
     """
 
     fraction: float
     metric: str
     scratch: Spread | None
-    pretrained: Spread | None
-    difference: Spread | None
+    arms: dict[str, Spread | None]
+    differences: dict[str, Spread | None]
 
 
-def compare(records: Sequence[Record], metrics: Sequence[str]) -> list[Comparison]:
-    """Every fraction in every metric, fractions ascending."""
+def compare(
+    records: Sequence[Record], metrics: Sequence[str], arms: Sequence[str]
+) -> list[Comparison]:
+    """Every fraction in every metric, fractions ascending.
+
+    Args:
+        arms: other than scratch.
+    """
     fractions = sorted({record.trial.fraction for record in records})
-    return [_compare(records, fraction, name) for fraction in fractions for name in metrics]
+    return [_compare(records, fraction, name, arms) for fraction in fractions for name in metrics]
 
 
-def _compare(records: Sequence[Record], fraction: float, name: str) -> Comparison:
-    values: dict[str, dict[int, float]] = {arm: {} for arm in ARMS}
+def _compare(
+    records: Sequence[Record], fraction: float, name: str, arms: Sequence[str]
+) -> Comparison:
+    values: dict[str, dict[int, float]] = {arm: {} for arm in (SCRATCH, *arms)}
     for record in records:
         trial = record.trial
         if trial.fraction == fraction:
             values[trial.arm][trial.seed] = value_of(record.metrics, name, trial.name)
-    scratch, pretrained = values[SCRATCH], values[PRETRAINED]
-    difference = Spread.of_difference(pretrained, scratch)
-    return Comparison(fraction, name, Spread.of(scratch), Spread.of(pretrained), difference)
+    scratch = values[SCRATCH]
+    return Comparison(
+        fraction,
+        name,
+        Spread.of(scratch),
+        {arm: Spread.of(values[arm]) for arm in arms},
+        {arm: Spread.of_difference(values[arm], scratch) for arm in arms},
+    )
 
 
 def format_table(comparisons: Sequence[Comparison]) -> str:
-    """Markdown table, a row per fraction and three columns per metric."""
-    metrics = list(dict.fromkeys(one.metric for one in comparisons))
-    columns = [
-        f"{metric(name).title} {kind}"
-        for name in metrics
-        for kind in (*TITLES.values(), "difference")
-    ]
-    rows = [["labels", "seeds", *columns], ["--:"] * (len(columns) + 2)]
-    for fraction in dict.fromkeys(one.fraction for one in comparisons):
-        there = [one for one in comparisons if one.fraction == fraction]
-        cells = [
-            _cell(spread, sign)
-            for one in there
-            for spread, sign in ((one.scratch, ""), (one.pretrained, ""), (one.difference, "+"))
-        ]
-        rows.append([f"{100 * fraction:g} %", _seeds(there[0]), *cells])
+    """Markdown table: a row per fraction; with several arms beside scratch a row for each arm."""
+    several = len(comparisons[0].arms) > 1
+    header, rows = (_rows_of_arms if several else _rows_of_fractions)(comparisons)
+    rows = [header, ["--:"] * len(header), *rows]
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
-def _cell(spread: Spread | None, sign: str) -> str:
+def _rows_of_fractions(comparisons: Sequence[Comparison]) -> tuple[list[str], list[list[str]]]:
+    """Three columns per metric: scratch, the other arm, and their difference."""
+    (arm,) = comparisons[0].arms
+    kinds = (title(SCRATCH), title(arm), "difference")
+    metrics = dict.fromkeys(one.metric for one in comparisons)
+    header = ["labels", "seeds", *(f"{metric(m).title} {kind}" for m in metrics for kind in kinds)]
+    rows = []
+    for there in _by_fraction(comparisons):
+        cells = [
+            text
+            for one in there
+            for text in (
+                _cell(one.scratch),
+                _cell(one.arms[arm]),
+                _difference(one.differences[arm]),
+            )
+        ]
+        counts = dict.fromkeys(_count(one) for one in (there[0].scratch, there[0].arms[arm]))
+        rows.append([_labels(there[0]), " / ".join(counts), *cells])
+    return header, rows
+
+
+def _rows_of_arms(comparisons: Sequence[Comparison]) -> tuple[list[str], list[list[str]]]:
+    """Two columns per metric: the arm, and its difference to scratch."""
+    metrics = dict.fromkeys(one.metric for one in comparisons)
+    titles = [text for name in metrics for text in (metric(name).title, "difference")]
+    rows = []
+    for there in _by_fraction(comparisons):
+        for arm in (SCRATCH, *there[0].arms):
+            found = [(one.scratch if arm == SCRATCH else one.arms[arm], one) for one in there]
+            cells = [
+                text
+                for spread, one in found
+                for text in (_cell(spread), _difference(one.differences.get(arm)))
+            ]
+            rows.append([_labels(there[0]), title(arm), _count(found[0][0]), *cells])
+    return ["labels", "arm", "seeds", *titles], rows
+
+
+def _by_fraction(comparisons: Sequence[Comparison]) -> list[list[Comparison]]:
+    fractions = dict.fromkeys(one.fraction for one in comparisons)
+    return [[one for one in comparisons if one.fraction == fraction] for fraction in fractions]
+
+
+def _labels(one: Comparison) -> str:
+    return f"{100 * one.fraction:g} %"
+
+
+def _count(spread: Spread | None) -> str:
+    return str(len(spread.values) if spread else 0)
+
+
+def _cell(spread: Spread | None, sign: str = "") -> str:
     if spread is None:
         return "–"
     return f"{spread.mean:{sign}.2f}" + ("" if spread.sd is None else f" ± {spread.sd:.2f}")
 
 
-def _seeds(one: Comparison) -> str:
-    """Number of seeds of a row; one per column if they differ."""
-    counts = [len(spread.values) if spread else 0 for spread in (one.scratch, one.pretrained)]
-    if counts[0] == counts[1]:
-        return str(counts[0])
-    return f"{counts[0]} / {counts[1]}"
+def _difference(spread: Spread | None) -> str:
+    """Mean, standard deviation and the confidence interval of the mean."""
+    interval = spread.interval() if spread else None
+    bounds = "" if interval is None else " [{:+.2f}, {:+.2f}]".format(*interval)
+    return _cell(spread, "+") + bounds

@@ -1,9 +1,9 @@
-"""Fine-tune from scratch and from pre-trained weights on fractions of the labels, and compare."""
+"""Fine-tune from scratch and from other weights on fractions of the labels, and compare."""
 
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -11,10 +11,11 @@ from pathlib import Path
 from nsmae_plugin.config.load import load_config
 from nsmae_plugin.data.loader import default_workers
 from nsmae_plugin.errors import ConfigError, NSMAEError
+from nsmae_plugin.experiments.label_efficiency.arms import PRETRAINED, SCRATCH
 from nsmae_plugin.experiments.label_efficiency.comparison import usual_metrics
 from nsmae_plugin.experiments.label_efficiency.jobs import Runner
 from nsmae_plugin.experiments.label_efficiency.summary import write_summary
-from nsmae_plugin.experiments.label_efficiency.trials import ARMS, PRETRAINED, SCRATCH, Experiment
+from nsmae_plugin.experiments.label_efficiency.trials import Experiment
 from nsmae_plugin.training.checkpoint import find
 
 
@@ -23,11 +24,12 @@ class LabelEfficiencyOptions:
     """Options of :func:`run`, by the names of the flags that tools/label_efficiency.py explains.
 
     Attributes:
+        pretrained_model: weights by the name of their arm; a single path is the arm ``pretrained``.
         metrics, metrics_file: None takes those of the network's tasks.
     """
 
     cfg_file: Path
-    pretrained_model: Path | None = None
+    pretrained_model: Mapping[str, Path] | Path | None = None
     fractions: Sequence[float] = (0.01, 0.05, 0.1, 1.0)
     seeds: Sequence[int] = (0, 1, 2)
     only: str | None = None
@@ -53,14 +55,14 @@ def run(options: LabelEfficiencyOptions) -> int:
         Exit status: 0 when every trial has finished.
 
     Raises:
-        ConfigError: when the pre-trained arm has nothing to start from.
+        ConfigError: when there is nothing to compare with scratch, or no such arm.
         CheckpointError: when the weights do not exist.
         DataError: when there is nothing to report, or a trial lacks a metric.
     """
     names, files = usual_metrics(load_config(options.cfg_file, options.overrides).MODEL)
     metrics, metrics_files = options.metrics or names, options.metrics_file or files
     experiment = _experiment(options)
-    trials = experiment.trials((options.only,) if options.only else ARMS)
+    trials = experiment.trials([options.only] if options.only else None)
     if options.report_only:
         print(write_summary(experiment, metrics), end="")
         return 0
@@ -79,19 +81,23 @@ def run(options: LabelEfficiencyOptions) -> int:
 
 
 def _experiment(options: LabelEfficiencyOptions) -> Experiment:
-    if options.pretrained_model is None and options.only != SCRATCH:
+    given = options.pretrained_model or {}
+    weights = given if isinstance(given, Mapping) else {PRETRAINED: given}
+    if not weights and options.only in (None, PRETRAINED):
         raise ConfigError(
             f"the {PRETRAINED} trials need --pretrained_model; --only {SCRATCH} does without"
         )
-    # The newest checkpoint of a folder, the same for all trials.
-    weights = find(options.pretrained_model) if options.pretrained_model else None
+    if options.only not in (None, SCRATCH, *weights):
+        known = ", ".join((SCRATCH, *weights))
+        raise ConfigError(f"--only {options.only}: there is no such arm; arms are {known}")
     return Experiment(
         cfg_file=options.cfg_file,
         output_dir=options.output_dir,
         tag=options.extra_tag,
         fractions=tuple(dict.fromkeys(options.fractions)),
         seeds=tuple(dict.fromkeys(options.seeds)),
-        weights=weights,
+        # The newest checkpoint of a folder, the same for all trials.
+        weights={arm: find(path) for arm, path in weights.items()},
         overrides=tuple(options.overrides),
         train_args=tuple(options.train_args),
         test_args=tuple(options.test_args),

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from itertools import cycle
 from typing import Any
 
 from matplotlib.axes import Axes
@@ -12,8 +13,8 @@ from matplotlib.figure import Figure
 
 from nsmae_plugin.errors import DataError
 from nsmae_plugin.experiments.fraction_plot import draw_series, label_axis, style
+from nsmae_plugin.experiments.label_efficiency.arms import PRETRAINED, SCRATCH, title
 from nsmae_plugin.experiments.label_efficiency.comparison import (
-    TITLES,
     Comparison,
     compare,
     format_table,
@@ -21,14 +22,14 @@ from nsmae_plugin.experiments.label_efficiency.comparison import (
     value_of,
 )
 from nsmae_plugin.experiments.label_efficiency.records import Record
-from nsmae_plugin.experiments.label_efficiency.trials import PRETRAINED, SCRATCH, Experiment
+from nsmae_plugin.experiments.label_efficiency.trials import Experiment
+from nsmae_plugin.experiments.spread import Spread
 from nsmae_plugin.formats.maps.map_classes import describe_drawing
 from nsmae_plugin.runtime import files
 from nsmae_plugin.visualization import panels
 
-COLOURS = {SCRATCH: "tab:orange", PRETRAINED: "tab:blue"}
-# Factors on the logarithmic axis that keep the arms from being drawn on top of each other.
-_SHIFT = {SCRATCH: 0.96, PRETRAINED: 1.04}
+COLOURS = ("orange", "blue", "green", "red", "purple", "brown", "pink", "olive", "cyan")
+_SHIFT = 0.04  # arms lie this share apart on the logarithmic axis, so that none hides another
 
 
 def write_summary(experiment: Experiment, metrics: Sequence[str]) -> str:
@@ -43,7 +44,7 @@ def write_summary(experiment: Experiment, metrics: Sequence[str]) -> str:
     records = experiment.finished()
     if not records:
         raise DataError(f"no trial in {experiment.folder} has finished yet{_left_out(experiment)}")
-    comparisons = compare(records, metrics)
+    comparisons = compare(records, metrics, tuple(experiment.weights) or (PRETRAINED,))
     text = _document(experiment, records, comparisons)
     folder = experiment.folder
     files.write_text(folder / "table.md", text)
@@ -64,15 +65,17 @@ def _document(
         "",
         format_table(comparisons),
         "",
-        "Mean ± sample standard deviation over seeds. The difference is pre-trained minus scratch, "
-        "paired by seed: both were trained on the same labelled frames with the same seed.",
+        "Mean ± sample standard deviation over seeds. Differences are those to scratch, paired by "
+        "seed: both were trained on the same labelled frames with the same seed. Brackets hold the "
+        "95 % confidence interval of their mean (Student's t).",
         f"Trials finished: {len(done)}; not finished: {len(open_ones)}{names}"
         f"{_left_out(experiment)}.",
     ]
     if drawings := _drawings(records):
         lines.append(f"Labels of maps: {'; '.join(map(describe_drawing, drawings))}.")
     if experiment.weights:
-        lines.append(f"Pre-trained weights: `{experiment.weights}`.")
+        starts = [f"{title(arm)} from `{path}`" for arm, path in experiment.weights.items()]
+        lines.append(f"Start: {', '.join(starts)}.")
     return "\n".join(lines) + "\n"
 
 
@@ -97,12 +100,14 @@ def _content(
     comparisons: Sequence[Comparison],
     metrics: Sequence[str],
 ) -> dict[str, Any]:
+    weights = {arm: str(path) for arm, path in experiment.weights.items()}
+    single = weights.get(PRETRAINED) if weights.keys() <= {PRETRAINED} else weights
     return {
         "cfg_file": str(experiment.cfg_file),
-        "pretrained_model": str(experiment.weights) if experiment.weights else None,
+        "pretrained_model": single,
         "overrides": list(experiment.overrides),
         "map_labels": _drawings(records),
-        "comparisons": [asdict(one) for one in comparisons],
+        "comparisons": [_numbers(one) for one in comparisons],
         "trials": [
             {
                 **vars(record.trial),
@@ -116,8 +121,20 @@ def _content(
     }
 
 
+def _numbers(one: Comparison) -> dict[str, Any]:
+    """A comparison in plain numbers; a single arm ``pretrained`` also under its keys of before."""
+    content = asdict(one)
+    for arm, difference in one.differences.items():
+        if difference is not None:
+            content["differences"][arm]["interval"] = difference.interval()
+    if [*one.arms] == [PRETRAINED]:
+        content["pretrained"] = content["arms"][PRETRAINED]
+        content["difference"] = content["differences"][PRETRAINED]
+    return content
+
+
 def draw(comparisons: Sequence[Comparison]) -> Figure:
-    """One column per metric: both arms above, their paired difference below.
+    """One column per metric: all arms above, their paired differences to scratch below.
 
     Lines join the means, error bars are one sample standard deviation, dots are single seeds.
     """
@@ -131,23 +148,35 @@ def draw(comparisons: Sequence[Comparison]) -> Figure:
     return figure
 
 
-def _draw_arms(axes: Axes, comparisons: Sequence[Comparison], title: str) -> None:
-    for arm, spreads in (
-        (SCRATCH, [one.scratch for one in comparisons]),
-        (PRETRAINED, [one.pretrained for one in comparisons]),
-    ):
-        positions = [_SHIFT[arm] * 100 * one.fraction for one in comparisons]
-        draw_series(axes, positions, spreads, TITLES[arm], COLOURS[arm])
-    axes.set_title(title, fontsize=10)
-    axes.set_ylabel(title, fontsize=8)
+def _draw_arms(axes: Axes, comparisons: Sequence[Comparison], name: str) -> None:
+    series = {SCRATCH: [one.scratch for one in comparisons]}
+    series |= {arm: [one.arms[arm] for one in comparisons] for arm in comparisons[0].arms}
+    _draw_series(axes, comparisons, series)
+    axes.set_title(name, fontsize=10)
+    axes.set_ylabel(name, fontsize=8)
     axes.legend(fontsize=8)
     style(axes)
 
 
 def _draw_difference(axes: Axes, comparisons: Sequence[Comparison]) -> None:
     axes.axhline(0, color="0.4", linewidth=1)
-    percentages = [100 * one.fraction for one in comparisons]
-    draw_series(axes, percentages, [one.difference for one in comparisons], "difference", "0.1")
-    label_axis(axes, percentages)
-    axes.set_ylabel("pre-trained − scratch", fontsize=8)
+    arms = [*comparisons[0].arms]
+    series = {arm: [one.differences[arm] for one in comparisons] for arm in arms}
+    _draw_series(axes, comparisons, series)
+    label_axis(axes, [100 * one.fraction for one in comparisons])
+    axes.set_ylabel(f"{title(arms[0]) if len(arms) == 1 else 'arm'} − scratch", fontsize=8)
     style(axes)
+
+
+def _draw_series(
+    axes: Axes,
+    comparisons: Sequence[Comparison],
+    series: Mapping[str, Sequence[Spread | None]],
+) -> None:
+    """Draw the arms beside each other, each in its colour."""
+    arms = [SCRATCH, *comparisons[0].arms]
+    colours = {arm: f"tab:{colour}" for arm, colour in zip(arms, cycle(COLOURS), strict=False)}
+    for place, (arm, spreads) in enumerate(series.items()):
+        factor = 1 + _SHIFT * (2 * place - len(series) + 1)
+        positions = [factor * 100 * one.fraction for one in comparisons]
+        draw_series(axes, positions, spreads, title(arm), colours[arm])

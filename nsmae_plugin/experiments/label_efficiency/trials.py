@@ -1,6 +1,6 @@
 """The trials of a label-efficiency experiment: their settings, commands and records.
 
-A trial fine-tunes one detector, from scratch or from pre-trained weights, on a fraction of the
+A trial fine-tunes one detector, from scratch or from the weights of an arm, on a fraction of the
 labels with one seed, and evaluates it. It lives in a run folder of its own,
 ``<output_dir>/<group>/<config>/<tag>/<arm>_<fraction>_seed<seed>``, whose ``trial.json`` says how
 far it is and which settings it has. A record counts only for the settings that it was made with.
@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from nsmae_plugin.config.load import load_config
 from nsmae_plugin.errors import ConfigError
 from nsmae_plugin.experiments.fingerprints import data_files, sha256
+from nsmae_plugin.experiments.label_efficiency.arms import SCRATCH
 from nsmae_plugin.experiments.label_efficiency.records import (
     FINISHED,
     RECORD,
@@ -29,7 +30,6 @@ from nsmae_plugin.experiments.label_efficiency.records import (
 from nsmae_plugin.training.checkpoint_manager import BEST
 from nsmae_plugin.training.run_log import run_folder
 
-SCRATCH, PRETRAINED = ARMS = ("scratch", "pretrained")
 EVAL_TAG = "label_efficiency"  # keeps evaluations by hand apart from those that count
 SHOWN = 3  # differing settings that an error message spells out
 TOOLS = Path(__file__).resolve().parents[3] / "tools"
@@ -37,10 +37,10 @@ TOOLS = Path(__file__).resolve().parents[3] / "tools"
 
 @dataclass(frozen=True)
 class Experiment:
-    """Scratch against pre-trained over fractions of the labels and seeds.
+    """Scratch against other arms over fractions of the labels and seeds.
 
     Args:
-        weights: what the pre-trained arm starts from; None leaves that arm out.
+        weights: what each of the other arms starts from.
         overrides: ``KEY VALUE`` pairs for the configuration, of training and evaluation.
         train_args, test_args: further words for ``tools/train.py`` and ``tools/test.py``.
         process_args: words for both that do not change the result, such as ``--workers 2``.
@@ -52,7 +52,7 @@ class Experiment:
     tag: str
     fractions: tuple[float, ...]
     seeds: tuple[int, ...]
-    weights: Path | None = None
+    weights: Mapping[str, Path] = field(default_factory=dict)
     overrides: tuple[str, ...] = ()
     train_args: tuple[str, ...] = ()
     test_args: tuple[str, ...] = ()
@@ -67,14 +67,17 @@ class Experiment:
     def trial_folder(self, trial: Trial) -> Path:
         return self.folder / trial.name
 
-    def trials(self, arms: tuple[str, ...] = ARMS) -> list[Trial]:
-        """Seed by seed, so that the first comparisons are complete early."""
-        arms = arms if self.weights else tuple(arm for arm in arms if arm != PRETRAINED)
+    @property
+    def arms(self) -> tuple[str, ...]:
+        return (SCRATCH, *self.weights)
+
+    def trials(self, arms: Sequence[str] | None = None) -> list[Trial]:
+        """Seed by seed, so that the first comparisons are complete early; None: of all arms."""
         return [
             Trial(arm, fraction, seed)
             for seed in self.seeds
             for fraction in self.fractions
-            for arm in arms
+            for arm in arms or self.arms
         ]
 
     def settings(self, trial: Trial) -> Settings:
@@ -89,7 +92,7 @@ class Experiment:
         """
         if trial not in self._settings:
             config = load_config(self.cfg_file, self._train_overrides(trial))
-            weights = self.weights if trial.arm == PRETRAINED else None
+            weights = self.weights.get(trial.arm)
             self._settings[trial] = {
                 "config": json.loads(json.dumps(config)),
                 "seed": trial.seed,
@@ -112,8 +115,8 @@ class Experiment:
         """Starts the training, or resumes it from the trial's newest checkpoint."""
         begun = any((self.trial_folder(trial) / "ckpt").glob("*.pth"))
         # A resumed run starts from its own checkpoint and refuses other weights.
-        start = trial.arm == PRETRAINED and not begun
-        weights = ["--pretrained_model", str(self.weights)] if start else []
+        start = None if begun else self.weights.get(trial.arm)
+        weights = ["--pretrained_model", str(start)] if start else []
         # One checkpoint is enough. With early stopping the validation part chooses it; else the
         # only evaluation is that of the test split after training.
         options = ["--max_ckpt_save_num", "1"]
@@ -163,7 +166,7 @@ class Experiment:
 
     def mismatch(self, record: Record) -> str:
         """First differences between a record's settings and this experiment's, '' for none."""
-        if record.trial.arm == PRETRAINED and self.weights is None:
+        if record.trial.arm not in self.arms:
             return "no --pretrained_model is given to compare with"
         pairs = list(differences(record.settings, self.settings(record.trial)))
         more = f" and {len(pairs) - SHOWN} more" if len(pairs) > SHOWN else ""
