@@ -54,12 +54,18 @@ def build(name, root):
     return host.build_network(config.MODEL, len(config.CLASS_NAMES), dataset)
 
 
-@pytest.mark.parametrize("name", RECIPES)
-def test_the_tiny_recipe_is_the_full_one_with_smaller_parts(name):
-    full, tiny = (load_config(CFGS / f"{folder}{name}.yaml") for folder in ("", "tiny/"))
-    assert list(full.MODEL) == list(tiny.MODEL)
-    assert full.DATA_CONFIG.MAP_CONFIG == tiny.DATA_CONFIG.MAP_CONFIG
-    for config in (full, tiny):
+SMALLER = [
+    *(("tiny", name) for name in RECIPES),
+    *(("research", name) for name in RECIPES if name != "lidar_map"),
+]
+
+
+@pytest.mark.parametrize(("folder", "name"), SMALLER)
+def test_a_smaller_recipe_is_the_full_one_with_smaller_parts(folder, name):
+    full, smaller = (load_config(CFGS / f"{place}/{name}.yaml") for place in (".", folder))
+    assert list(full.MODEL) == list(smaller.MODEL)
+    assert full.DATA_CONFIG.MAP_CONFIG == smaller.DATA_CONFIG.MAP_CONFIG
+    for config in (full, smaller):
         steps = [step.NAME for step in config.DATA_CONFIG.DATA_PROCESSOR]
         assert not any(step.startswith("mask_") for step in steps[1:])  # nothing is hidden
         assert config.DATA_CONFIG.MAP_CONFIG.CLASSES == CLASSES

@@ -59,6 +59,14 @@ RECIPES = {
         "tiny/centerpoint_lidar",
         "tiny/lidar_map",
     ],
+    "research/nsmae_pretrain": [
+        "research/bevfusion_det",
+        "research/centerpoint_lidar",
+        "research/bevfusion_map",
+        "research/bevfusion_multitask",
+    ],
+    "research/nsmae_pretrain_camera": ["research/camera_det", "research/camera_map"],
+    "research/nsmae_pretrain_lidar": ["research/centerpoint_lidar"],
 }
 
 
@@ -76,7 +84,7 @@ def build(name, root):
 def test_every_detector_is_listed():
     detectors = {
         str(path.relative_to(CFGS).with_suffix(""))
-        for folder in (CFGS, CFGS / "tiny")
+        for folder in (CFGS, CFGS / "tiny", CFGS / "research")
         for path in folder.glob("*.yaml")
         if load_config(path).MODEL.NAME != "NSMAE"
     }

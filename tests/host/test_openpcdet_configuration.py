@@ -55,7 +55,13 @@ def test_openpcdets_own_configurations_stay_as_they_are(openpcdet_root, reading,
 
 
 @pytest.mark.parametrize(
-    "path", sorted([*CFGS.glob("*.yaml"), *CFGS.glob("tiny/*.yaml")]), ids=lambda path: path.stem
+    "path",
+    [
+        path
+        for folder in (".", "tiny", "research")
+        for path in sorted(CFGS.glob(f"{folder}/*.yaml"))
+    ],
+    ids=lambda path: str(path.relative_to(CFGS).with_suffix("")),
 )
 def test_a_configuration_of_ours_is_what_our_tools_read(path, reading, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
