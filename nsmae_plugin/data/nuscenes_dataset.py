@@ -21,7 +21,7 @@ class MultiModalNuScenesDataset(MultiModalDataset):
     Beside the keys of :class:`MultiModalDataset`, ``DATA_CONFIG`` has
 
     - ``VERSION``: folder of the data below ``DATA_PATH``, and of the JSON tables below that;
-    - ``INFO_PATH``: info files of ``tools/create_infos.py`` or of OpenPCDet;
+    - ``INFO_PATH``: info files of ``nsmae create-infos`` or of OpenPCDet;
     - ``DATA_SPLIT``: its ``test`` is the split that boxes are scored on;
     - ``MAP_CONFIG``: the map around every sample is drawn as ``gt_masks_bev``, a label too.
     """

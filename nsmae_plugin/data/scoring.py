@@ -95,7 +95,7 @@ class Scoring:
             return self.benchmark.check(infos, class_names, boxes)
         if boxes:
             raise ConfigError(
-                f"{self.dataset} has no benchmark that could score boxes; tools/infer.py writes "
+                f"{self.dataset} has no benchmark that could score boxes; `nsmae infer` writes "
                 "and draws them"
             )
         return None

@@ -37,7 +37,7 @@ def build_evaluation(
     """
 
     def reconstruct(model: nn.Module) -> dict[str, float]:
-        # With the masks of tools/evaluate_pretrain.py.
+        # With the masks of `nsmae evaluate-pretrain`.
         metrics = reconstruction.evaluate(model, loader, world.device)
         table = reconstruction.format_table(
             {"network": metrics}, distributed.unwrap(model).render_heads

@@ -85,5 +85,5 @@ def _check_heads(own: Mapping[str, Tensor], state: Mapping[str, Tensor], path: P
             f"{path}: the head's {name} has shape {tuple(state[name].shape)}, the model "
             f"{tuple(value.shape)}: it was trained for other classes or with another head; "
             f"evaluate it with {reason} of its own configuration (the YAML beside its folder "
-            "ckpt), or train a new head from it with tools/train.py --pretrained_model"
+            "ckpt), or train a new head from it with `nsmae train --pretrained_model`"
         )

@@ -28,8 +28,7 @@ from nsmae_plugin.runtime.safe_pickle import load_plain
 Entry = dict[str, Any]
 
 CREATE = (
-    "create it with: python tools/create_infos.py --data_path DATA_PATH --version VERSION "
-    "--with_gt_database"
+    "create it with: nsmae create-infos --data_path DATA_PATH --version VERSION --with_gt_database"
 )
 _COUNTS = ("image_idx", "gt_idx", "num_points_in_gt")
 _ENTRY_KEYS = {"name", "path", "box3d_lidar", *_COUNTS}

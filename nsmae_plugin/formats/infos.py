@@ -14,7 +14,7 @@ from nsmae_plugin.runtime.files import replacing
 from nsmae_plugin.runtime.safe_pickle import load_plain
 
 CREATE = (
-    "create it with: python tools/create_infos.py --data_path DATA_PATH --version VERSION "
+    "create it with: nsmae create-infos --data_path DATA_PATH --version VERSION "
     "--max_sweeps MAX_SWEEPS --with_cam"
 )
 

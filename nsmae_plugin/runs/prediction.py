@@ -50,7 +50,7 @@ def read_prediction(
     if "pred_boxes" not in result and "masks_bev" not in result:
         raise ConfigError(
             f"MODEL.NAME {config.MODEL.NAME} predicts neither boxes nor a map, which "
-            "tools/infer.py needs (tools/visualize.py draws what a pre-trained network renders)"
+            "`nsmae infer` needs (`nsmae visualize` draws what a pre-trained network renders)"
         )
     for key in ("pred_boxes", "pred_scores", "masks_bev"):
         if key in result and not torch.isfinite(result[key]).all():

@@ -30,7 +30,7 @@ POLL_SECONDS = 30.0
 
 @dataclass(frozen=True, kw_only=True)
 class TestOptions(RunOptions):
-    """Options of :func:`test`, named as the flags of tools/test.py, which describe them."""
+    """Options of :func:`test`, named as the flags of ``nsmae test``, which describe them."""
 
     split: str = "test"
     eval_tag: str = "default"

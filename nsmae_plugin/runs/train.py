@@ -1,4 +1,4 @@
-"""Train a detector: from the options of tools/train.py to the training loop."""
+"""Train a detector: from the options of ``nsmae train`` to the training loop."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ AMP_DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 
 @dataclass(frozen=True, kw_only=True)
 class TrainOptions(RunOptions):
-    """Options of :func:`train`, named as the flags of tools/train.py, which describe them.
+    """Options of :func:`train`, named as the flags of ``nsmae train``, which describe them.
 
     Attributes:
         epochs, accumulate_steps: None takes the configuration's.

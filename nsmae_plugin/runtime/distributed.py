@@ -116,14 +116,14 @@ def require_environment(launcher: str, names: Sequence[str], command: str) -> No
 
 def _torchrun_environment() -> dict[str, str]:
     names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
-    require_environment("pytorch", names, "torchrun --nproc_per_node N tools/train.py")
+    require_environment("pytorch", names, "torchrun --nproc_per_node N -m nsmae_plugin.cli train")
     here = os.environ.get("LOCAL_WORLD_SIZE", os.environ["WORLD_SIZE"])
     return {**{name: os.environ[name] for name in names}, "LOCAL_WORLD_SIZE": here}
 
 
 def _slurm_environment(tcp_port: int) -> dict[str, str]:
     names = ("SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID")
-    require_environment("slurm", names, "srun python tools/train.py")
+    require_environment("slurm", names, "srun nsmae train")
     tasks_here = os.environ.get("SLURM_NTASKS_PER_NODE", os.environ["SLURM_NTASKS"])
     return {
         "RANK": os.environ["SLURM_PROCID"],

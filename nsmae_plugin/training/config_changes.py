@@ -101,7 +101,7 @@ def _leaves(section: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
 def of_run(content: Mapping[str, Any], source: Path) -> Mapping[str, Any] | None:
     """The configuration that a checkpoint was trained with, in today's sections; None if unknown.
 
-    Checkpoints of earlier versions hold none: there it is what ``tools/train.py`` wrote above the
+    Checkpoints of earlier versions hold none: there it is what ``nsmae train`` wrote above the
     folder of its checkpoints, if that is there.
     """
     config = content.get("config")

@@ -46,7 +46,7 @@ def export(
         out: the ``.pth`` file to write; the manifest and the ``.safetensors`` file take its stem.
         safetensors: write that file as well.
         cfg_file: configuration of the run, for checkpoints of earlier versions: newer ones hold it,
-            or it lies above them as ``tools/train.py`` left it.
+            or it lies above them as ``nsmae train`` left it.
 
     Returns:
         The manifest, and the files that were written.

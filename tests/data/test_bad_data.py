@@ -207,14 +207,16 @@ def test_an_info_file_of_another_layout_is_refused(frame, capsys, content, messa
 def test_a_damaged_info_file_is_refused(frame, content):
     root, folder, _ = frame
     (folder / "infos.pkl").write_bytes(content)
-    with pytest.raises(DataError, match=r"infos.pkl cannot be used: .*create_infos.py"):
+    with pytest.raises(DataError, match=r"infos.pkl cannot be used: .*nsmae create-infos"):
         dataset(root)
 
 
 def test_a_missing_info_file_says_how_to_make_it(frame):
     root, folder, _ = frame
     (folder / "infos.pkl").unlink()
-    with pytest.raises(DataError, match=r"infos.pkl: No such file .*create_infos.py --data_path"):
+    with pytest.raises(
+        DataError, match=r"infos.pkl: No such file .*nsmae create-infos --data_path"
+    ):
         dataset(root)
 
 

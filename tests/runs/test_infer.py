@@ -131,7 +131,7 @@ def test_a_network_that_predicts_no_boxes_is_an_error(synthetic_root, tmp_path, 
     arguments += ["--output_dir", tmp_path, "--set", "DATA_CONFIG.DATA_PATH", synthetic_root]
     error = call(capsys, *arguments, code=1)
     assert "MODEL.NAME NSMAE predicts neither boxes nor a map" in error
-    assert "tools/visualize.py" in error
+    assert "`nsmae visualize` draws" in error
 
 
 @pytest.mark.parametrize(

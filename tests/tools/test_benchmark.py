@@ -142,7 +142,7 @@ def test_what_a_process_refuses_is_one_line():
     arguments["overrides"] = ["DATA_CONFIG.DATA_PATH", "nowhere"]
     with pytest.raises(
         MeasurementError,
-        match=r"^cannot read the info file nowhere/.*create_infos.py .*--with_cam$",
+        match=r"^cannot read the info file nowhere/.*nsmae create-infos .*--with_cam$",
     ):
         run_isolated(loader.measure, arguments, memory="small_pages")
 

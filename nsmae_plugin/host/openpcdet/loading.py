@@ -160,9 +160,7 @@ def _explain(error: Exception) -> str:
             "Python; rebuild it (python setup.py develop), or delete the .so file to use the "
             "torch-native substitute"
         )
-    return (
-        f"{message} Repair it, or use NSMAE_HOST=builtin; python -m nsmae_plugin.doctor says more"
-    )
+    return f"{message} Repair it, or use NSMAE_HOST=builtin; `nsmae doctor` says more"
 
 
 def _compiled_extension(error: Exception) -> str | None:

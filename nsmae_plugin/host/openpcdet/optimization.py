@@ -91,12 +91,12 @@ def _refuse(model: nn.Module, config: Mapping[str, Any]) -> None:
         raise ConfigError(
             f"OPTIMIZATION.ACCUMULATE_STEPS {config['ACCUMULATE_STEPS']}: OpenPCDet's training "
             "loop updates the weights after every batch; set it to 1 and raise --batch_size, or "
-            "use the tools/train.py of nsmae_plugin"
+            "use `nsmae train`"
         )
     if config.get("EARLY_STOPPING") is not None:
         raise ConfigError(
             "OPTIMIZATION.EARLY_STOPPING: OpenPCDet's training loop evaluates nothing between "
-            "epochs; remove it, or use the tools/train.py of nsmae_plugin"
+            "epochs; remove it, or use `nsmae train`"
         )
     if config.get("LR_SCALE") and config["OPTIMIZER"] not in WRAPPED:
         raise ConfigError(
@@ -160,7 +160,7 @@ def _refuse_to_spare(trained: Sequence[str], no_decay: Sequence[str]) -> None:
         if any(part in name for name in trained):
             raise ConfigError(
                 f"OPTIMIZATION.NO_DECAY: OpenPCDet's optimiser decays all that it trains, also "
-                f"{part!r}; remove it, or use the tools/train.py of nsmae_plugin"
+                f"{part!r}; remove it, or use `nsmae train`"
             )
 
 
