@@ -53,6 +53,10 @@ class SlotMatch:
     def fits(self) -> bool:
         return self.loaded_parameters >= LEAST_SHARE * self.parameters
 
+    def share(self) -> str:
+        """How many parameters match, for a message."""
+        return f"{self.loaded_parameters:,} of {self.parameters:,} parameters match"
+
     def differences(self) -> str:
         """The first differing names, for a message."""
         shown = [
@@ -70,9 +74,10 @@ def load_pretrained(
     """Load the weights of the slots that a file and ``model`` share, and log the matches.
 
     Slots that only the file has stay behind (mask token and render heads, when a detector starts
-    from a pre-training); slots that only the model has keep their initialisation. The grid of the
-    view transform always stays the model's own. A bias that an encoder of the file was trained
-    without is set to zero, so that both compute the same.
+    from a pre-training); slots that only the model has keep their initialisation. So do slots
+    behind the encoders of which less than half matches, such as the BEV backbone of a map network
+    that starts from a detector. The grid of the view transform always stays the model's own. A bias
+    that an encoder of the file was trained without is set to zero, so that both compute the same.
 
     Args:
         path: checkpoint, export or ``.safetensors`` file, or a directory whose newest checkpoint
@@ -80,11 +85,11 @@ def load_pretrained(
         partial: load what fits of an encoder that differs, when it is at least half.
 
     Returns:
-        The slots that both have.
+        The slots that were loaded.
 
     Raises:
-        CheckpointError: when the file cannot be read, no slot is in common, an encoder does not
-            match completely (see ``partial``), or less than half of a common slot matches.
+        CheckpointError: when the file cannot be read, no slot is in common, or an encoder does not
+            match completely (see ``partial``).
     """
     source = checkpoint.find(path)
     content = weights.read(source)
@@ -96,16 +101,17 @@ def load_pretrained(
             f"{', '.join(slots_of(state))}, the model has {', '.join(slots_of(model.state_dict()))}"
         )
     _log(model, content, slots, source, logger)
-    _compare(model, content, slots, source, logger)
+    taken = {slot: one for slot, one in slots.items() if one.fits or slot in ENCODERS}
+    _compare(model, content, taken, source, logger)
     own = model.state_dict()
     chosen: dict[str, Tensor] = {}
-    for slot, found in slots.items():
+    for slot, found in (taken or slots).items():
         advice = remedy(own, state) if slot == "vtransform" else ""
         _check(slot, found, source, partial, advice)
         chosen |= {name: state[name] for name in found.loaded}
         chosen |= {name: torch.zeros_like(own[name]) for name in found.zeroed}
     model.load_state_dict(chosen, strict=False)
-    return slots
+    return taken
 
 
 def match(model: nn.Module, state: Mapping[str, Tensor]) -> dict[str, SlotMatch]:
@@ -145,8 +151,7 @@ def _place(
 
 
 def _check(slot: str, found: SlotMatch, source: Path, partial: bool, advice: str) -> None:
-    matched = f"{found.loaded_parameters:,} of {found.parameters:,} parameters match"
-    details = f"{matched}; first differences: {found.differences()}{advice}"
+    details = f"{found.share()}; first differences: {found.differences()}{advice}"
     if not found.fits:
         raise CheckpointError(f"{source}: slot {slot} belongs to another architecture, {details}")
     if slot in ENCODERS and not (found.complete or partial):
@@ -178,13 +183,17 @@ def _log(
         told = [content[weights.MANIFEST].get(key) for key in ("config", "epoch", "modality")]
         logger.info("  exported from %s, epoch %s, %s", *told)
     for slot, found in slots.items():
-        if not found.complete:
+        if not found.fits:
+            share, first = found.share(), found.differences()
+            logger.warning("  %s is of another architecture, %s: %s", slot, share, first)
+        elif not found.complete:
             logger.warning("  %s not loaded: %s", slot, found.differences())
         if found.zeroed:
             logger.info("  %s: %d biases, absent there, set to zero", slot, len(found.zeroed))
     own, theirs = slots_of(model.state_dict()), slots_of(content["model_state"])
     logger.info("  left behind: %s", ", ".join(s for s in theirs if s not in own) or "nothing")
-    logger.info("  as initialised: %s", ", ".join(s for s in own if s not in theirs) or "nothing")
+    initial = [s for s in own if s not in theirs or (s in slots and not slots[s].fits)]
+    logger.info("  as initialised: %s", ", ".join(initial) or "nothing")
 
 
 def _compare(

@@ -70,12 +70,12 @@ RECIPES = {
 }
 
 
-def build(name, root):
+def build(name, root, changes=()):
     """The network of a configuration, on the active host and the tiny synthetic dataset."""
     nsmae_plugin.register()
     settings = {"DATA_CONFIG.DATA_PATH": root}
     settings |= {f"DATA_CONFIG.{key}": value for key, value in DATA.items()}
-    overrides = [str(part) for setting in settings.items() for part in setting]
+    overrides = [*(str(part) for setting in settings.items() for part in setting), *changes]
     config = load_config(CFGS / f"{name}.yaml", overrides)
     dataset = host.build_dataset(config.DATA_CONFIG, config.CLASS_NAMES, True)
     return host.build_network(config.MODEL, len(config.CLASS_NAMES), dataset)
@@ -146,6 +146,36 @@ def test_masked_images_give_image_backbone_and_neck(detector, synthetic_root, tm
     found = load_pretrained(model, tmp_path / "exported/w.pth", LOGGER)
     assert found.keys() == {"image_backbone", "neck"}
     assert all(one.complete for one in found.values())
+
+
+@pytest.mark.parametrize(
+    ("detector", "other", "changes"),
+    [
+        ("tiny/bevfusion_det", "tiny/bevfusion_map", []),
+        ("tiny/camera_det", "tiny/camera_map", []),
+        ("tiny/centerpoint_lidar", "tiny/transfusion_lidar", []),
+        ("tiny/bevfusion_det", "tiny/bevfusion_det", ["CLASS_NAMES", "['car', 'pedestrian']"]),
+    ],
+)
+def test_a_detector_gives_its_encoders_to_another_task(
+    detector, other, changes, synthetic_root, tmp_path
+):
+    """By its checkpoint and by an export, which holds the encoders alone."""
+    torch.manual_seed(0)
+    source = build(detector, synthetic_root).state_dict()
+    torch.save({"model_state": source}, tmp_path / "w.pth")
+    export(tmp_path / "w.pth", tmp_path / "exported/w.pth")
+    model = build(other, synthetic_root, changes)
+    encoders = set(weights.slots_of(source)) & set(weights.ENCODERS)
+    for name in ("w.pth", "exported/w.pth"):
+        before = {key: value.clone() for key, value in model.state_dict().items()}
+        taken = load_pretrained(model, tmp_path / name, LOGGER)
+        assert encoders <= taken.keys() <= encoders | {"fuser", "backbone_2d", "dense_head"}
+        assert all(taken[slot].complete for slot in encoders)
+        loaded = {key for one in taken.values() for key in one.loaded}
+        for key, value in model.state_dict().items():
+            assert torch.equal(value, source[key] if key in loaded else before[key]), key
+    assert taken.keys() == encoders
 
 
 @pytest.mark.parametrize("detector", ["tiny/camera_map", "tiny/camera_det"])

@@ -86,13 +86,38 @@ def test_another_width_is_refused_although_a_bias_and_the_counters_match(pretrai
         transfer.load_pretrained(network(vfe=branch(5)), path, LOGGER)
 
 
-def test_one_wrong_slot_stops_the_transfer_before_anything_is_loaded(pretraining):
-    _, path = pretraining
-    model = network(vfe=branch(), bev_head=nn.Linear(5, 5))
+def test_one_wrong_encoder_stops_the_transfer_before_anything_is_loaded(tmp_path):
+    path = save(tmp_path / "a.pth", network(vfe=branch(), neck=nn.Linear(2, 2)))
+    model = network(vfe=branch(), neck=nn.Linear(5, 5))
     before = model.vfe[0].weight.clone()
-    with pytest.raises(CheckpointError, match=r"slot bev_head .* 0 of 30 parameters match"):
+    with pytest.raises(CheckpointError, match=r"slot neck .* 0 of 30 parameters match"):
         transfer.load_pretrained(model, path, LOGGER)
     assert torch.equal(model.vfe[0].weight, before)
+
+
+def test_a_network_of_another_task_takes_the_encoders_and_what_fits_behind_them(tmp_path, caplog):
+    """From a detector to a map network with another BEV backbone."""
+    source = network(vfe=branch(), fuser=branch(6), backbone_2d=branch(), dense_head=branch())
+    path = save(tmp_path / "detector.pth", source)
+    model = network(vfe=branch(), fuser=branch(6), backbone_2d=branch(9), map_head=branch())
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    with caplog.at_level(logging.INFO):
+        taken = transfer.load_pretrained(model, path, LOGGER)
+    assert taken.keys() == {"vfe", "fuser"}
+    for name, value in model.state_dict().items():
+        slot = name.split(".")[0]
+        expected = source.state_dict()[name] if slot in taken else before[name]
+        assert torch.equal(value, expected), name
+    assert "backbone_2d is of another architecture, 3 of 84 parameters match: " in caplog.text
+    assert "left behind: dense_head" in caplog.text
+    assert "as initialised: backbone_2d, map_head" in caplog.text
+
+
+def test_nothing_that_fits_is_refused(tmp_path):
+    path = save(tmp_path / "a.pth", network(dense_head=nn.Linear(2, 2)))
+    model = network(vfe=branch(), dense_head=nn.Linear(5, 5))
+    with pytest.raises(CheckpointError, match=r"slot dense_head belongs to another architecture"):
+        transfer.load_pretrained(model, path, LOGGER)
 
 
 def test_nothing_in_common_is_refused_and_both_sides_are_named(pretraining):
