@@ -43,12 +43,11 @@ class Boxes:
 
     def above(self, score: float) -> Boxes:
         """The boxes with at least that score, and all boxes without a score."""
-        return self if self.scores is None else self.where(self.scores >= score)
-
-    def where(self, kept: np.ndarray) -> Boxes:
-        """The boxes of a mask (n,)."""
+        if self.scores is None:
+            return self
+        kept = self.scores >= score
         names = tuple(name for name, keep in zip(self.names, kept, strict=True) if keep)
-        return Boxes(self.values[kept], names, None if self.scores is None else self.scores[kept])
+        return Boxes(self.values[kept], names, self.scores[kept])
 
     def corners(self) -> np.ndarray:
         """(n, 8, 3) corners in the order of ``CORNERS``, metres."""

@@ -78,7 +78,8 @@ class Extraction:
     Attributes:
         network: with the file of its weights.
         sensors: the data by split, ``train`` among them.
-        folder: named by the digest of all that decides the features.
+        folder: named by the digest of what decides the features of a frame; in it, a folder for
+            each split, named by the digest of its data.
     """
 
     config: Any
@@ -108,7 +109,7 @@ class Extraction:
             "weights": network.weights and sha256(network.weights),
             "seed": network.seed,
             "encoders": encoders_of(config.MODEL),
-            "data": {split: data_settings(one.dataset) for split, one in sensors.items()},
+            "data": data_settings(sensors["train"].dataset),
             **options.settings(),
         }
         own = folder / fingerprint(settings)[:20]
@@ -140,7 +141,8 @@ class Extraction:
             DataError: features are too large for float16.
             OutputError: the files cannot be written, or another process is writing them.
         """
-        rows = RowFiles(self.folder / split, len(self.sensors[split]))
+        data = fingerprint(data_settings(self.sensors[split].dataset))
+        rows = RowFiles(self.folder / f"{split}_{data[:8]}", len(self.sensors[split]))
         if rows.complete:
             return rows
         message = f"another process computes the features in {self.folder}: wait until it has ended"

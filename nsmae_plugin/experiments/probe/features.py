@@ -84,7 +84,8 @@ def extract(
 
     Args:
         config: of a transfer network, as ``load_config`` gives it.
-        splits: ``train``, ``test`` or both; read whole, in order, without augmentation.
+        splits: some of ``train``, ``validation`` and ``test``; read whole, in order, without
+            augmentation.
         folder: of the cache. Features are found by the content of weights and info files, the
             configuration of sensors and encoders, and the options.
         tell: called with lines for the user.
@@ -117,7 +118,7 @@ def extract(
             found[network.name, split] = cache
         if network.weights is not None and untrained:
             tell(
-                f"{network.name}: {extraction.network.weights} has no {', '.join(untrained)}, "
-                "which stay as initialised"
+                f"{network.name}: {', '.join(untrained)} untrained, since "
+                f"{extraction.network.weights} has no weights for it"
             )
     return found

@@ -16,7 +16,11 @@ import nsmae_plugin
 from nsmae_plugin import host
 from nsmae_plugin.data.multi_modal_dataset import MultiModalDataset
 from nsmae_plugin.data.preparation import finish_boxes, load_boxes
-from nsmae_plugin.data.training_frames import labelled_positions, scenes_of_frames
+from nsmae_plugin.data.training_frames import (
+    labelled_positions,
+    scenes_of_frames,
+    split_validation,
+)
 from nsmae_plugin.detectors.branches import bev_grid
 from nsmae_plugin.errors import ConfigError, DataError, brief
 from nsmae_plugin.experiments.fingerprints import fingerprint
@@ -43,6 +47,7 @@ class ProbeData:
         map_classes: their classes.
         grid: BEV grid of the features; its layers are those of the occupancy.
         occupied: (F, bytes) the occupancy, eight cells a byte; None without LiDAR files.
+        held_out: frames of the validation part, which no fine-tuning learns from.
     """
 
     tokens: list[str]
@@ -55,6 +60,7 @@ class ProbeData:
     map_grid: BEVGrid | None
     grid: BEVGrid
     occupied: np.ndarray | None
+    held_out: frozenset[int] = frozenset()
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -80,7 +86,9 @@ class ProbeData:
         Raises:
             ConfigError: the fraction selects nothing, or is not 1 / k of the frames.
         """
-        return labelled_positions(self.timestamps.tolist(), self.scenes, fraction, by, seed)
+        rest = [frame for frame in range(len(self)) if frame not in self.held_out]
+        times, scenes = self.timestamps[rest].tolist(), [self.scenes[frame] for frame in rest]
+        return [rest[one] for one in labelled_positions(times, scenes, fraction, by, seed)]
 
 
 def load_labels(config: Any, split: str, folder: Path) -> ProbeData:
@@ -89,7 +97,7 @@ def load_labels(config: Any, split: str, folder: Path) -> ProbeData:
     What takes time, maps and occupancy, is kept in ``folder`` for each configuration of the data.
 
     Args:
-        config: as ``load_config`` gives it. split: ``train`` or ``test``.
+        config: as ``load_config`` gives it. split: ``train``, ``validation`` or ``test``.
 
     Raises:
         ConfigError: there is neither USE_LABELS nor MAP_CONFIG, or a dataset without scenes.
@@ -107,7 +115,7 @@ def load_labels(config: Any, split: str, folder: Path) -> ProbeData:
     maps = data.get("MAP_CONFIG")
     return ProbeData(
         tokens=[info["token"] for info in infos],
-        scenes=scenes_of_frames(infos, dataset.scenes),
+        scenes=scenes_of_frames(infos, dataset.scenes, "a probe", ""),
         timestamps=np.array([info["timestamp"] for info in infos]),
         boxes=[_boxes(dataset, info) for info in infos],
         class_names=tuple(dataset.class_names) if dataset.use_labels else (),
@@ -116,6 +124,17 @@ def load_labels(config: Any, split: str, folder: Path) -> ProbeData:
         map_grid=map_grid(maps) if maps else None,
         grid=grid,
         occupied=drawn.get("occupied"),
+        held_out=_held_out(dataset, data) if split == "train" else frozenset(),
+    )
+
+
+def _held_out(dataset: MultiModalDataset, data_config: Any) -> frozenset[int]:
+    """Positions of the frames of the validation part."""
+    settings = dataset.Config.of(data_config, "DATA_CONFIG")
+    _, part = split_validation(dataset.infos, settings, dataset.scenes)
+    tokens = {info["token"] for info in part}
+    return frozenset(
+        position for position, info in enumerate(dataset.infos) if info["token"] in tokens
     )
 
 

@@ -18,7 +18,7 @@ from nsmae_plugin.models.lift_splat import LiftSplatTransform
 from nsmae_plugin.runs.loaded_model import data_of_split
 
 Batch = dict[str, Any]
-# Keys of DATA_CONFIG that change neither what a network sees in evaluation nor the map.
+# Keys of DATA_CONFIG that change neither what a network sees of a frame in evaluation nor the map.
 BOX_KEYS = (
     "USE_LABELS",
     "LABEL_FRACTION",
@@ -30,6 +30,8 @@ BOX_KEYS = (
     "SET_NAN_VELOCITY_TO_ZEROS",
     "DATA_AUGMENTOR",
 )
+# Keys that say where the frames are, and which ones are read.
+FRAME_KEYS = ("DATA_PATH", "VALIDATION_FRACTION", "VALIDATION_SEED", "EVALUATE_VALIDATION")
 
 
 @dataclass(frozen=True)
@@ -74,7 +76,7 @@ def data_settings(dataset: Any) -> dict[str, Any]:
     sensors += [first["lidar_path"]] if "lidar_path" in first else []
     paths = [*data_files(config), *(Path(dataset.root_path, one) for one in sensors)]
     return {
-        "config": {k: plain(v) for k, v in config.items() if k not in (*BOX_KEYS, "DATA_PATH")},
+        "config": {k: plain(v) for k, v in config.items() if k not in (*BOX_KEYS, *FRAME_KEYS)},
         "tokens": fingerprint([info["token"] for info in dataset.infos]),
         "files": [sha256(path) for path in paths if path.is_file()],
         "lidar": bool(getattr(dataset, "use_lidar", True)),
@@ -90,7 +92,7 @@ def read_sensors(
     for the depth diagnostics, since no encoder looks at them.
 
     Args:
-        config: as ``load_config`` gives it. splits: ``train`` or ``test``.
+        config: as ``load_config`` gives it. splits: ``train``, ``validation`` or ``test``.
 
     Raises:
         ConfigError, DataError: from the dataset.

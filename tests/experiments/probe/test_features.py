@@ -135,7 +135,7 @@ def test_what_the_weights_lack_is_told(config, trained, tmp_path):
         lines = []
         found = extract_small(config, tmp_path, Network("cameras", path), tell=lines)
         assert found["cameras", "train"].untrained == ("backbone_3d",)
-        assert lines == [f"cameras: {path} has no backbone_3d, which stay as initialised"]
+        assert lines == [f"cameras: backbone_3d untrained, since {path} has no weights for it"]
     seen = trained[1]
     features = found["cameras", "train"]
     torch.testing.assert_close(
@@ -144,9 +144,22 @@ def test_what_the_weights_lack_is_told(config, trained, tmp_path):
     assert not torch.allclose(features.branch("lidar").float(), seen["lidar"], rtol=0.1)
 
 
+def test_lidar_depth_changes_what_is_pooled_and_nothing_else(config, trained, tmp_path):
+    weights, seen = trained
+    options = {"lidar_depth": True}
+    found = extract_small(config, tmp_path, Network("a", weights), **options)["a", "train"]
+    own = extract_small(config, tmp_path, Network("a", weights))["a", "train"]
+    assert torch.equal(found.branch("lidar"), own.branch("lidar"))
+    for name in ("camera", "camera_pooled"):
+        assert not torch.allclose(found.branch(name).float(), seen[name], rtol=0.1)
+    assert found.diagnose().depth == own.diagnose().depth  # of the network
+    assert own.diagnose().depth.cells > 100
+
+
 def test_a_killed_extraction_goes_on_to_identical_files(config, trained, tmp_path, monkeypatch):
-    weights, _ = trained
-    extract_small(config, tmp_path / "whole", Network("a", weights), statistics_batches=1)
+    network = Network("a", trained[0])
+    options = {"statistics_batches": 1, "lidar_depth": True}
+    extract_small(config, tmp_path / "whole", network, **options)
     append, frames = row_files.RowFiles.append, []
 
     def killed_in_the_second_batch(rows, part):
@@ -160,7 +173,7 @@ def test_a_killed_extraction_goes_on_to_identical_files(config, trained, tmp_pat
 
     monkeypatch.setattr(row_files.RowFiles, "append", killed_in_the_second_batch)
     with pytest.raises(KeyboardInterrupt):
-        extract_small(config, tmp_path / "killed", Network("a", weights), statistics_batches=1)
+        extract_small(config, tmp_path / "killed", network, **options)
 
     def count(rows, part):
         frames.append(len(part["lidar"]))
@@ -168,7 +181,7 @@ def test_a_killed_extraction_goes_on_to_identical_files(config, trained, tmp_pat
 
     monkeypatch.setattr(row_files.RowFiles, "append", count)
     monkeypatch.setattr(extraction, "estimate_statistics", refuse)  # they are kept, too
-    extract_small(config, tmp_path / "killed", Network("a", weights), statistics_batches=1)
+    extract_small(config, tmp_path / "killed", network, **options)
     assert frames == [2, 2]
     kinds = ("npy", "json")
     names = {
@@ -194,8 +207,9 @@ def test_complete_features_are_read_and_changed_ones_computed(
         patch.setattr(extraction, "build_encoders", refuse)
         again = extract_small(config, tmp_path, Network("b", trained[0]))["b", "train"]
         assert torch.equal(again.branch("lidar"), before)
-        # Labels are no part of what a network sees.
-        other = small_config(synthetic_root, DATA_CONFIG__LABEL_FRACTION=0.5)
+        # Which frames have labels is no part of what a network sees.
+        parts = {"DATA_CONFIG__LABEL_FRACTION": 0.5, "DATA_CONFIG__VALIDATION_FRACTION": 0.5}
+        other = small_config(synthetic_root, **parts)
         assert torch.equal(
             extract_small(other, tmp_path, network)["a", "train"].branch("lidar"), before
         )

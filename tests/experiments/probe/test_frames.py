@@ -75,6 +75,25 @@ def test_parts_of_the_labels_are_those_of_a_fine_tuning(synthetic_root, labels, 
         labels.labelled(0.01, by, seed)
 
 
+@pytest.mark.parametrize(("by", "fraction"), [("frames", 1 / 3), ("frames", 1), ("scenes", 1)])
+def test_the_validation_part_has_no_labels_to_learn_from(synthetic_root, folder, by, fraction):
+    data = small_config(
+        synthetic_root,
+        DATA_CONFIG__VALIDATION_FRACTION=0.5,
+        DATA_CONFIG__VALIDATION_SEED=1,
+        DATA_CONFIG__LABEL_FRACTION=fraction,
+        DATA_CONFIG__LABEL_FRACTION_BY=by,
+    )
+    dataset = host.build_dataset(data.DATA_CONFIG, data.CLASS_NAMES, True)
+    labels = load_labels(data, "train", folder)
+    chosen = labels.labelled(fraction, by, 0)
+    assert [labels.tokens[one] for one in chosen] == [info["token"] for info in dataset.infos]
+    assert len(chosen) == round(3 * fraction)  # one of two scenes
+    part = load_labels(data, "validation", folder)
+    assert set(part.tokens) == {labels.tokens[one] for one in labels.held_out}
+    assert len(part.labelled(1, by, 0)) == 3
+
+
 def test_maps_and_occupancy_are_drawn_once(synthetic_root, labels, folder, monkeypatch):
     def refuse(*_arguments):
         raise AssertionError("nothing is left to draw")
