@@ -20,18 +20,11 @@ from nsmae_plugin.experiments.label_efficiency.run import LabelEfficiencyOptions
 from nsmae_plugin.runs.options import DEVICES, add_overrides
 from nsmae_plugin.runtime.command_line import (
     errors_in_one_line,
+    fraction,
     make_parser,
     not_negative,
     positive,
 )
-
-
-def fraction(text: str) -> float:
-    """A number in (0, 1], for argparse."""
-    value = float(text)
-    if not 0 < value <= 1:
-        raise ValueError(f"{value} is not in (0, 1]")
-    return value
 
 
 def parse_options(arguments: list[str] | None = None) -> LabelEfficiencyOptions:

@@ -19,6 +19,7 @@ COMMANDS = {
         "nsmae_plugin.cli.evaluate_pretrain",
         "measure the reconstruction of a split",
     ),
+    "probe": ("nsmae_plugin.cli.probe", "compare checkpoints by small heads on their features"),
     "export": ("nsmae_plugin.cli.export_weights", "write the encoders of a checkpoint"),
     "plot-curves": ("nsmae_plugin.cli.plot_curves", "plot the metrics of a run"),
     "create-infos": ("nsmae_plugin.cli.create_infos", "write the info files of a dataset"),

@@ -43,11 +43,12 @@ class Boxes:
 
     def above(self, score: float) -> Boxes:
         """The boxes with at least that score, and all boxes without a score."""
-        if self.scores is None:
-            return self
-        kept = self.scores >= score
+        return self if self.scores is None else self.where(self.scores >= score)
+
+    def where(self, kept: np.ndarray) -> Boxes:
+        """The boxes of a mask (n,)."""
         names = tuple(name for name, keep in zip(self.names, kept, strict=True) if keep)
-        return Boxes(self.values[kept], names, self.scores[kept])
+        return Boxes(self.values[kept], names, None if self.scores is None else self.scores[kept])
 
     def corners(self) -> np.ndarray:
         """(n, 8, 3) corners in the order of ``CORNERS``, metres."""

@@ -1,63 +1,69 @@
-"""Repairs of spconv 2.3 for training and inference on the CPU."""
+"""spconv 2.3 on the CPU: training and inference, with faster convolutions."""
 
 import warnings
 from functools import wraps
 from typing import Any
 
-import torch
+from nsmae_plugin.ops.sparse_conv_cpu import read_pairs, sparse_conv
 
 _APPLIED = "_nsmae_cpu"
 
+#: spconv's functions, and whether they convolve inversely and on a submanifold.
+CONVOLUTIONS = {
+    "indice_conv": (False, False),
+    "indice_inverse_conv": (True, False),
+    "indice_subm_conv": (False, True),
+}
+
 
 def apply() -> None:
-    """Repair spconv's CPU path; what runs on a GPU is left as it is. Idempotent.
+    """Let spconv's convolutions run on CPU tensors; on a GPU they are left as they are. Idempotent.
 
-    * The backward of a sparse convolution asks for the current CUDA stream even when every tensor
-      is on the CPU, where the value is not used. Without a CUDA device the answer becomes 0.
-    * Inference with a bias asserts, because only the CUDA kernels fuse the addition; on the CPU the
-      bias is added afterwards.
+    * :mod:`nsmae_plugin.ops.sparse_conv_cpu` convolves, with weights and rulebooks of spconv. Its
+      own path is slower; it asks for a CUDA stream in the backward pass, cannot add a bias in
+      inference, and loses rows with more than one thread.
     * A CUDA build of spconv picks the implicit-GEMM algorithm when a layer is built, which asserts
       on CPU tensors; they take the native algorithm, for which the weights have the same layout.
-    * Adding rows to the output shares its two row pointers between all threads of the loop: with
-      more than one thread, rows get lost or land elsewhere, at random. torch adds them instead.
     * ``SparseConvTensor.dense`` indexes with a list, on which torch comments at every step.
     """
-    from spconv.pytorch import conv, ops
+    from spconv.pytorch import conv, functional
 
-    if hasattr(ops, _APPLIED):
+    if hasattr(functional, _APPLIED):
         return
-    setattr(ops, _APPLIED, True)
+    setattr(functional, _APPLIED, True)
     warnings.filterwarnings("ignore", "Using a non-tuple sequence", UserWarning, "spconv")
-    if not torch.cuda.is_available():
-        ops.get_current_stream = lambda: 0
-    ops.SpconvOps.scatter_add_cpu = staticmethod(_scatter_add)
-    conv.SparseConvolution._conv_forward = _cpu_aware(conv.SparseConvolution._conv_forward)
+    for name, (inverse, submanifold) in CONVOLUTIONS.items():
+        original = getattr(functional, name)
+        setattr(functional, name, _convolve_on_cpu(original, inverse, submanifold))
+    conv.SparseConvolution._conv_forward = _native_on_cpu(conv.SparseConvolution._conv_forward)
 
 
-def _scatter_add(out: Any, rows: Any, indices: Any) -> None:
-    """``out[indices] += rows``, in place, for spconv's own tensors; as many rows as indices."""
-    target, added, places = (torch.from_numpy(one.numpy_view()) for one in (out, rows, indices))
-    # With int64 indices torch takes a third of the time that it takes with int32.
-    target.index_add_(0, places.long(), added[: len(places)])
+def _convolve_on_cpu(original: Any, inverse: bool, submanifold: bool) -> Any:
+    from cumm.tensorview.gemm import Activation
+
+    @wraps(original)
+    def convolve(features: Any, weight: Any, rows: Any, counts: Any, size: int, *rest: Any) -> Any:
+        _algo, _timer, bias, *_, activation = rest
+        fused = activation != Activation.None_  # spconv refuses it on the CPU
+        if features.is_cuda or fused or not features.is_floating_point():
+            return original(features, weight, rows, counts, size, *rest)
+        pairs = read_pairs(rows, counts, inverse, submanifold)
+        return sparse_conv(features, weight, bias, pairs, size)
+
+    return convolve
 
 
-def _cpu_aware(forward: Any) -> Any:
+def _native_on_cpu(forward: Any) -> Any:
     from spconv.core import ConvAlgo
 
     @wraps(forward)
-    def conv_forward(
-        module: Any, training: bool, x: Any, weight: Any, bias: Any, *args: Any, **kwargs: Any
-    ) -> Any:
+    def conv_forward(module: Any, training: bool, x: Any, *args: Any, **kwargs: Any) -> Any:
         if x.features.is_cuda:
-            return forward(module, training, x, weight, bias, *args, **kwargs)
+            return forward(module, training, x, *args, **kwargs)
         chosen, module.algo = module.algo, ConvAlgo.Native
         try:
-            fused = bias if training else None
-            out = forward(module, training, x, weight, fused, *args, **kwargs)
+            return forward(module, training, x, *args, **kwargs)
         finally:
             module.algo = chosen
-        if training or bias is None:
-            return out
-        return out.replace_feature(out.features + bias)
 
     return conv_forward

@@ -53,6 +53,14 @@ def not_negative(text: str) -> int:
     return value
 
 
+def fraction(text: str) -> float:
+    """A number in (0, 1], for argparse."""
+    value = float(text)
+    if not 0 < value <= 1:
+        raise ValueError(f"{value} is not in (0, 1]")
+    return value
+
+
 def waiting_time(text: str) -> float:
     """A finite number of at least 0, for argparse."""
     value = float(text)

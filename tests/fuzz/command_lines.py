@@ -94,6 +94,13 @@ def _good_lines(folder: Path) -> dict[str, list[str]]:
             *("--out", out, "--scenes", "2", "--keyframes", "2", "--sweeps", "0", "--seed", "0"),
             *("--image_size", "32", "64", "--azimuths", "36", "--workers", "1", "--quiet"),
         ],
+        "probe": [
+            *("--cfg_file", recipe, "--networks", "a=untrained:1", f"b={ckpt}", "--reference", "a"),
+            *("--fractions", "0.5", "--seeds", "1", "--tasks", "centers", "--heads", "linear"),
+            *("--metrics", "centers=mAP@2m", "--label_fraction_by", "frames", "--workers", "0"),
+            *("--output_dir", out, "--extra_tag", "c", "--channels", "8", "--device", "cpu"),
+            *data,
+        ],
         "label_efficiency": [
             *("--dry_run", *toy, *label, "--output_dir", out, "--extra_tag", "c"),
             *("--train_args=--use_amp", "--set", "OPTIMIZATION.LR", "0.01"),

@@ -1,0 +1,11 @@
+"""``nsmae probe``, from a checkout: its flags, and the Python function ``main``."""
+
+import sys
+from functools import partial
+
+from nsmae_plugin.cli.__main__ import run
+
+main = partial(run, "probe")
+
+if __name__ == "__main__":
+    sys.exit(main())
