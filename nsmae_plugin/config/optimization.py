@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from nsmae_plugin.config.section import Section
 from nsmae_plugin.config.values import (
@@ -17,6 +17,8 @@ from nsmae_plugin.config.values import (
     PositiveFloat,
     PositiveInt,
     Ratio,
+    Words,
+    each_once,
 )
 
 _STEPWISE = ("LR_DECAY", "LR_CLIP")
@@ -27,6 +29,18 @@ NEEDED = {
     "adam": _STEPWISE,
     "sgd": ("MOMENTUM", *_STEPWISE),
 }
+
+Scales = Annotated[
+    dict[str, PositiveFloat],
+    Words("a section of positive numbers (FREEZE lists the sections that do not train)"),
+]
+LayerDecay = Annotated[
+    Fraction | dict[str, Fraction],
+    Words("a number above 0, at most 1, or a section of such numbers"),
+]
+Sections = Annotated[
+    list[str], AfterValidator(each_once), Words("a list of sections of MODEL, each once")
+]
 
 
 class EarlyStoppingConfig(Section):
@@ -48,7 +62,9 @@ class Optimization(Section):
     NUM_EPOCHS: PositiveInt
     OPTIMIZER: Literal["adam_onecycle", "adam_cosineanneal", "adam", "sgd"]
     LR: PositiveFloat
-    LR_SCALE: dict[str, PositiveFloat] = Field(default={})
+    LR_SCALE: Scales = Field(default={})
+    LAYER_DECAY: LayerDecay = Field(default={})
+    FREEZE: Sections = Field(default=[])
     WEIGHT_DECAY: NonNegative
     NO_DECAY: list[str] = Field(default=[])
     BETAS: PairBelowOne = Field(default=[0.9, 0.99])

@@ -31,7 +31,8 @@ class Words:
     several: str = ""
 
 
-def _each_once(value: list[str]) -> list[str]:
+def each_once(value: list[str]) -> list[str]:
+    """Refuse a list that repeats a name."""
     if len(set(value)) < len(value):
         raise ValueError("repeats a name")
     return value
@@ -84,7 +85,7 @@ PairBelowOne = Annotated[list[BelowOne], Len(2, 2), Words("a list of 2 numbers f
 Names = Annotated[
     list[str],
     Len(1),
-    AfterValidator(_each_once),
+    AfterValidator(each_once),
     Words("a list of names, at least one and each once"),
 ]
 Pair = Annotated[list[float], Len(2, 2), Words("a list of 2 numbers")]

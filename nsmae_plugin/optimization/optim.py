@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from typing import Any, TypeAlias
 
 from torch import nn
@@ -18,6 +18,8 @@ from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import LRScheduler, OneCycleLR
 
 from nsmae_plugin.errors import ConfigError
+from nsmae_plugin.optimization.freezing import frozen_slots
+from nsmae_plugin.optimization.rates import parameter_factors, slot_of, trained
 
 OPTIMIZERS = ("adam_onecycle", "adam_cosineanneal")
 # OpenPCDet's one-cycle ends at LR / DIV_FACTOR / 1e4, its cosine at LR / 1e3.
@@ -30,10 +32,10 @@ def build_optimizer(model: nn.Module, config: Mapping[str, Any]) -> AdamW:
     """AdamW over all trainable parameters.
 
     Args:
-        config: OPTIMIZATION, of which OPTIMIZER, LR, LR_SCALE, WEIGHT_DECAY, NO_DECAY and BETAS are
-            read. BETAS default to OpenPCDet's (0.9, 0.99); MOMS of the schedule replaces the first.
-            LR_SCALE maps sections of MODEL to factors of the learning rate. NO_DECAY lists parts of
-            names: parameters whose name contains one do not decay (mmcv's ``custom_keys`` with a
+        config: OPTIMIZATION, of which OPTIMIZER, LR, WEIGHT_DECAY, NO_DECAY and BETAS are read, and
+            the keys of :mod:`~nsmae_plugin.optimization.rates`. BETAS default to OpenPCDet's
+            (0.9, 0.99); MOMS of the schedule replaces the first. NO_DECAY lists parts of names:
+            parameters whose name contains one do not decay (mmcv's ``custom_keys`` with a
             ``decay_mult`` of 0).
 
     Returns:
@@ -48,13 +50,13 @@ def build_optimizer(model: nn.Module, config: Mapping[str, Any]) -> AdamW:
         known = ", ".join(OPTIMIZERS)
         raise ConfigError(f"unknown OPTIMIZATION.OPTIMIZER {config['OPTIMIZER']!r}; known: {known}")
     no_decay = config.get("NO_DECAY") or ()
-    check_no_decay(model, no_decay)
-    factors = slot_factors(model, config.get("LR_SCALE") or {})
+    check_no_decay(model, no_decay, frozen_slots(config))
+    factors = parameter_factors(model, config)
     # Factor of the rate -> parameters that decay, and those that do not.
     found: dict[float, tuple[list[nn.Parameter], list[nn.Parameter]]] = {1.0: ([], [])}
-    for name, parameter in _trained(model):
+    for name, parameter in trained(model):
         free = any(part in name for part in no_decay)
-        found.setdefault(factors.get(_slot(name), 1.0), ([], []))[free].append(parameter)
+        found.setdefault(factors[name], ([], []))[free].append(parameter)
     groups = [
         {"params": parameters, "lr": config["LR"] * factor, "weight_decay": decay}
         for factor, both in found.items()
@@ -66,38 +68,18 @@ def build_optimizer(model: nn.Module, config: Mapping[str, Any]) -> AdamW:
     return AdamW(groups, lr=config["LR"], betas=(beta1, beta2), fused=True)
 
 
-def slot_factors(model: nn.Module, scales: Mapping[str, float]) -> dict[str, float]:
-    """The factors of LR_SCALE by slot of the network.
-
-    Raises:
-        ConfigError: a model without trainable parameters, or a factor for a section without
-            trainable parameters.
-    """
-    slots = {_slot(name) for name, _ in _trained(model)}
-    if not slots:
-        raise ConfigError(f"{type(model).__name__} has no trainable parameter")
-    for section in scales:
-        where = f"OPTIMIZATION.LR_SCALE.{section}"
-        if section.lower() not in slots:
-            raise ConfigError(f"{where}: the network trains nothing there; remove the key")
-    return {section.lower(): float(factor) for section, factor in scales.items()}
-
-
-def _trained(model: nn.Module) -> list[tuple[str, nn.Parameter]]:
-    return [(name, one) for name, one in model.named_parameters() if one.requires_grad]
-
-
-def _slot(name: str) -> str:
-    return name.split(".")[0]
-
-
-def check_no_decay(model: nn.Module, no_decay: Sequence[str]) -> None:
-    """Check that every part of a name in NO_DECAY occurs in that of a trainable parameter.
+def check_no_decay(model: nn.Module, no_decay: Sequence[str], frozen: Container[str] = ()) -> None:
+    """Check that every part of a name in NO_DECAY occurs in that of a trainable parameter, or of a
+    parameter in one of the slots ``frozen``.
 
     Raises:
         ConfigError: naming the part that does not.
     """
-    names = [name for name, _ in _trained(model)]
+    names = [
+        name
+        for name, one in model.named_parameters()
+        if one.requires_grad or slot_of(name) in frozen
+    ]
     for part in no_decay:
         if not any(part in name for name in names):
             raise ConfigError(

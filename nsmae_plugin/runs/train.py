@@ -24,7 +24,7 @@ from nsmae_plugin.data.loader import EpochSampler, RestartableLoader
 from nsmae_plugin.detectors.outputs import outputs_of
 from nsmae_plugin.evaluation.between_epochs import build_evaluation
 from nsmae_plugin.host import hooks
-from nsmae_plugin.optimization import optim
+from nsmae_plugin.optimization import freezing, optim, rates
 from nsmae_plugin.runs.loaded_model import VALIDATION, data_of_split
 from nsmae_plugin.runs.options import RunOptions
 from nsmae_plugin.runtime import distributed, files
@@ -207,7 +207,10 @@ class _Setup:
         """The run at its first step, or at the step of the checkpoint to resume."""
         config = self.config.OPTIMIZATION
         optim.set_batchnorm_momentum(model, config)
+        freezing.freeze(model, config, self.logger)
         optimizer = optim.build_optimizer(model, config)
+        if scaled := rates.describe(rates.parameter_factors(model, config)):
+            self.logger.info("learning rates as factors of LR: %s", scaled)
         steps = settings.total_steps, settings.steps_per_epoch
         scaler = torch.amp.GradScaler(
             self.world.device.type,

@@ -40,10 +40,13 @@ _FREE = {
     "NUM_CLASSES",  # that no head reads
 }
 # The optimiser's state fits no other.
-_OPTIMISER = ("OPTIMIZATION.OPTIMIZER", "OPTIMIZATION.LR_SCALE", "OPTIMIZATION.NO_DECAY")
+_OPTIMISER = tuple(
+    f"OPTIMIZATION.{key}" for key in ("OPTIMIZER", "LR_SCALE", "LAYER_DECAY", "NO_DECAY", "FREEZE")
+)
 # The network has learnt from what would be held out.
 _VALIDATION = ("DATA_CONFIG.VALIDATION_",)
-_DEFAULTS = {f"DATA_CONFIG.{key}": value for key, value in OWN_KEYS.items()}
+_DEFAULTS: dict[str, Any] = {f"DATA_CONFIG.{key}": value for key, value in OWN_KEYS.items()}
+_DEFAULTS |= {"OPTIMIZATION.FREEZE": [], "OPTIMIZATION.NO_DECAY": []}
 
 
 class Change(NamedTuple):

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from nsmae_plugin import host
-from nsmae_plugin.errors import NonFiniteError
+from nsmae_plugin.errors import ConfigError, NonFiniteError
 from nsmae_plugin.optimization.gradients import branch_norms, clip_gradients
 from nsmae_plugin.runtime import distributed
 from nsmae_plugin.training.run_state import Run
@@ -106,6 +106,7 @@ def update_weights(
             read. float16 always checks: whether it skips a step depends on the numbers.
 
     Raises:
+        ConfigError: everything that the loss depends on is frozen.
         NonFiniteError: under ``check``, before the weights change, in every process when it happens
             in one.
     """
@@ -118,6 +119,11 @@ def update_weights(
             with torch.autocast(device.type, amp_dtype, enabled=amp_dtype is not None):
                 result, terms, _ = run.model(host.to_device(batch, device))
             loss: Tensor = result["loss"].mean()
+            if not loss.requires_grad:
+                raise ConfigError(
+                    "the loss depends on nothing that trains: take sections out of "
+                    "OPTIMIZATION.FREEZE"
+                )
             run.scaler.scale(loss / len(batches)).backward()
         record.add(loss, terms, batch)
     _step(run, record, check or run.scaler.is_enabled(), clip, clip_by_branch)

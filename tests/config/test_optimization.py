@@ -16,6 +16,8 @@ CONFIG = {
     "DIV_FACTOR": 10,
     "GRAD_NORM_CLIP": 35,
 }
+# An LR_SCALE of 0 leaves open what BatchNorm does; FREEZE says it.
+SCALES = "a section of positive numbers (FREEZE lists the sections that do not train)"
 
 
 def problem(**changes) -> str:
@@ -41,8 +43,12 @@ def problem(**changes) -> str:
         ("DIV_FACTOR", 0, "a positive number"),
         ("BN_MOMENTUM", 0, "a number above 0, at most 1"),
         ("LOSS_SCALE_FP16", float("inf"), "a positive number"),
-        ("LR_SCALE", {"NECK": 0}, "a section of positive numbers"),
-        ("LR_SCALE", [], "a section of positive numbers"),
+        ("LR_SCALE", {"NECK": 0}, SCALES),
+        ("LR_SCALE", [], SCALES),
+        ("LAYER_DECAY", 0, "a number above 0, at most 1, or a section of such numbers"),
+        ("LAYER_DECAY", {"NECK": 1.5}, "a number above 0, at most 1, or a section of such numbers"),
+        ("FREEZE", "NECK", "a list of sections of MODEL, each once"),
+        ("FREEZE", ["NECK", "NECK"], "a list of sections of MODEL, each once"),
         ("USE_AMP", "yes", "true or false"),
         ("EARLY_STOPPING", True, "a section or null"),
         ("OPTIMIZER", "adamw", "adam_onecycle or adam_cosineanneal or adam or sgd"),

@@ -61,6 +61,36 @@ def test_lr_scale_holds_for_rate_and_decay_through_the_schedule(stock):
     assert after["map_head.weight"] == pytest.approx((1 - 0.1 * rate) - rate, abs=1e-6)
 
 
+def test_layer_decay_is_that_of_our_tools(stock):
+    """The backbone has two layers of one parameter each kind: rates of 0.25 and 0.5 of LR."""
+    model, config = Network(), optimization(LAYER_DECAY=0.5, WEIGHT_DECAY=0.0)
+    optimizer = stock.build_optimizer(model, config)
+    schedule, _ = stock.build_scheduler(optimizer, 10, 1, -1, config)
+    schedule.step(2)
+    rate = optimizer.lr
+    optimizer.step()
+    after = {name: float(one.detach()) for name, one in model.named_parameters()}
+    for name, factor in (("backbone_3d.0", 0.25), ("backbone_3d.1", 0.5), ("map_head", 1.0)):
+        assert after[f"{name}.weight"] == pytest.approx(1 - factor * rate, abs=1e-6), name
+
+
+def test_a_frozen_section_stays_and_its_batchnorm_does_not_follow(stock, caplog):
+    model = Network()
+    with caplog.at_level(logging.INFO):
+        scales = {"BACKBONE_3D": 0.3}  # of no use, and no error
+        optimizer = stock.build_optimizer(
+            model, optimization(FREEZE=["BACKBONE_3D"], LR_SCALE=scales)
+        )
+    assert "frozen: BACKBONE_3D, 0.00 M parameters" in caplog.text
+    model.train()
+    model.map_head(model.backbone_3d(torch.tensor([[1.0], [3.0]]))).sum().backward()
+    optimizer.lr = 0.1
+    optimizer.step()
+    assert all(float(one.detach()) == 1 for one in model.backbone_3d.parameters())
+    assert float(model.backbone_3d[1].running_mean) == 0
+    assert float(model.map_head.weight.detach()) != 1
+
+
 def test_an_optimiser_with_lr_scale_is_saved_and_resumed(stock):
     config = optimization(LR_SCALE={"BACKBONE_3D": 0.3, "MAP_HEAD": 1.0})
     models = [Network(), Network()]

@@ -1,5 +1,6 @@
 """Two gloo processes learn what one learns from the joint batch, and fail together."""
 
+import copy
 import logging
 import os
 from functools import partial
@@ -13,6 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from nsmae_plugin import host
 from nsmae_plugin.errors import ConfigError, DataError, NSMAEError
+from nsmae_plugin.optimization.freezing import freeze
 from nsmae_plugin.optimization.optim import build_optimizer, build_scheduler
 from nsmae_plugin.runtime import distributed
 from nsmae_plugin.training import checkpoint, engine, run_state
@@ -69,11 +71,23 @@ def look_around(world):
     content = run_state.capture(run, RunSettings(0, 2, 1, 2, 1, 5), {})
     found["random_states"] = [one["torch"] for one in content["random_states"]]
 
+    found["frozen"] = train_frozen(world)
     bad = batch(9)
     if world.rank == 1:
         bad["y"][:] = float("inf")
     found["message"] = message_of(lambda: train_step(run, [bad], clip=CLIP))
     return found
+
+
+def train_frozen(world):
+    """Weights and statistics before and after a step with frozen layers before those that train."""
+    model = Normalised()
+    freeze(model, {"FREEZE": ["TOKEN", "BODY"]}, logging.getLogger("frozen"))
+    run = new_run(lambda model: distributed.wrap(model, world), model)
+    before = copy.deepcopy(model.state_dict())
+    train_step(run, [batch(world.rank)])
+    train_step(run, [batch(2 + world.rank)])  # waits for the gradients of all parameters
+    return before, model.state_dict()
 
 
 def refuse(rank):
@@ -128,6 +142,14 @@ def test_a_checkpoint_holds_the_random_states_of_all_processes(both):
         assert len(one["random_states"]) == 2
 
 
+def test_processes_train_beside_frozen_layers(both):
+    (before, first), (_, second) = (one["frozen"] for one in both)
+    changed = {name for name in first if not torch.equal(first[name], before[name])}
+    assert changed == {"head.weight", "head.bias", "global_step"}
+    for name, value in first.items():
+        assert torch.equal(value, second[name]), name
+
+
 def test_a_non_finite_loss_in_one_process_stops_both_and_names_the_samples(both):
     for one in both:
         assert one["message"] == (
@@ -159,7 +181,7 @@ def train_on_different_samples(world, folder):
         options=LoopOptions(grad_norm_clip=CLIP),
         world=world,
         checkpoints=CheckpointManager(folder, 1),
-        curves=SimpleNamespace(scalars=lambda *_: None, record=lambda *_: None),
+        curves=SimpleNamespace(evaluated=None, scalars=lambda *_: None, record=lambda *_: None),
         logger=logging.getLogger("normalised"),
         facts={},
         evaluate=lambda model: scores.append(score(model)) or {},

@@ -15,7 +15,7 @@ from torch import nn
 
 from nsmae_plugin.errors import ConfigError
 from nsmae_plugin.host.openpcdet.patching import after_import, replace
-from nsmae_plugin.optimization import optim
+from nsmae_plugin.optimization import freezing, optim, rates
 from nsmae_plugin.optimization.gradients import clip_gradients
 
 MODULE = "train_utils.optimization"
@@ -35,21 +35,24 @@ def _install(module: ModuleType) -> None:
 
 
 def build_optimizer(original: Callable[..., Any], model: nn.Module, config: Any) -> Any:
-    """OpenPCDet's optimiser, with the learning rates of LR_SCALE, and CLIP_BY_BRANCH.
+    """OpenPCDet's optimiser, with the rates of LR_SCALE and LAYER_DECAY, and CLIP_BY_BRANCH.
 
-    BatchNorm gets its BN_MOMENTUM on the way, and the log says what OpenPCDet leaves out.
+    BatchNorm gets its BN_MOMENTUM on the way, the sections in FREEZE stop training, and the log
+    says what OpenPCDet leaves out.
 
     Raises:
-        ConfigError: OPTIMIZATION asks for what this loop cannot do, or LR_SCALE or NO_DECAY does
-            not fit the network.
+        ConfigError: OPTIMIZATION asks for what this loop cannot do, or a key that names parts of
+            the network does not fit it.
     """
     _refuse(model, config)
     optim.set_batchnorm_momentum(model, config)
+    freezing.freeze(model, config, logger)
     no_decay = config.get("NO_DECAY") or ()
-    optim.check_no_decay(model, no_decay)
+    optim.check_no_decay(model, no_decay, freezing.frozen_slots(config))
     optimizer = original(model, config)
-    factors = optim.slot_factors(model, config.get("LR_SCALE") or {})
-    if factors:
+    factors = rates.parameter_factors(model, config)
+    if scaled := rates.describe(factors):
+        logger.info("learning rates as factors of LR: %s", scaled)
         optimizer = _scaled(optimizer, model, factors)
     if config.get("CLIP_BY_BRANCH", False):
         _clip_by_branch(optimizer, model, config)
@@ -98,22 +101,28 @@ def _refuse(model: nn.Module, config: Mapping[str, Any]) -> None:
             "OPTIMIZATION.EARLY_STOPPING: OpenPCDet's training loop evaluates nothing between "
             "epochs; remove it, or use `nsmae train`"
         )
-    if config.get("LR_SCALE") and config["OPTIMIZER"] not in WRAPPED:
-        raise ConfigError(
-            f"OPTIMIZATION.LR_SCALE needs OPTIMIZER {' or '.join(WRAPPED)}, not "
-            f"{config['OPTIMIZER']}"
-        )
+    for key in ("LR_SCALE", "LAYER_DECAY"):
+        if config.get(key) and config["OPTIMIZER"] not in WRAPPED:
+            raise ConfigError(
+                f"OPTIMIZATION.{key} needs OPTIMIZER {' or '.join(WRAPPED)}, not "
+                f"{config['OPTIMIZER']}"
+            )
 
 
 def _scaled(optimizer: Any, model: nn.Module, factors: Mapping[str, float]) -> Any:
     """A wrapper like ``optimizer`` with one pair of groups for each factor of the learning rate.
 
     What the schedule sets is the rate of factor 1, which comes last: that is the one to be logged.
+
+    Args:
+        factors: by the names of the parameters that train; all of a leaf module have the same.
     """
+    by_parameter = {id(one): factors.get(name, 1.0) for name, one in model.named_parameters()}
     others = sorted({*factors.values()} - {1.0})
     leaves: dict[float, list[nn.Module]] = {factor: [] for factor in (*others, 1.0)}
-    for slot, module in model.named_children():
-        leaves[factors.get(slot, 1.0)] += _leaves(module)
+    for leaf in _leaves(model):
+        factor = next((by_parameter[id(one)] for one in leaf.parameters()), 1.0)
+        leaves[factor].append(leaf)
     wrapper = _scaling(type(optimizer), list(leaves))
     return wrapper.create(
         optimizer.opt_func,
