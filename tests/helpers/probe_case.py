@@ -22,6 +22,7 @@ SMALL = {
 
 def small_config(root, recipe="bevfusion_multitask", **changes):
     """A recipe on the small range; dotted keys of ``changes`` are written with double _."""
+    nsmae_plugin.register()
     words = {**SMALL, "DATA_CONFIG.DATA_PATH": str(root)}
     words |= {key.replace("__", "."): str(value) for key, value in changes.items()}
     if recipe.startswith("camera"):
@@ -32,7 +33,6 @@ def small_config(root, recipe="bevfusion_multitask", **changes):
 
 def build_network(config, seed=0, split="train"):
     """A whole network with unusual BatchNorm statistics, in evaluation mode, and its data."""
-    nsmae_plugin.register()
     data = data_of_split(config.DATA_CONFIG, split)
     dataset = host.build_dataset(data, config.CLASS_NAMES, False)
     torch.manual_seed(seed)

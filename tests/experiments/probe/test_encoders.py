@@ -18,6 +18,7 @@ def test_statistics_are_the_averages_over_the_batches():
     norm, after = nn.BatchNorm1d(2, momentum=0.3), nn.BatchNorm1d(2)
     network = nn.Sequential(norm, nn.Dropout(0.5), after)
     nn.init.constant_(norm.running_mean, 7.0)
+    norm.num_batches_tracked += 100  # of a training
     nn.init.constant_(norm.weight, 2.0)
     batches = [torch.tensor([[0.0, 1.0], [4.0, 3.0]]), torch.tensor([[8.0, 5.0], [10.0, 5.0]])]
     estimate_statistics(network.train(), batches)

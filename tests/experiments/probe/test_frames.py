@@ -23,6 +23,20 @@ def labels(synthetic_root, folder):
     return load_labels(small_config(synthetic_root), "train", folder)
 
 
+def test_boxes_of_other_classes_are_left_out(synthetic_root, folder):
+    config = small_config(synthetic_root)
+    config.CLASS_NAMES = ["pedestrian", "car"]
+    dataset = host.build_dataset(
+        data_of_split(config.DATA_CONFIG, "train"), config.CLASS_NAMES, False
+    )
+    labels = load_labels(config, "train", folder)
+    assert labels.class_names == ("pedestrian", "car")
+    for index in range(6):
+        np.testing.assert_array_equal(labels.boxes[index], np.float32(dataset[index]["gt_boxes"]))
+    classes = np.concatenate(labels.boxes)[:, -1]
+    assert set(classes) == {1, 2}
+
+
 def test_labels_are_those_that_the_dataset_gives(synthetic_root, labels):
     config = small_config(synthetic_root)
     dataset = host.build_dataset(
