@@ -69,6 +69,11 @@ RECIPES = {
     "research/nsmae_pretrain_lidar": ["research/centerpoint_lidar"],
 }
 
+TWO_CLASSES = [
+    *("CLASS_NAMES", "['car', 'pedestrian']"),
+    *("MODEL.DENSE_HEAD.TARGET_ASSIGNER_CONFIG.DATASET", "other"),
+]
+
 
 def build(name, root, changes=()):
     """The network of a configuration, on the active host and the tiny synthetic dataset."""
@@ -154,7 +159,7 @@ def test_masked_images_give_image_backbone_and_neck(detector, synthetic_root, tm
         ("tiny/bevfusion_det", "tiny/bevfusion_map", []),
         ("tiny/camera_det", "tiny/camera_map", []),
         ("tiny/centerpoint_lidar", "tiny/transfusion_lidar", []),
-        ("tiny/bevfusion_det", "tiny/bevfusion_det", ["CLASS_NAMES", "['car', 'pedestrian']"]),
+        ("tiny/bevfusion_det", "tiny/bevfusion_det", TWO_CLASSES),
     ],
 )
 def test_a_detector_gives_its_encoders_to_another_task(

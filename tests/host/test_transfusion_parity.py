@@ -9,8 +9,10 @@ import importlib
 import pytest
 import torch
 
+from nsmae_plugin.errors import ConfigError
 from nsmae_plugin.host import builtin
 from nsmae_plugin.host.builtin.modules.transfusion_targets import iou_3d
+from tests.helpers.detector_case import make_config, make_dataset
 from tests.helpers.transfusion_case import arguments, gt_boxes, head_config, make_batch
 from tests.host.test_parity import randomise
 
@@ -131,3 +133,19 @@ def test_the_overlap_of_the_matching_agrees(openpcdet_root):
     expected = stock.overlaps(boxes, objects)
     assert (expected > 0).sum() > 20
     assert_near(iou_3d(boxes, objects), expected)
+
+
+def test_too_few_classes_are_refused_where_small_ones_have_fixed_numbers(openpcdet_root):
+    """OpenPCDet's head takes classes 8 and 9 for small; ours goes by their names."""
+    from nsmae_plugin.host import openpcdet
+
+    config, dataset = make_config("transfusion_lidar"), make_dataset()
+    dataset.class_names = dataset.class_names[:3]
+    builtin.build_network(model_cfg=config, num_class=3, dataset=dataset)
+    with pytest.raises(
+        ConfigError, match=r"\(8, 9\) of nuScenes .* has 3: set .*DATASET to another"
+    ):
+        openpcdet.build_network(model_cfg=config, num_class=3, dataset=dataset)
+    config.DENSE_HEAD.TARGET_ASSIGNER_CONFIG.DATASET = "other"
+    model = openpcdet.build_network(model_cfg=config, num_class=3, dataset=dataset)
+    assert model.dense_head.num_classes == 3

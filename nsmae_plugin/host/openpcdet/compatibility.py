@@ -13,7 +13,7 @@ from typing import Any, BinaryIO
 import numpy as np
 import torch
 
-from nsmae_plugin.errors import CheckpointError, DataError
+from nsmae_plugin.errors import CheckpointError, ConfigError, DataError
 from nsmae_plugin.host import build, hooks
 from nsmae_plugin.host.openpcdet import configuration
 from nsmae_plugin.host.openpcdet.patching import replace
@@ -22,6 +22,9 @@ from nsmae_plugin.runtime import torch_files
 from nsmae_plugin.runtime.reading import open_regular
 from nsmae_plugin.runtime.safe_pickle import load_plain
 
+# DATASET of a TransFusionHead -> numbers, from 0, of the classes in which neighbours may both be
+# objects
+SMALL_CLASSES = {"nuScenes": (8, 9), "Waymo": (1, 2)}
 SHOWN = 3  # weights that an error message spells out
 
 MOST_OBJECT_BYTES = 1 << 28
@@ -164,7 +167,8 @@ def read_databases_without_trust(sampler_module: ModuleType) -> None:
 def build_with_care(models: ModuleType) -> None:
     """Let ``pcdet.models.build_network`` complete and check the configuration as ours does.
 
-    OpenPCDet's BevFusion fuses the maps of camera and LiDAR whatever range each has.
+    OpenPCDet's BevFusion fuses the maps of camera and LiDAR whatever range each has, and its
+    TransFusionHead ends in an IndexError with fewer classes than nuScenes has.
     """
 
     def build_network(
@@ -172,6 +176,7 @@ def build_with_care(models: ModuleType) -> None:
     ) -> torch.nn.Module:
         def builder(model_cfg: Any, **arguments: Any) -> torch.nn.Module:
             configuration.adapt_modules(model_cfg)
+            _check_small_classes(model_cfg, num_class)
             return original(model_cfg=model_cfg, **arguments)
 
         return build.build_network(builder, model_cfg, num_class, dataset)
@@ -247,6 +252,20 @@ def evaluate_whole_networks(detector: type) -> None:
 
     replace(detector, "load_params_from_file", load)
     replace(detector, "_load_state_dict", load_state)
+
+
+def _check_small_classes(model_cfg: Any, classes: int) -> None:
+    """Check that a TransFusionHead finds its small classes, which it takes by their number."""
+    head: Any = model_cfg.get("DENSE_HEAD") or {}
+    if head.get("NAME") != "TransFusionHead":
+        return
+    data = head.TARGET_ASSIGNER_CONFIG.get("DATASET", "nuScenes")
+    if classes <= max(SMALL_CLASSES.get(data, (-1,))):
+        raise ConfigError(
+            f"OpenPCDet's TransFusionHead takes classes number {SMALL_CLASSES[data]} of {data} for "
+            f"small objects, and CLASS_NAMES has {classes}: set MODEL.DENSE_HEAD."
+            "TARGET_ASSIGNER_CONFIG.DATASET to another word, such as other"
+        )
 
 
 def _refuse_damaged(filename: str) -> None:
