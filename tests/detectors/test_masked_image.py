@@ -2,6 +2,7 @@
 
 import logging
 
+import numpy as np
 import pytest
 import torch
 
@@ -10,6 +11,7 @@ from nsmae_plugin import host
 from nsmae_plugin.config.load import load_config
 from nsmae_plugin.errors import ConfigError
 from tests.detectors.test_nsmae import train
+from tests.helpers.bfloat16_check import check_bfloat16_training
 from tests.helpers.dataset_specification import DatasetSpecification
 from tests.helpers.detector_case import check_batch_left_alone, on_small_range
 from tests.helpers.made_up_batch import CORNERS, VOXEL, made_up_batch
@@ -55,6 +57,25 @@ def test_training_lowers_the_loss_and_reaches_every_parameter(device):
     slots = ("mask_token", "image_backbone", "neck", "masked_image_head")
     for slot in slots:
         assert any(p.grad.any() for p in getattr(model, slot).parameters()), slot
+
+
+def test_a_dataset_without_lidar_feeds_it_and_the_loss_falls(synthetic_root):
+    nsmae_plugin.register()
+    config = load_config(TINY / "masked_image.yaml", ["DATA_CONFIG.DATA_PATH", str(synthetic_root)])
+    image = {"FINAL_DIM": [64, 96], "RESIZE_LIM_TRAIN": [0.7, 0.8], "RESIZE_LIM_TEST": [0.7, 0.7]}
+    config.DATA_CONFIG.CAMERA_CONFIG.IMAGE.update(image)
+    dataset = host.build_dataset(config.DATA_CONFIG, config.CLASS_NAMES, True)
+    torch.manual_seed(0)
+    model = host.build_network(config.MODEL, len(config.CLASS_NAMES), dataset).train()
+    np.random.seed(0)  # noqa: NPY002 (the dataset draws from the global state)
+    batch = host.to_device(dataset.collate_batch([dataset[0], dataset[1]]), "cpu")
+    assert not {"points", "voxels"} & batch.keys()
+    history = [terms["loss_masked_image"] for terms in train(model, batch, steps=15)]
+    assert history[-1] < 0.8 * history[0]
+
+
+def test_bfloat16_autocast_trains_with_float32_predictions(device):
+    check_bfloat16_training(build().to(device), made_up_images(device))
 
 
 def test_hidden_pixels_do_not_reach_the_prediction_and_visible_ones_do():
