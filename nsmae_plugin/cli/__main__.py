@@ -20,6 +20,10 @@ COMMANDS = {
         "measure the reconstruction of a split",
     ),
     "probe": ("nsmae_plugin.cli.probe", "compare checkpoints by small heads on their features"),
+    "label-efficiency": (
+        "nsmae_plugin.cli.label_efficiency",
+        "compare fine-tunings on fractions of the labels",
+    ),
     "export": ("nsmae_plugin.cli.export_weights", "write the encoders of a checkpoint"),
     "plot-curves": ("nsmae_plugin.cli.plot_curves", "plot the metrics of a run"),
     "create-infos": ("nsmae_plugin.cli.create_infos", "write the info files of a dataset"),

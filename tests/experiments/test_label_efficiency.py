@@ -28,13 +28,13 @@ def workspace(tmp_path, monkeypatch):
 
 def test_every_trial_is_trained_and_evaluated_once_seed_by_seed(workspace):
     assert experiment(grid=WHOLE) == 0
-    made = [(call["script"], call["name"]) for call in calls(workspace)]
+    made = [(call["command"], call["name"]) for call in calls(workspace)]
     assert made == [
-        (script, f"{arm}_{fraction}_seed{seed}")
+        (command, f"{arm}_{fraction}_seed{seed}")
         for seed in "01"
         for fraction in ("0.1", "1.0")
         for arm in ("scratch", "pretrained")
-        for script in ("train.py", "test.py")
+        for command in ("train", "test")
     ]
     training = calls(workspace)[14]  # pretrained_1.0_seed1
     assert training["seed"] == "1"
@@ -87,23 +87,23 @@ def test_an_interrupted_training_resumes_without_loading_the_weights_again(works
     monkeypatch.delenv("STUB_INTERRUPT")
     assert experiment() == 0
     again = [call for call in calls(workspace) if call["name"] == "pretrained_0.1_seed0"]
-    assert [call["script"] for call in again] == ["train.py", "train.py", "test.py"]
+    assert [call["command"] for call in again] == ["train", "train", "test"]
     assert [call["pretrained_model"] for call in again[:2]] == ["weights.pth", None]
     values = results(workspace)["comparisons"][0]["pretrained"]["values"]
     assert values["0"] == pytest.approx(15)
 
 
 def test_a_failed_evaluation_is_repeated_without_training_again(workspace, monkeypatch):
-    monkeypatch.setenv("STUB_FAIL", "test.py scratch_0.1_seed0")
+    monkeypatch.setenv("STUB_FAIL", "test scratch_0.1_seed0")
     assert experiment() == 1
     monkeypatch.delenv("STUB_FAIL")
     assert experiment() == 0
-    again = [call["script"] for call in calls(workspace) if call["name"] == "scratch_0.1_seed0"]
-    assert again == ["train.py", "test.py", "test.py"]
+    again = [call["command"] for call in calls(workspace) if call["name"] == "scratch_0.1_seed0"]
+    assert again == ["train", "test", "test"]
 
 
 def test_a_failure_shows_its_log_and_counts_nowhere(workspace, monkeypatch, capsys):
-    monkeypatch.setenv("STUB_FAIL", "train.py scratch_0.1_seed1")
+    monkeypatch.setenv("STUB_FAIL", "train scratch_0.1_seed1")
     assert experiment(grid=SEEDS) == 1
     output = capsys.readouterr().out
     assert "scratch_0.1_seed1: train ended with status 3" in output
@@ -189,7 +189,7 @@ def test_one_arm_runs_alone(workspace):
 def test_dry_run_prints_commands_and_starts_none(workspace, capsys):
     assert experiment("--dry_run", "--set", "OPTIMIZATION.LR", "0.5") == 0
     output = capsys.readouterr().out
-    assert output.count("train.py") == output.count("test.py") == 2
+    assert output.count("stub_tools train ") == output.count("stub_tools test ") == 2
     assert output.count("--pretrained_model weights.pth") == 1
     assert output.count("--set OPTIMIZATION.LR 0.5") == 4
     assert "# scratch_0.1_seed0: not begun" in output
@@ -200,7 +200,7 @@ def test_dry_run_prints_commands_and_starts_none(workspace, capsys):
 def test_report_only_runs_nothing(workspace, monkeypatch, capsys):
     assert experiment("--report_only") == 1
     assert "no trial in" in capsys.readouterr().err
-    monkeypatch.setenv("STUB_FAIL", "train.py scratch_0.1_seed0")
+    monkeypatch.setenv("STUB_FAIL", "train scratch_0.1_seed0")
     assert experiment() == 1
     made = calls(workspace)
     assert experiment("--report_only") == 0

@@ -55,10 +55,10 @@ def test_a_trial_that_another_process_works_on_is_left_alone(workspace, capsys):
 def start_tool(workspace):
     """The tool in a process of its own, once its two trainings hang."""
     script = (
-        "import sys, signal; from pathlib import Path\n"
+        "import sys, signal\n"
         "from nsmae_plugin.experiments.label_efficiency import trials\n"
         "from tools import label_efficiency\n"
-        "trials.TOOLS = Path('stubs').resolve()\n"
+        "from tests.helpers import stub_tools; trials.NSMAE = stub_tools.NSMAE\n"
         "signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))\n"
         # A test run in the background of a shell was told to ignore Ctrl-C, and passes it on.
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"

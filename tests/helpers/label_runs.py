@@ -1,4 +1,4 @@
-"""Label-efficiency experiments with stubs in place of tools/train.py and tools/test.py."""
+"""Label-efficiency experiments with stubs in place of ``nsmae train`` and ``nsmae test``."""
 
 import json
 from pathlib import Path
@@ -23,7 +23,7 @@ def make_workspace(folder, monkeypatch):
     for name in ("OMP_NUM_THREADS", "STUB_FAIL", "STUB_INTERRUPT", "STUB_HANG"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("PYTHONPATH", str(REPOSITORY))
-    monkeypatch.setattr(trials, "TOOLS", stub_tools.install(folder / "stubs"))
+    monkeypatch.setattr(trials, "NSMAE", stub_tools.NSMAE)
     monkeypatch.setattr(summary, "draw", lambda comparisons: Figure())  # takes long
     write_config()
     torch.save({"epoch": 9, "it": 9, "model_state": {}}, "weights.pth")

@@ -1,46 +1,48 @@
-"""Stand-ins for tools/train.py and tools/test.py: the same flags and files, within milliseconds.
+"""Stand-ins for ``nsmae train`` and ``nsmae test``: the same flags and files, within milliseconds.
 
 The mAP that they produce is ``fraction / 2 + seed / 100``, plus 0.1 when pre-trained, and another
 ``0.02 * seed`` from ``better.pth``; NDS is twice that, mIoU half. Each run appends what it did to
-``calls.jsonl`` in the working directory. The environment sets traps: ``STUB_FAIL`` names the script
-and the run folder that fails, ``STUB_INTERRUPT`` a run folder whose training stops half way, once,
-``STUB_HANG`` makes every training wait for a minute.
+``calls.jsonl`` in the working directory. The environment sets traps: ``STUB_FAIL`` names the
+command and the run folder that fails, ``STUB_INTERRUPT`` a run folder whose training stops half
+way, once, ``STUB_HANG`` makes every training wait for a minute.
 """
 
 import argparse
 import json
 import os
+import sys
 import time
 from pathlib import Path
 
+NSMAE = ("-m", "tests.helpers.stub_tools")
 FLAGS = {
-    "train.py": ("--seed", "--pretrained_model", "--max_ckpt_save_num", "--eval_interval"),
-    "test.py": ("--eval_tag", "--ckpt"),
+    "train": ("--seed", "--pretrained_model", "--max_ckpt_save_num", "--eval_interval"),
+    "test": ("--eval_tag", "--ckpt"),
 }
 
 
-def parse(script: str) -> argparse.Namespace:
+def parse(command: str) -> argparse.Namespace:
     parser = argparse.ArgumentParser()
     common = ("--cfg_file", "--extra_tag", "--output_dir", "--workers", "--device", "--batch_size")
-    for flag in (*common, *FLAGS[script]):
+    for flag in (*common, *FLAGS[command]):
         parser.add_argument(flag)
     parser.add_argument("--set", dest="overrides", nargs=argparse.REMAINDER, default=[])
-    return parser.parse_args()
+    return parser.parse_args(sys.argv[2:])
 
 
-def main(script: str) -> int:
-    args = parse(script)
+def main(command: str) -> int:
+    args = parse(command)
     group, stem = Path(args.cfg_file).parent.name, Path(args.cfg_file).stem
     folder = Path(args.output_dir) / group / stem / args.extra_tag
     absent = dict.fromkeys(("ckpt", "eval_interval"))
-    call = {"script": script, "name": folder.name, **absent, **vars(args)}
+    call = {"command": command, "name": folder.name, **absent, **vars(args)}
     call["pid"], call["threads"] = os.getpid(), os.environ.get("OMP_NUM_THREADS")
     with open("calls.jsonl", "a", encoding="utf-8") as file:
         file.write(json.dumps(call) + "\n")
-    if os.environ.get("STUB_FAIL") == f"{script} {folder.name}":
+    if os.environ.get("STUB_FAIL") == f"{command} {folder.name}":
         print("the stub was told to fail")
         return 3
-    return train(folder, args) if script == "train.py" else test(folder, args)
+    return train(folder, args) if command == "train" else test(folder, args)
 
 
 def train(folder: Path, args: argparse.Namespace) -> int:
@@ -79,11 +81,5 @@ def test(folder: Path, args: argparse.Namespace) -> int:
     return 0
 
 
-def install(folder: Path) -> Path:
-    """Write the two scripts into ``folder`` and return it."""
-    folder.mkdir()
-    for script in FLAGS:
-        lines = ("import sys", "from tests.helpers import stub_tools as stub")
-        text = "\n".join((*lines, f"sys.exit(stub.main({script!r}))\n"))
-        (folder / script).write_text(text, encoding="utf-8")
-    return folder
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1]))

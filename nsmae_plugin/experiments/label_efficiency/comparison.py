@@ -33,7 +33,7 @@ METRICS = {
 
 
 def usual_metrics(model_cfg: Mapping[str, Any]) -> tuple[list[str], list[str]]:
-    """Metrics for the comparison of a network, and their files from tools/test.py.
+    """Metrics for the comparison of a network, and their files from ``nsmae test``.
 
     Args:
         model_cfg: the section MODEL. With MAP_HEAD the map counts; boxes count unless it is alone.

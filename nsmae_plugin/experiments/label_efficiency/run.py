@@ -21,7 +21,7 @@ from nsmae_plugin.training.checkpoint import find
 
 @dataclass(frozen=True, kw_only=True)
 class LabelEfficiencyOptions:
-    """Options of :func:`run`, by the names of the flags that tools/label_efficiency.py explains.
+    """Options of :func:`run`, by the names of the flags that ``nsmae label-efficiency`` explains.
 
     Attributes:
         pretrained_model: weights by the name of their arm; a single path is the arm ``pretrained``.

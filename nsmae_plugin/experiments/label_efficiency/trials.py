@@ -32,7 +32,7 @@ from nsmae_plugin.training.run_log import run_folder
 
 EVAL_TAG = "label_efficiency"  # keeps evaluations by hand apart from those that count
 SHOWN = 3  # differing settings that an error message spells out
-TOOLS = Path(__file__).resolve().parents[3] / "tools"
+NSMAE = ("-m", "nsmae_plugin.cli")
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Experiment:
     Args:
         weights: what each of the other arms starts from.
         overrides: ``KEY VALUE`` pairs for the configuration, of training and evaluation.
-        train_args, test_args: further words for ``tools/train.py`` and ``tools/test.py``.
+        train_args, test_args: further words for ``nsmae train`` and ``nsmae test``.
         process_args: words for both that do not change the result, such as ``--workers 2``.
         processes: of one training, joined by torchrun when there are several.
     """
@@ -122,7 +122,7 @@ class Experiment:
         options = ["--max_ckpt_save_num", "1"]
         options += [] if self._stops_early(trial) else ["--eval_interval", "0"]
         words = ["--seed", str(trial.seed), *weights, *options, *self.train_args]
-        return [*self._command("train.py", trial), *words, "--set", *self._train_overrides(trial)]
+        return [*self._command("train", trial), *words, "--set", *self._train_overrides(trial)]
 
     def test_command(self, trial: Trial) -> list[str]:
         """Evaluates the newest checkpoint, with early stopping the best one.
@@ -133,17 +133,17 @@ class Experiment:
         best = ["--ckpt", str(self.trial_folder(trial) / "ckpt" / BEST)]
         chosen = best if self._stops_early(trial) else []
         words = ["--eval_tag", EVAL_TAG, *chosen, *self.test_args, *overrides]
-        return [*self._command("test.py", trial), *words]
+        return [*self._command("test", trial), *words]
 
     def _stops_early(self, trial: Trial) -> bool:
         config = self.settings(trial)["config"]
         return config["OPTIMIZATION"].get("EARLY_STOPPING") is not None
 
-    def _command(self, script: str, trial: Trial) -> list[str]:
+    def _command(self, command: str, trial: Trial) -> list[str]:
         torchrun = ["-m", "torch.distributed.run", "--standalone"]
         torchrun += ["--nproc_per_node", str(self.processes)]
         several = self.processes > 1
-        start = [sys.executable, *(torchrun if several else []), str(TOOLS / script)]
+        start = [sys.executable, *(torchrun if several else []), *NSMAE, command]
         launcher = ["--launcher", "pytorch"] if several else []
         place = ["--extra_tag", f"{self.tag}/{trial.name}", "--output_dir", str(self.output_dir)]
         cfg = ["--cfg_file", str(self.cfg_file)]
