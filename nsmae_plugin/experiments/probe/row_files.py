@@ -10,7 +10,7 @@ from typing import BinaryIO
 
 import numpy as np
 
-from nsmae_plugin.errors import DataError
+from nsmae_plugin.errors import DataError, brief
 from nsmae_plugin.runtime import files
 from nsmae_plugin.runtime.reading import read_json
 
@@ -59,15 +59,16 @@ class RowFiles:
         try:
             rows = np.load(path, mmap_mode="c")
         except (OSError, ValueError) as error:
-            raise DataError(f"cannot read {path} ({error}); remove {self.folder}") from error
+            raise DataError(f"cannot read {path} ({brief(error)}): remove {self.folder}") from error
         if rows.shape != (self.total, *shape) or rows.dtype != kind:
-            raise DataError(f"{path} does not fit its record; remove {self.folder}")
+            raise DataError(f"{path} does not fit its record: remove {self.folder}")
         return rows
 
     def append(self, rows: Mapping[str, np.ndarray]) -> None:
         """Write the next rows of all arrays, and count them when they are on the disk.
 
         Raises:
+            DataError: a file has lost rows of before.
             OutputError: they cannot be written.
         """
         if not self.done:
@@ -98,6 +99,11 @@ class RowFiles:
             self._open[name] = file
             header = {"descr": kind, "fortran_order": False, "shape": (self.total, *shape)}
             np.lib.format.write_array_header_1_0(file, header)
-            file.truncate(file.tell() + self.done * np.dtype((kind, shape)).itemsize)
-            file.seek(0, os.SEEK_END)
+            end = file.tell() + self.done * np.dtype((kind, shape)).itemsize
+            if file.seek(0, os.SEEK_END) < end:
+                raise DataError(
+                    f"{file.name} is shorter than its record says: remove {self.folder}"
+                )
+            file.truncate(end)
+            file.seek(end)
         return self._open[name]
