@@ -7,49 +7,69 @@ made in a fixed order: a result is the same, bit for bit, in every run.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from functools import cache
 from typing import Any, NamedTuple
 
 import llvmlite.binding
 import numba
+import numpy as np
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-#: Numbers in a block of rows: 1 MiB of float32.
-_BLOCK = 2**18
+#: Numbers in a block of rows, 2 MB of float32, which stay in the cache. Rows by the power of
+#: two would compete for the same lines of it when a block is transposed.
+_BLOCK = 500_000
+
+
+class Step(NamedTuple):
+    """Rows that one offset of a kernel connects.
+
+    Attributes:
+        offset: number of the offset.
+        inputs, outputs: (P,) int32 rows; no output row occurs twice, and no input row.
+    """
+
+    offset: int
+    inputs: np.ndarray
+    outputs: np.ndarray
 
 
 class Pairs(NamedTuple):
-    """The rows that each offset of a kernel connects.
+    """The rows that a kernel connects.
 
     Attributes:
-        steps: kernel offset, and (P,) int32 input and output rows, of all offsets with pairs.
-            Within an offset no row occurs twice.
+        steps: blocks of connected rows by kernel offset; only offsets with rows occur.
         centre: the offset of a submanifold convolution that connects every row with itself and is
             not among the steps; None otherwise.
     """
 
-    steps: list[tuple[int, Tensor, Tensor]]
+    steps: list[Step]
     centre: int | None = None
 
 
-def read_pairs(rows: Tensor, counts: Tensor, inverse: bool, submanifold: bool) -> Pairs:
-    """Pairs from spconv's rulebook.
+def read_pairs(
+    rows: Tensor, counts: Tensor, channels: int, inverse: bool, submanifold: bool
+) -> Pairs:
+    """Pairs from spconv's rulebook, of which they share the memory.
 
     Args:
         rows: (2, K, N) int32, input and output rows by kernel offset, filled up with -1.
         counts: (K,) number of pairs of each offset. Of a submanifold convolution spconv counts
             those before the centre only, which the others mirror.
+        channels: of the rows, the most of inputs and outputs.
         inverse: the rulebook is that of the convolution to be inverted.
     """
     numbers, centre = counts.tolist(), None
     if submanifold:
         centre = len(numbers) // 2
         numbers = [*numbers[:centre], 0, *reversed(numbers[:centre])]
-    inputs, outputs = rows.flip(0).unbind() if inverse else rows.unbind()
-    steps = [(k, inputs[k, :n], outputs[k, :n]) for k, n in enumerate(numbers) if n]
+    inputs, outputs = rows.numpy()[::-1] if inverse else rows.numpy()
+    block, steps = max(1, _BLOCK // channels), []
+    for offset, number in enumerate(numbers):
+        for start in range(0, number, block):
+            part = slice(start, min(start + block, number))
+            steps.append(Step(offset, inputs[offset, part], outputs[offset, part]))
     return Pairs(steps, centre)
 
 
@@ -102,11 +122,12 @@ class _SparseConv(torch.autograd.Function):
     ) -> Tensor:
         ctx.save_for_backward(features, weight, bias)
         ctx.pairs, ctx.product = pairs, product
-        rows, taps = features.to(product).contiguous(), _taps(weight).to(product)
+        rows, taps = features.to(product).contiguous(), _taps(weight, product)
         out = _start(rows, taps, pairs, num_rows)
         buffer = torch.empty_like(rows)
-        for offset, inputs, outputs in _blocks(pairs, taps):
-            _add(out, outputs, _multiply(_gather(rows, inputs, buffer), taps[offset]))
+        for step in pairs.steps:
+            gathered = _gather(rows, step.inputs, buffer)
+            _add(out, step.outputs, _multiply(gathered, taps[step.offset]))
         return out if bias is None else out.add_(bias)
 
     @staticmethod
@@ -116,7 +137,7 @@ class _SparseConv(torch.autograd.Function):
         wanted, weight_wanted, bias_wanted = ctx.needs_input_grad[:3]
         rows = features.to(ctx.product).contiguous()
         slopes = gradient.to(ctx.product).contiguous()
-        taps = _taps(weight).to(ctx.product)
+        taps = _taps(weight, ctx.product)
         with torch.autocast("cpu", enabled=False):
             by_rows, by_taps = _backward(rows, slopes, taps, ctx.pairs, wanted, weight_wanted)
         return (
@@ -128,73 +149,86 @@ class _SparseConv(torch.autograd.Function):
 
 
 def _backward(
-    rows: Tensor, slopes: Tensor, taps: Tensor, pairs: Pairs, wanted: bool, taps_wanted: bool
+    rows: Tensor,
+    slopes: Tensor,
+    taps: tuple[Tensor, ...],
+    pairs: Pairs,
+    wanted: bool,
+    taps_wanted: bool,
 ) -> tuple[Tensor | None, Tensor]:
-    """Gradients by the (N, C_in) rows and the (K, C_out, C_in) taps, from (M, C_out) slopes.
+    """Gradients by the (N, C_in) rows and the K taps (C_out, C_in), from (M, C_out) slopes.
 
     Both are made from the same gathered slopes. One that is not wanted is None, or zero.
     """
-    by_rows = _start(slopes, taps.mT, pairs, len(rows)) if wanted else None
-    by_taps = torch.zeros_like(taps)
+    turned = tuple(tap.mT for tap in taps)
+    by_rows = _start(slopes, turned, pairs, len(rows)) if wanted else None
+    by_taps = rows.new_zeros(len(taps), *taps[0].shape)
     if pairs.centre is not None and taps_wanted:
-        by_taps[pairs.centre] = _multiply(slopes.mT, rows.mT)
+        by_taps[pairs.centre] = _multiply_turned(slopes, rows)
     row_buffer, slope_buffer = torch.empty_like(rows), torch.empty_like(slopes)
-    for offset, inputs, outputs in _blocks(pairs, taps):
+    for offset, inputs, outputs in pairs.steps:
         gathered = _gather(slopes, outputs, slope_buffer)
         if taps_wanted:
-            by_taps[offset] += _multiply(gathered.mT, _gather(rows, inputs, row_buffer).mT)
+            by_taps[offset] += _multiply_turned(gathered, _gather(rows, inputs, row_buffer))
         if by_rows is not None:
-            _add(by_rows, inputs, _multiply(gathered, taps[offset].mT))
+            _add(by_rows, inputs, _multiply(gathered, turned[offset]))
     return by_rows, by_taps
 
 
-def _taps(weight: Tensor) -> Tensor:
-    """(K, C_out, C_in): the weights by kernel offset."""
-    return weight.flatten(1, -2).movedim(1, 0).contiguous()
+def _taps(weight: Tensor, kind: torch.dtype) -> tuple[Tensor, ...]:
+    """The weights (C_out, C_in) of every kernel offset."""
+    return weight.flatten(1, -2).movedim(1, 0).to(kind).contiguous().unbind()
 
 
-def _start(rows: Tensor, taps: Tensor, pairs: Pairs, num_rows: int) -> Tensor:
+def _start(rows: Tensor, taps: tuple[Tensor, ...], pairs: Pairs, num_rows: int) -> Tensor:
     """(num_rows, C_out) sums to which the pairs are added, in float32 or wider."""
     kind = torch.promote_types(rows.dtype, torch.float32)
     if pairs.centre is None:
-        return torch.zeros(num_rows, taps.shape[1], dtype=kind)
+        return torch.zeros(num_rows, taps[0].shape[0], dtype=kind)
     return _multiply(rows, taps[pairs.centre]).to(kind)
 
 
-def _blocks(pairs: Pairs, taps: Tensor) -> Iterator[tuple[int, Tensor, Tensor]]:
-    """The steps, in pieces whose rows stay in the cache."""
-    size = _BLOCK // max(taps.shape[1:])
-    for offset, inputs, outputs in pairs.steps:
-        for piece in zip(inputs.split(size), outputs.split(size), strict=True):
-            yield offset, *piece
-
-
-def _gather(rows: Tensor, places: Tensor, buffer: Tensor) -> Tensor:
+def _gather(rows: Tensor, places: np.ndarray, buffer: Tensor) -> Tensor:
     """``rows[places]``, in the buffer."""
-    return torch.index_select(rows, 0, places, out=buffer[: len(places)])
+    return torch.index_select(rows, 0, torch.from_numpy(places), out=buffer[: len(places)])
 
 
 def _multiply(left: Tensor, right: Tensor) -> Tensor:
     """(A, B) from (A, C) and (B, C): ``left @ right.T``."""
-    if left.dtype == torch.float32 and _onednn_is_faster(left, right):
-        return torch.ops.mkldnn._linear_pointwise(left, right, None, "none", [], "")
+    if left.dtype == torch.float32 and left.shape[0] * right.numel() >= 2**20 and _has_onednn():
+        return torch.ops.mkldnn._linear_pointwise.default(left, right, None, "none", [], "")
     return left @ right.mT
 
 
-def _onednn_is_faster(left: Tensor, right: Tensor) -> bool:
-    """Whether oneDNN beats MKL, which does without AVX-512 on some processors that have it.
+def _multiply_turned(left: Tensor, right: Tensor) -> Tensor:
+    """(A, B) from (C, A) and (C, B): ``left.T @ right``."""
+    if left.dtype == torch.float32 and left.shape[1] * right.numel() >= 2**21 and _has_onednn():
+        return _multiply(_turned(left), right.mT)
+    return left.mT @ right
 
-    Below a million multiplications its 10 µs for a call count. The factors of gradients by weights
-    are turned first, which pays for many channels only.
+
+def _turned(rows: Tensor) -> Tensor:
+    """(C, P), contiguous, from (P, C).
+
+    torch transposes number by number, except when it shuffles channels: here those of one pixel.
     """
-    if len(left) * right.numel() < 2**20 or (left.stride(-1) != 1 and len(left) < 64):
-        return False
+    count, channels = rows.shape
+    size = rows.numel()
+    pixel = rows.as_strided((1, size, 1, 1), (size, 1, size, size))
+    return torch.native_channel_shuffle(pixel, count).as_strided((channels, count), (count, 1))
+
+
+def _has_onednn() -> bool:
+    """oneDNN beats MKL, which does without AVX-512 on some processors that have it.
+
+    Its call takes 10 µs, so that only products of a million multiplications are worth it.
+    """
     return torch.backends.mkldnn.is_available() and bool(torch.backends.mkldnn.enabled)
 
 
-def _add(out: Tensor, places: Tensor, rows: Tensor) -> None:
+def _add(out: Tensor, places: np.ndarray, rows: Tensor) -> None:
     """``out[places] += rows``."""
-    _add_rows(out.numpy(), places.numpy(), rows.to(out.dtype).numpy())
+    _add_rows(out.numpy(), places, rows.to(out.dtype).numpy())
 
 
 @numba.njit

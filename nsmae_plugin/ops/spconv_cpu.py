@@ -4,6 +4,7 @@ import warnings
 from functools import wraps
 from typing import Any
 
+from nsmae_plugin.ops import rulebook_cpu
 from nsmae_plugin.ops.sparse_conv_cpu import read_pairs, sparse_conv
 
 _APPLIED = "_nsmae_cpu"
@@ -26,7 +27,7 @@ def apply() -> None:
       on CPU tensors; they take the native algorithm, for which the weights have the same layout.
     * ``SparseConvTensor.dense`` indexes with a list, on which torch comments at every step.
     """
-    from spconv.pytorch import conv, functional
+    from spconv.pytorch import conv, functional, ops
 
     if hasattr(functional, _APPLIED):
         return
@@ -35,7 +36,40 @@ def apply() -> None:
     for name, (inverse, submanifold) in CONVOLUTIONS.items():
         original = getattr(functional, name)
         setattr(functional, name, _convolve_on_cpu(original, inverse, submanifold))
+    ops.get_indice_pairs = _find_pairs_on_cpu(ops.get_indice_pairs)
     conv.SparseConvolution._conv_forward = _native_on_cpu(conv.SparseConvolution._conv_forward)
+
+
+def _find_pairs_on_cpu(original: Any) -> Any:
+    from spconv.pytorch import ops
+
+    @wraps(original)
+    def find(
+        cells: Any,
+        batch_size: int,
+        shape: Any,
+        algo: Any,
+        size: Any,
+        stride: Any,
+        padding: Any,
+        dilation: Any,
+        out_padding: Any,
+        subm: bool = False,
+        transposed: bool = False,
+        bound: int = -1,
+    ) -> Any:
+        kernel = rulebook_cpu.Kernel(size, stride, padding, dilation)
+        if not (cells.is_cuda or transposed or len(cells) == 0):
+            if subm:
+                return rulebook_cpu.submanifold(cells, shape, kernel)
+            out_shape = ops.get_conv_output_size(shape, *kernel)
+            if min(out_shape) > 0:
+                return rulebook_cpu.strided(cells, shape, out_shape, kernel)
+        return original(
+            cells, batch_size, shape, algo, *kernel, out_padding, subm, transposed, bound
+        )
+
+    return find
 
 
 def _convolve_on_cpu(original: Any, inverse: bool, submanifold: bool) -> Any:
@@ -47,7 +81,8 @@ def _convolve_on_cpu(original: Any, inverse: bool, submanifold: bool) -> Any:
         fused = activation != Activation.None_  # spconv refuses it on the CPU
         if features.is_cuda or fused or not features.is_floating_point():
             return original(features, weight, rows, counts, size, *rest)
-        pairs = read_pairs(rows, counts, inverse, submanifold)
+        channels = max(weight.shape[0], weight.shape[-1])
+        pairs = read_pairs(rows, counts, channels, inverse, submanifold)
         return sparse_conv(features, weight, bias, pairs, size)
 
     return convolve

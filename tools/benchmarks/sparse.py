@@ -23,6 +23,8 @@ def spconv_alone() -> Iterator[None]:
     """
     ours = {name: getattr(functional, name) for name in spconv_cpu.CONVOLUTIONS}
     add, stream = ops.SpconvOps.scatter_add_cpu, ops.get_current_stream
+    find = ops.get_indice_pairs
+    ops.get_indice_pairs = find.__wrapped__
     for name, function in ours.items():
         setattr(functional, name, function.__wrapped__)
     ops.SpconvOps.scatter_add_cpu = staticmethod(_scatter_add)
@@ -32,6 +34,7 @@ def spconv_alone() -> Iterator[None]:
     finally:
         for name, function in ours.items():
             setattr(functional, name, function)
+        ops.get_indice_pairs = find
         ops.SpconvOps.scatter_add_cpu, ops.get_current_stream = staticmethod(add), stream
 
 

@@ -12,8 +12,7 @@ could only fail, so no working program changes its behaviour.
     The utilities of IoU and of PointNet++ allocate outputs with these legacy constructors; the CPU
     ones of the same type take their place.
 spconv
-    Its backward asks for a CUDA stream, and its inference with a convolution bias asserts: see
-    :mod:`nsmae_plugin.ops.spconv_cpu`.
+    Its convolutions on the CPU take other paths: see :mod:`nsmae_plugin.ops.spconv_cpu`.
 """
 
 from typing import Any
