@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -38,8 +38,6 @@ from nsmae_plugin.training.weights import encoders_of
 FORMAT = 1  # raise it when other numbers are computed
 DEPTH = "depth"  # name of the rows of depth sums
 STATISTICS = "statistics.pt"
-
-Tell = Callable[[str], None]
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ import nsmae_plugin
 from nsmae_plugin.errors import ConfigError, DataError
 from nsmae_plugin.experiments.probe.diagnostics import DepthQuality, Diagnostics, FeatureSpread
 from nsmae_plugin.experiments.probe.encoders import CAMERA, FUSED, LIDAR, Network
-from nsmae_plugin.experiments.probe.extraction import DEPTH, Extraction, ExtractOptions, Tell
+from nsmae_plugin.experiments.probe.extraction import DEPTH, Extraction, ExtractOptions
 from nsmae_plugin.experiments.probe.moments import Moments
 from nsmae_plugin.experiments.probe.row_files import RowFiles
 from nsmae_plugin.experiments.probe.sensors import read_sensors
@@ -78,7 +78,7 @@ def extract(
     splits: Sequence[str],
     folder: Path,
     options: ExtractOptions,
-    tell: Tell,
+    tell: Callable[[str], None],
 ) -> dict[tuple[str, str], FeatureCache]:
     """The features of all networks on all splits; what is there already is not computed again.
 

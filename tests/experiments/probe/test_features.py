@@ -156,6 +156,26 @@ def test_lidar_depth_changes_what_is_pooled_and_nothing_else(config, trained, tm
     assert own.diagnose().depth.cells > 100
 
 
+def test_cameras_alone_are_compared_with_a_lidar_that_they_do_not_see(synthetic_root, tmp_path):
+    config = small_config(synthetic_root, "camera_map")
+    assert not config.DATA_CONFIG.USE_LIDAR
+    network, dataset = build_network(config, seed=2, split="test")
+    path = write_weights(tmp_path / "camera.pth", network)
+    seen = []
+    network.vtransform.register_forward_hook(
+        lambda _module, _inputs, output: seen.append(output["spatial_features_img"])
+    )
+    batch = host.to_device(dataset.collate_batch([dataset[0], dataset[1]]), "cpu")
+    assert "points" not in batch
+    with torch.no_grad():
+        network(batch)
+    networks = Network("cameras", path)
+    found = extract_small(config, tmp_path, networks, splits=("test",))["cameras", "test"]
+    assert set(found.branches) == {"camera", "camera_pooled"}
+    torch.testing.assert_close(found.branch("camera")[:2].float(), seen[0], rtol=1e-3, atol=1e-6)
+    assert found.diagnose().depth.cells > 100
+
+
 def test_a_killed_extraction_goes_on_to_identical_files(config, trained, tmp_path, monkeypatch):
     network = Network("a", trained[0])
     options = {"statistics_batches": 1, "lidar_depth": True}
