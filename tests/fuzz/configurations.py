@@ -33,6 +33,17 @@ TEXTS = (
     *("[]", "{}", "None", "-1", "0", "nan", "1e400", "[1, 2]", "x", "1e-3", "(1, 2)", "{1: 2}"),
     *("[" * 300, "\ud800", "a\nb", "'1'", "9" * 400, "1j", "{'NAME': 'x'}", "True"),
 )
+# Keys that no recipe has.
+MORE: dict[str, dict[str, dict[str, Any]]] = {
+    "nsmae_pretrain": {"OPTIMIZATION": {"FREEZE": ["IMAGE_BACKBONE"], "LAYER_DECAY": 0.8}},
+    "bevfusion_det": {
+        "OPTIMIZATION": {"FREEZE": ["NECK"], "LAYER_DECAY": {"BACKBONE_3D": 0.8, "NECK": 0.9}}
+    },
+    "bevfusion_map": {
+        "DATA_CONFIG": {"VALIDATION_FRACTION": 0.5, "VALIDATION_SEED": 1},
+        "OPTIMIZATION": {"EARLY_STOPPING": {"METRIC": "mIoU", "MODE": "max", "PATIENCE": 2}},
+    },
+}
 Mutation = Callable[[np.random.Generator, dict[str, Any]], tuple[str, bytes, list[str], bool]]
 
 
@@ -54,11 +65,11 @@ def configurations(folder: Path) -> Draw:
 
 
 def _write_data(folder: Path) -> Path:
-    """Two scenes of two frames, one of them for training."""
+    """Three scenes of two frames, two of them for training."""
     data = folder / "data"
     size = ("--image_size", "128", "224", "--azimuths", "90", "--sweeps", "1", "--workers", "1")
     make_synthetic_nuscenes.main(
-        ["--out", str(data), "--scenes", "2", "--keyframes", "2", *size, "--seed", "0", "--quiet"]
+        ["--out", str(data), "--scenes", "3", "--keyframes", "2", *size, "--seed", "0", "--quiet"]
     )
     create_infos.main(
         ["--data_path", str(data), "--version", "v1.0-mini", "--max_sweeps", "1", "--with_cam"]
@@ -76,6 +87,8 @@ def _recipe(name: str, data: Path) -> dict[str, Any]:
             for mode, split in (("train", "train"), ("test", "val"))
         },
     }
+    for section, keys in MORE.get(name, {}).items():
+        recipe[section] |= keys
     return recipe
 
 
@@ -145,7 +158,9 @@ def _train(folder: Path, text: bytes, overrides: list[str]) -> bool:
     file.write_bytes(text)
     shutil.rmtree(output, ignore_errors=True)
     arguments = ["--cfg_file", str(file), "--output_dir", str(output), "--max_steps", "1"]
-    arguments += ["--epochs", "1", "--batch_size", "1", "--workers", "0", "--eval_interval", "0"]
+    arguments += ["--epochs", "1", "--batch_size", "1", "--workers", "0", "--eval_interval"]
+    # The evaluation itself comes after an epoch, which takes more than a step.
+    arguments += ["1" if b"EARLY_STOPPING" in text else "0"]
     arguments += ["--device", "cpu", "--seed", "0"]
     if overrides:
         arguments += ["--set", *overrides]
