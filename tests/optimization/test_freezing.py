@@ -142,6 +142,20 @@ def test_a_section_that_is_one_layer_is_in_evaluation_mode_itself():
     )
 
 
+def test_batchnorm_that_is_synchronised_afterwards_stays_frozen():
+    layers = {
+        "neck": nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2)),
+        "map_head": nn.Linear(2, 2),
+    }
+    model = nn.ModuleDict(layers)
+    freeze(model, {"FREEZE": ["NECK"]}, LOGGER)
+    model = nn.SyncBatchNorm.convert_sync_batchnorm(model).train()
+    norm = model["neck"][1]
+    assert isinstance(norm, nn.SyncBatchNorm)
+    assert not norm.training
+    assert not norm.weight.requires_grad
+
+
 def test_sections_without_weights_and_networks_without_anything_to_train_are_named(caplog):
     message = r"FREEZE: the network has no weights in NEKC \(did you mean NECK\?\)"
     with pytest.raises(ConfigError, match=message):
