@@ -7,6 +7,9 @@ made in a fixed order: a result is the same, bit for bit, in every run.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -20,6 +23,8 @@ from torch.autograd.function import once_differentiable
 #: Numbers in a block of rows, 2 MB of float32, which stay in the cache. Rows by the power of
 #: two would compete for the same lines of it when a block is transposed.
 _BLOCK = 500_000
+
+_BFLOAT16 = ContextVar("bfloat16 products", default=False)
 
 
 class Step(NamedTuple):
@@ -78,9 +83,6 @@ def sparse_conv(
 ) -> Tensor:
     """Convolve rows of features; differentiable by features, weight and bias.
 
-    Under autocast to bfloat16, products are made in bfloat16 where the processor has instructions
-    for them; sums are made in float32.
-
     Args:
         features: (N, C_in), floating point.
         weight: (C_out, kz, ky, kx, C_in).
@@ -92,13 +94,23 @@ def sparse_conv(
     """
     wide = torch.promote_types(features.dtype, weight.dtype)
     product = torch.promote_types(wide, torch.float32)
-    if product == torch.float32 and _autocasts_to_bfloat16() and multiplies_bfloat16():
+    if product == torch.float32 and _BFLOAT16.get():
         product = torch.bfloat16
     return _SparseConv.apply(features, weight, bias, pairs, num_rows, product).to(wide)
 
 
-def _autocasts_to_bfloat16() -> bool:
-    return torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu") == torch.bfloat16
+@contextmanager
+def bfloat16_products(enabled: bool) -> Iterator[None]:
+    """Multiply float32 features and weights in bfloat16, if the processor has instructions for it.
+
+    Sums, and with them the results, are float32. Forward passes in this context choose it for
+    their backward passes too.
+    """
+    token = _BFLOAT16.set(enabled and multiplies_bfloat16())
+    try:
+        yield
+    finally:
+        _BFLOAT16.reset(token)
 
 
 @cache

@@ -6,8 +6,10 @@ from typing import Any
 import torch
 from torch import nn
 
-#: spconv has no bfloat16 kernels; heads compare and decode positions of a hundred metres to
-#: centimetres, for which bfloat16 has too few digits.
+from nsmae_plugin.ops.sparse_conv_cpu import bfloat16_products
+
+#: spconv has no bfloat16 kernels, and on a CPU ours keep their sums in float32; heads compare and
+#: decode positions of a hundred metres to centimetres, for which bfloat16 has too few digits.
 FLOAT32_SLOTS = ("backbone_3d", "dense_head")
 #: What convolves maps.
 CONVOLVING_SLOTS = ("neck", "vtransform", "fuser", "backbone_2d", "bev_head", "map_head")
@@ -19,7 +21,8 @@ def fit_precision(model: nn.Module, amp_dtype: torch.dtype | None) -> nn.Module:
     """Make a model of either host ready for training under autocast to ``amp_dtype``; return it.
 
     The slots in :data:`FLOAT32_SLOTS` ignore autocast: hooks switch it off and give them float32.
-    Names and values of the parameters stay.
+    Names and values of the parameters stay. Sparse convolutions on a CPU with instructions for
+    bfloat16 still multiply in it.
 
     The slots in :data:`CONVOLVING_SLOTS` keep their maps channels-last, so that the matrix units of
     CPUs and GPUs take bfloat16 without reordering: on a CPU with AMX the convolutions of a step
@@ -47,6 +50,8 @@ def _leave_autocast(module: nn.Module) -> None:
         (batch_dict,) = inputs
         batch_dict = {key: _plain(value) for key, value in batch_dict.items()}
         device = next(module.parameters()).device.type
+        half = torch.is_autocast_enabled(device) and torch.get_autocast_dtype(device)
+        contexts.enter_context(bfloat16_products(half == torch.bfloat16))
         contexts.enter_context(torch.autocast(device, enabled=False))
         return (batch_dict,)
 

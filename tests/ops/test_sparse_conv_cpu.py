@@ -210,20 +210,18 @@ def test_half_features_are_summed_in_float32(half):
 
 
 @pytest.mark.parametrize("supported", [True, False])
-def test_autocast_multiplies_in_bfloat16_where_the_processor_can(monkeypatch, supported):
+def test_products_are_made_in_bfloat16_where_the_processor_can(monkeypatch, supported):
     monkeypatch.setattr(sparse_conv_cpu, "multiplies_bfloat16", lambda: supported)
     conv, cells = make_conv("submanifold", (32, 32), dtype=torch.float32), make_cells(500)
     features = torch.randn(len(cells), 32, requires_grad=True)
     expected = convolve(conv, features, cells).features
-    with torch.autocast("cpu", torch.bfloat16):
+    with sparse_conv_cpu.bfloat16_products(True):
         result = convolve(conv, features, cells).features
     assert result.dtype == torch.float32
-    if not supported:
-        assert torch.equal(result, expected)
-        return
-    # Rounding factors to 8 bits changes a sum by about 2**-9 of its root mean square.
+    assert torch.equal(result, expected) == (not supported)
+    # Factors of 8 bits change a sum by about 2**-9 of its root mean square.
     wanted = [features, *conv.parameters()]
     ours, theirs = gradients(result, wanted), gradients(expected, wanted)
     for one, other in zip([result, *ours], [expected, *theirs], strict=True):
         assert (one - other).norm() <= 0.01 * other.norm()
-    assert not torch.equal(result, expected)
+    assert torch.equal(convolve(conv, features, cells).features, expected)

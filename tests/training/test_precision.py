@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from nsmae_plugin.ops import sparse_conv_cpu
 from nsmae_plugin.training.precision import fit_precision
 
 
@@ -60,6 +61,19 @@ def test_backbone_and_head_see_and_give_float32_and_the_others_do_not(device, dt
     for slot in ("backbone_3d", "dense_head"):
         seen = detector.get_submodule(slot).seen
         assert seen == {"features": torch.float32, "mask": torch.bool}
+
+
+@pytest.mark.parametrize("half", [True, False])
+def test_a_sparse_backbone_multiplies_in_bfloat16_under_autocast(monkeypatch, half):
+    monkeypatch.setattr(sparse_conv_cpu, "multiplies_bfloat16", lambda: True)
+    seen = []
+    detector = Detector("backbone_3d", "backbone_2d")
+    for slot in detector.children():
+        slot.register_forward_hook(lambda *_: seen.append(sparse_conv_cpu._BFLOAT16.get()))
+    fit_precision(detector, torch.bfloat16)
+    with torch.autocast("cpu", torch.bfloat16, enabled=half):
+        detector(make_batch("cpu"))
+    assert seen == [half, False]
 
 
 def test_gradients_reach_what_is_in_front(device):
