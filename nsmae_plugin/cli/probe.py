@@ -1,6 +1,6 @@
 """Compare networks by small heads on their frozen features, in minutes.
 
-The features of the training and the test split are computed once for each network and kept in
+Their features are computed once for each network and kept in
 ``output/<group>/<config>/probe_cache``. Linear and shallow heads on them learn maps, object centres
 and occupancy from a part of the labels, with twenty seeds, and networks are compared seed by seed
 with a reference. ``table.md``, ``results.json`` and ``plot.png`` in
@@ -11,7 +11,7 @@ tool runs what has no result yet: more seeds, fractions and networks are added t
 from pathlib import Path
 
 from nsmae_plugin.experiments.probe.heads import RECIPES
-from nsmae_plugin.experiments.probe.options import TASKS, ProbeOptions
+from nsmae_plugin.experiments.probe.options import SCORED, TASKS, ProbeOptions
 from nsmae_plugin.experiments.probe.run import run
 from nsmae_plugin.runs.options import DEVICES, add_config, add_overrides
 from nsmae_plugin.runtime.command_line import (
@@ -39,6 +39,7 @@ def parse_options(arguments: list[str] | None = None) -> ProbeOptions:
     add("--heads", nargs="+", choices=RECIPES, help="default: all")
     add("--fractions", type=fraction, nargs="+", help="default: 0.01 0.05 0.1 1.0")
     add("--label_fraction_by", choices=("scenes", "frames"), help="default: the configuration's")
+    add("--split", choices=SCORED, help="that heads are scored on; default: test")
     add("--seeds", type=positive, help="number of seeds; default: 20")
     add("--reference", help="network that the others are compared with; default: the first")
     add("--metrics", nargs="+", metavar="TASK=METRIC", help="such as centers=AP@2m/car")

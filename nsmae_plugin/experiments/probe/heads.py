@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import cast
 
 import torch
@@ -19,27 +20,34 @@ Read = Callable[[Sequence[int]], Tensor]  # frames -> (B, C, H, W) float32
 class Recipe:
     """The training of a head, the same for every network.
 
-    AdamW; the learning rate rises over the first WARM_UP of the steps and falls as a cosine to 0.
+    AdamW, a frame a step; the learning rate rises over the first WARM_UP of the steps and falls as
+    a cosine to 0. The number of steps is such that more change scores by less than networks
+    differ (docs/PROBE.md).
 
     Attributes:
         width: channels of the hidden layers; 0: there are none.
-        steps: optimiser steps.
-        batch: frames of a step; fewer where fewer are labelled.
+        least, most: steps. epochs: rounds over the labelled frames in between.
         lr: highest learning rate.
     """
 
     width: int
-    steps: int
-    batch: int
+    least: int
+    epochs: int
+    most: int
     lr: float
     weight_decay: float
 
+    def steps(self, frames: int) -> int:
+        """Number of optimiser steps on so many labelled frames."""
+        return min(max(self.least, self.epochs * frames), self.most)
+
 
 RECIPES = {
-    "linear": Recipe(width=0, steps=400, batch=4, lr=1e-2, weight_decay=1e-2),
-    "shallow": Recipe(width=32, steps=200, batch=4, lr=5e-3, weight_decay=5e-2),
+    "linear": Recipe(width=0, least=400, epochs=2, most=3000, lr=1e-2, weight_decay=1e-2),
+    "shallow": Recipe(width=32, least=400, epochs=8, most=8000, lr=1e-2, weight_decay=5e-2),
 }
 WARM_UP = 0.1
+MOMENTUM = 0.02  # of BatchNorm: a step sees one frame
 
 
 def build_head(
@@ -58,7 +66,7 @@ def build_head(
         for kernel, inputs in ((1, channels), (3, width)):
             convolution = nn.Conv2d(inputs, width, kernel, padding=kernel // 2, bias=False)
             nn.init.kaiming_normal_(convolution.weight, nonlinearity="relu", generator=generator)
-            layers += [convolution, nn.BatchNorm2d(width), nn.ReLU()]
+            layers += [convolution, nn.BatchNorm2d(width, momentum=MOMENTUM), nn.ReLU()]
     last = nn.Conv2d(width or channels, len(biases), 1)
     # The outputs begin at the biases and differ by little.
     nn.init.normal_(last.weight, std=0.01, generator=generator)
@@ -91,11 +99,12 @@ def fit(
         {"params": kinds[0], "weight_decay": recipe.weight_decay},
         {"params": kinds[1], "weight_decay": 0.0},
     ]
-    optimiser = torch.optim.AdamW(groups, lr=recipe.lr)
-    schedule = LambdaLR(optimiser, lambda step: _share_of_lr(step / recipe.steps))
+    optimiser = torch.optim.AdamW(groups, lr=recipe.lr, fused=True)
+    steps = recipe.steps(len(frames))
+    schedule = LambdaLR(optimiser, lambda step: _share_of_lr(step / steps))
     losses = []
-    for batch in _batches(frames, recipe, generator):
-        value = loss(head(read(batch)), batch)
+    for frame in islice(_in_random_order(frames, generator), steps):
+        value = loss(head(read([frame])), [frame])
         optimiser.zero_grad()
         value.backward()
         optimiser.step()
@@ -111,15 +120,8 @@ def _share_of_lr(progress: float) -> float:
     return 0.5 * (1 + math.cos(math.pi * (progress - WARM_UP) / (1 - WARM_UP)))
 
 
-def _batches(
-    frames: Sequence[int], recipe: Recipe, generator: torch.Generator
-) -> Iterator[list[int]]:
-    """``recipe.steps`` batches: all frames in random order, again and again."""
-    size = min(recipe.batch, len(frames))
-    queue: list[int] = []
-    for _ in range(recipe.steps):
-        while len(queue) < size:
-            order = torch.randperm(len(frames), generator=generator).tolist()
-            queue += [frames[position] for position in order]
-        yield queue[:size]
-        queue = queue[size:]
+def _in_random_order(frames: Sequence[int], generator: torch.Generator) -> Iterator[int]:
+    """All frames in random order, again and again."""
+    while True:
+        for position in torch.randperm(len(frames), generator=generator).tolist():
+            yield frames[position]

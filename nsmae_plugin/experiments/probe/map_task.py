@@ -11,10 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from nsmae_plugin.errors import ConfigError
+from nsmae_plugin.errors import ConfigError, DataError
 from nsmae_plugin.experiments.probe.frames import ProbeData
+from nsmae_plugin.experiments.probe.score_counts import ScoreCounts, best_iou
 from nsmae_plugin.experiments.probe.tasks import Meter
-from nsmae_plugin.formats.maps import map_results
 from nsmae_plugin.geometry.bev_grid import BEVGrid, Bound
 from nsmae_plugin.models.map_head import GridResampler
 
@@ -23,8 +23,11 @@ class MapTask:
     """Semantic classes of the ground, each by itself.
 
     Training compares with the share of a class in each cell of the features. For the score the
-    outputs are interpolated to the cells of the map and compared as the map evaluation does,
-    each class at its best threshold (:mod:`nsmae_plugin.formats.maps.map_results`).
+    outputs are interpolated to the cells of the map. As in the evaluation of map networks, the
+    score of a class is its intersection over union at the best threshold, and that of the task the
+    mean over the classes that have cells; but any threshold may be the best, not only those from
+    0.35 to 0.65. Below them the probabilities of rare classes stay where features say little: most
+    classes would score 0, and a head that few labels made too sure of itself more than a good one.
     """
 
     name: ClassVar[str] = "map"
@@ -55,17 +58,24 @@ class MapTask:
 class _MapMeter:
     def __init__(self, masks: np.ndarray, classes: Sequence[str], resample: GridResampler):
         self._masks, self._classes, self._resample = masks, classes, resample
-        self._counts: list[np.ndarray] = []
+        self._counts = ScoreCounts(len(classes))
 
     def add(self, frames: Sequence[int], logits: Tensor) -> None:
-        probabilities = self._resample.to(logits.device)(logits).sigmoid()
         masks = torch.from_numpy(self._masks[list(frames)]).bool()
-        counts = map_results.count_cells(probabilities, masks.to(logits.device))
-        self._counts += list(counts.cpu().numpy())
+        self._counts.add(self._resample.to(logits.device)(logits), masks)
 
     def metrics(self) -> dict[str, float]:
-        total = np.sum(self._counts, axis=0)
-        return map_results.metrics(map_results.summarise(total, self._classes, len(self._counts)))
+        pairs = zip(self._counts.positive, self._counts.negative, strict=True)
+        found = {
+            f"IoU/{name}": best_iou(*pair)
+            for name, pair in zip(self._classes, pairs, strict=True)
+            if pair[0].any()
+        }
+        if not found:
+            raise DataError(
+                f"no cell of the test split is {', '.join(self._classes)}: there is no map to score"
+            )
+        return {"mIoU": float(np.mean(list(found.values()))), **found}
 
 
 def cell_shares(masks: np.ndarray, fine: BEVGrid, coarse: BEVGrid) -> tuple[Tensor, Tensor]:

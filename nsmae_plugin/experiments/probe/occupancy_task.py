@@ -13,9 +13,8 @@ from torch import Tensor
 
 from nsmae_plugin.errors import DataError
 from nsmae_plugin.experiments.probe.frames import ProbeData
+from nsmae_plugin.experiments.probe.score_counts import ScoreCounts, average_precision
 from nsmae_plugin.experiments.probe.tasks import Meter
-
-LIMIT, STEPS = 16.0, 3200  # logits are counted in STEPS bins between -LIMIT and LIMIT
 
 
 class OccupancyTask:
@@ -43,41 +42,22 @@ class OccupancyTask:
 
 
 class _OccupancyMeter:
-    """Counts the cells of every layer by their logit, the empty and the occupied ones."""
-
     def __init__(self, test: ProbeData, layers: int):
-        self._test = test
-        self._counts = torch.zeros(layers, 2, STEPS, dtype=torch.long)
+        self._test, self._counts = test, ScoreCounts(layers)
 
     def add(self, frames: Sequence[int], logits: Tensor) -> None:
-        occupied = _stack(self._test, frames).to(logits.device)
-        layers = torch.arange(len(self._counts), device=logits.device).view(-1, 1, 1)
-        step = ((logits.float() + LIMIT) * (STEPS / (2 * LIMIT))).long().clamp(0, STEPS - 1)
-        place = (2 * layers + occupied.long()) * STEPS + step
-        counts = torch.bincount(place.flatten(), minlength=self._counts.numel())
-        self._counts += counts.view(self._counts.shape).cpu()
+        self._counts.add(logits, _stack(self._test, frames))
 
     def metrics(self) -> dict[str, float]:
-        empty, occupied = self._counts.unbind(1)
+        pairs = zip(self._counts.positive, self._counts.negative, strict=True)
         found = {
             f"AP/layer_{index}": average_precision(*pair)
-            for index, pair in enumerate(zip(occupied, empty, strict=True))
+            for index, pair in enumerate(pairs)
             if pair[0].any()
         }
         if not found:
             raise DataError("no cell of the test split is occupied: there is no occupancy to score")
         return {"mAP": float(np.mean(list(found.values()))), **found}
-
-
-def average_precision(positive: Tensor, negative: Tensor) -> float:
-    """Sum of precision times the gain of recall, from the highest score to the lowest.
-
-    Args:
-        positive, negative: (S,) counts by score, ascending; equal scores are ranked together.
-    """
-    right, wrong = (counts.flip(0).double() for counts in (positive, negative))
-    precision = right.cumsum(0) / (right + wrong).cumsum(0).clamp(min=1)
-    return float((precision * right).sum() / right.sum())
 
 
 def _stack(labels: ProbeData, frames: Sequence[int]) -> Tensor:

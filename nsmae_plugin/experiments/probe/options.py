@@ -18,7 +18,8 @@ from nsmae_plugin.experiments.probe.occupancy_task import OccupancyTask
 from nsmae_plugin.training.run_log import run_folder
 
 TASKS: Mapping[str, Any] = {one.name: one for one in (CenterTask, MapTask, OccupancyTask)}
-SPLITS = ("train", "test")
+TRAIN = "train"
+SCORED = ("validation", "test")  # splits that heads may be scored on
 UNTRAINED = "untrained"
 CACHE = "probe_cache"  # of features and labels, beside the folders of the probes that share it
 
@@ -30,6 +31,7 @@ class ProbeOptions:
     Attributes:
         branches, tasks: None takes all that the networks and the data have.
         label_fraction_by: None takes the configuration's.
+        split: that heads are scored on.
         reference: None takes the first network.
         channels, lidar_depth, batch_size: see :class:`~.extraction.ExtractOptions`.
     """
@@ -42,6 +44,7 @@ class ProbeOptions:
     fractions: Sequence[float] = (0.01, 0.05, 0.1, 1.0)
     label_fraction_by: str | None = None
     seeds: int = 20
+    split: str = "test"
     reference: str | None = None
     metrics: Sequence[str] = ()
     channels: int | None = None
@@ -58,6 +61,11 @@ class ProbeOptions:
     @property
     def folder(self) -> Path:
         return run_folder(self.output_dir, self.cfg_file, self.extra_tag)
+
+    @property
+    def splits(self) -> tuple[str, str]:
+        """Those of training and of scores."""
+        return TRAIN, self.split
 
     @property
     def cache(self) -> Path:

@@ -12,7 +12,6 @@ from nsmae_plugin.experiments.probe.encoders import Network
 from nsmae_plugin.experiments.probe.extraction import ExtractOptions
 from nsmae_plugin.experiments.probe.features import FeatureCache, extract
 from nsmae_plugin.experiments.probe.options import (
-    SPLITS,
     ProbeOptions,
     chosen_metrics,
     chosen_networks,
@@ -85,8 +84,10 @@ def _report(
 
 def _describe(options: ProbeOptions, probe: Probe, names: Sequence[str]) -> None:
     """Print what a start would do."""
-    sizes = (f"{len(probe.labels[split])} {split} frames" for split in SPLITS)
-    print(f"{', '.join(sizes)}; labels by {probe.label_fraction_by}")
+    print(
+        f"{len(probe.train)} training frames, {len(probe.test)} of the split {options.split}; "
+        f"labels by {probe.label_fraction_by}"
+    )
     for fraction in dict.fromkeys(options.fractions):
         counts = {len(probe.labelled[fraction, seed]) for seed in range(options.seeds)}
         print(f"{100 * fraction:g} %: {' or '.join(map(str, sorted(counts)))} labelled frames")
@@ -110,20 +111,21 @@ def _features(
         device=probe.device,
     )
     tell: Callable[[str], None] = partial(print, flush=True)
-    features = extract(config, networks, SPLITS, options.cache, extraction, tell)
+    features = extract(config, networks, options.splits, options.cache, extraction, tell)
     earlier = Study.read(options.folder)
     probed = {} if earlier is None else dict(earlier.networks)
     for network in networks:
-        cache = features[network.name, "test"]
+        cache = features[network.name, options.split]
         origin = "untrained" if network.weights is None else f"`{network.weights}`"
         rows = cache.diagnose().rows()
         probed[network.name] = Probed(cache.rows.folder.parent.name, origin, rows)
     study = Study(
         options.folder,
         str(options.cfg_file),
-        labels_digest([probe.labels[split] for split in SPLITS]),
+        labels_digest([probe.train, probe.test]),
         probe.label_fraction_by,
-        (len(probe.labels["train"]), len(probe.labels["test"])),
+        options.split,
+        (len(probe.train), len(probe.test)),
         probed,
     )
     return study, features

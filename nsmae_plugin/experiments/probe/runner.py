@@ -15,7 +15,7 @@ from nsmae_plugin.experiments.probe.features import FeatureCache
 from nsmae_plugin.experiments.probe.frames import ProbeData, load_labels
 from nsmae_plugin.experiments.probe.map_task import MapTask
 from nsmae_plugin.experiments.probe.occupancy_task import OccupancyTask
-from nsmae_plugin.experiments.probe.options import SPLITS, TASKS, ProbeOptions, chosen_branches
+from nsmae_plugin.experiments.probe.options import TASKS, ProbeOptions, chosen_branches
 from nsmae_plugin.experiments.probe.standardised import Standardised
 from nsmae_plugin.experiments.probe.study import Study
 from nsmae_plugin.experiments.probe.tasks import Task
@@ -30,13 +30,14 @@ class Probe:
     """The data of a probe, and what is asked of it.
 
     Attributes:
-        labels: by split.
+        train, test: labels of the frames that heads learn from and are scored on.
         branches: names of the features.
         labelled: training frames with labels, by fraction and seed.
     """
 
     options: ProbeOptions
-    labels: Mapping[str, ProbeData]
+    train: ProbeData
+    test: ProbeData
     label_fraction_by: str
     branches: Sequence[str]
     tasks: Mapping[str, Task]
@@ -52,8 +53,7 @@ class Probe:
         """
         device = distributed.start("none", options.device).device
         branches = chosen_branches(options.branches, config.MODEL)
-        labels = {split: load_labels(config, split, options.cache) for split in SPLITS}
-        train, test = (labels[split] for split in SPLITS)
+        train, test = (load_labels(config, split, options.cache) for split in options.splits)
         names = options.tasks or _possible_tasks(train)
         by = options.label_fraction_by or config.DATA_CONFIG.get("LABEL_FRACTION_BY", "frames")
         labelled = {
@@ -62,7 +62,7 @@ class Probe:
             for seed in range(options.seeds)
         }
         tasks = {name: TASKS[name](train, test) for name in dict.fromkeys(names)}
-        return cls(options, labels, by, branches, tasks, labelled, device)
+        return cls(options, train, test, by, branches, tasks, labelled, device)
 
     def trials(self, networks: Sequence[str]) -> list[Trial]:
         """All combinations, seed by seed, so that the first comparisons are complete early."""
@@ -101,10 +101,10 @@ def run_trials(
     for trial in _with_reports(left, len(trials), report):
         key = trial.network, trial.branch
         if key not in standardised:
-            standardised[key] = _standardised(features, *key, probe.device)
+            standardised[key] = _standardised(features, *key, probe)
         frames = probe.labelled[trial.fraction, trial.seed]
         settings = study.settings(trial)
-        task, test_frames = probe.tasks[trial.task], len(probe.labels["test"])
+        task, test_frames = probe.tasks[trial.task], len(probe.test)
         study.log.add(run_trial(trial, settings, task, standardised[key], frames, test_frames))
 
 
@@ -124,8 +124,8 @@ def _with_reports(
 
 
 def _standardised(
-    features: Mapping[tuple[str, str], FeatureCache], network: str, branch: str, device: Any
+    features: Mapping[tuple[str, str], FeatureCache], network: str, branch: str, probe: Probe
 ) -> Standardised:
     names = (CAMERA, LIDAR) if branch == FUSED else (branch,)
-    train, test = (features[network, split] for split in SPLITS)
-    return Standardised([(train.branch(name), test.branch(name)) for name in names], device)
+    train, test = (features[network, split] for split in probe.options.splits)
+    return Standardised([(train.branch(name), test.branch(name)) for name in names], probe.device)

@@ -18,7 +18,7 @@ from nsmae_plugin.experiments.probe.trials import LOG, Result, Trial, TrialLog
 from nsmae_plugin.runtime import files
 from nsmae_plugin.runtime.reading import read_json
 
-FORMAT = 1  # raise it when trials give other results
+FORMAT = 2  # raise it when trials give other results
 STUDY = "study.json"
 
 
@@ -45,7 +45,8 @@ class Study:
         cfg_file: of the transfer network.
         labels: digest of the labels.
         label_fraction_by: ``frames`` or ``scenes``.
-        frames: of the training and of the test split.
+        split: that heads are scored on.
+        frames: of training, and of the split.
         networks: by name; those of earlier starts in the same folder as well.
     """
 
@@ -53,6 +54,7 @@ class Study:
     cfg_file: str
     labels: str
     label_fraction_by: str
+    split: str
     frames: tuple[int, int]
     networks: dict[str, Probed] = field(default_factory=dict)
 
@@ -121,7 +123,8 @@ def labels_digest(splits: Sequence[ProbeData]) -> str:
     digest = hashlib.sha256()
     for labels in splits:
         words = [labels.tokens, labels.scenes, labels.class_names, labels.map_classes]
-        digest.update(repr((words, labels.grid, labels.map_grid)).encode())
+        rest = [sorted(labels.held_out), labels.grid, labels.map_grid]
+        digest.update(repr((words, rest)).encode())
         for array in (*labels.boxes, labels.timestamps, labels.map_masks, labels.occupied):
             digest.update(b"" if array is None else np.ascontiguousarray(array).data)
     return digest.hexdigest()

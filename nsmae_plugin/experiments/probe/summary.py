@@ -82,13 +82,13 @@ def _document(
         "",
         format_table(rows, reference),
         "",
-        f"Scores in percent, mean ± standard deviation over {seeds} seeds (in parentheses: fewer), "
-        f"of heads trained on a part of {train} frames ({study.label_fraction_by}) and scored on "
-        f"{test}. Behind: the difference from {reference}, paired by seed, with its 95 % interval "
-        "(Student's t; of each comparison by itself, so that of twenty without any difference one "
-        "leaves out 0).",
+        f"Scores in percent, mean ± standard deviation over {seeds} seeds (in parentheses: fewer). "
+        f"Heads learnt from a part of {train} frames ({study.label_fraction_by}) and are scored on "
+        f"{test}, the split {study.split}. Behind: the difference from {reference}, paired by "
+        "seed, with its 95 % interval (Student's t; each for itself: of twenty comparisons of "
+        "equal networks, one interval leaves out 0).",
         "Seeds differ in the labelled frames, the initial head and the order of training; with all "
-        "labels in the last two alone, so that there the interval says nothing about other labels.",
+        "labels in the last two alone, so that the interval there says nothing about other labels.",
     ]
     if others:
         lines.append(f"{others} results that were made with other settings do not count.")

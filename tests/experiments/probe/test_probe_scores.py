@@ -9,7 +9,8 @@ import torch
 from nsmae_plugin.errors import ConfigError
 from nsmae_plugin.experiments.probe.center_scores import CenterScorer
 from nsmae_plugin.experiments.probe.map_task import MapTask, cell_shares
-from nsmae_plugin.experiments.probe.occupancy_task import OccupancyTask, average_precision
+from nsmae_plugin.experiments.probe.occupancy_task import OccupancyTask
+from nsmae_plugin.experiments.probe.score_counts import ScoreCounts, average_precision, best_iou
 from nsmae_plugin.geometry.bev_grid import BEVGrid
 from nsmae_plugin.geometry.boxes import make_boxes
 from tests.helpers.probe_labels import GRID, made_up_labels
@@ -71,6 +72,16 @@ def test_average_precision_is_the_area_below_the_steps():
     assert average_precision(positive, negative) == pytest.approx(expected)
 
 
+def test_the_best_threshold_decides_about_the_intersection_over_union():
+    # From the highest score: 1 of 1, 2 of 4 with 1 wrong, 2 of 5, 4 with 3 wrong.
+    positive, negative = torch.tensor([2, 0, 1, 1]), torch.tensor([1, 1, 1, 0])
+    assert best_iou(positive, negative) == pytest.approx(max(1 / 4, 2 / 5, 2 / 6, 4 / 7))
+    # A class that is nowhere likely has a best threshold, too.
+    counts = ScoreCounts(1)
+    counts.add(torch.tensor([-5.0, -4.0, -3.9]).view(1, 1, 1, 3), torch.tensor([[[[0, 1, 1]]]]) > 0)
+    assert best_iou(counts.positive[0], counts.negative[0]) == 1
+
+
 def test_average_precision_agrees_with_scikit_learn():
     metrics = pytest.importorskip("sklearn.metrics")
     rng = np.random.default_rng(0)
@@ -116,7 +127,7 @@ def test_maps_are_scored_on_their_own_cells():
     fine = BEVGrid.from_bounds({"x": [-16, 16, 1], "y": [-16, 16, 1]})
     masks = np.zeros((1, 2, 32, 32), np.uint8)
     masks[0, 0, :, :16] = 1  # exactly the left half, which coarse cells describe
-    masks[0, 1, :, :17] = 1  # a column of fine cells more
+    masks[0, 1, :, :16] = masks[0, 1, :, 25:26] = 1  # a column of fine cells more
     labels = replace(made_up_labels(1, seed=4), map_grid=fine, map_masks=masks)
     meter = MapTask(labels, labels).meter()
     logits = torch.full((1, 2, 16, 16), -9.0)

@@ -23,7 +23,7 @@ SMALL = {
 def workspace(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for name, recipe in RECIPES.items():
-        monkeypatch.setitem(RECIPES, name, replace(recipe, steps=4))
+        monkeypatch.setitem(RECIPES, name, replace(recipe, least=4, most=4))
     return tmp_path
 
 
@@ -39,7 +39,7 @@ def test_networks_are_compared_and_others_added(workspace, synthetic_root, capsy
     folder = workspace / "output/tiny/bevfusion_multitask/probe"
     assert run("--dry_run", root=synthetic_root) == 0
     output = capsys.readouterr().out
-    assert "6 train frames, 3 test frames; labels by frames" in output
+    assert "6 training frames, 3 of the split test; labels by frames" in output
     assert "50 %: 3 labelled frames" in output
     assert "144 trials, of which 0 have finished" in output
     assert not folder.exists()

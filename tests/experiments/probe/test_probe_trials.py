@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,12 +11,14 @@ from nsmae_plugin.errors import DataError
 from nsmae_plugin.experiments.probe import runner
 from nsmae_plugin.experiments.probe.heads import RECIPES, Recipe, build_head, fit
 from nsmae_plugin.experiments.probe.occupancy_task import OccupancyTask
+from nsmae_plugin.experiments.probe.options import ProbeOptions
 from nsmae_plugin.experiments.probe.runner import Probe, run_trials
 from nsmae_plugin.experiments.probe.standardised import Standardised
 from nsmae_plugin.experiments.probe.study import Probed, Study, labels_digest
 from nsmae_plugin.experiments.probe.trials import Trial
 from tests.helpers.probe_labels import CELLS, made_up_labels
 
+OPTIONS = ProbeOptions(cfg_file=Path("toy.yaml"))
 LABELS = {"train": made_up_labels(6, seed=0), "test": made_up_labels(3, seed=1)}
 
 
@@ -43,7 +46,7 @@ def features(*networks):
 def study(folder, *networks):
     probed = {name: Probed(f"features of {name}", "untrained", {}) for name in networks}
     labels = labels_digest(list(LABELS.values()))
-    found = Study(folder, "toy.yaml", labels, "frames", (6, 3), probed)
+    found = Study(folder, "toy.yaml", labels, "frames", "test", (6, 3), probed)
     found.save()
     return found
 
@@ -55,7 +58,9 @@ def probe(fractions=(0.5, 1.0), seeds=3):
         for seed in range(seeds)
     }
     task = OccupancyTask(LABELS["train"], LABELS["test"])
-    return Probe(None, LABELS, "frames", ["lidar"], {"occupancy": task}, labelled, "cpu")
+    return Probe(
+        OPTIONS, *LABELS.values(), "frames", ["lidar"], {"occupancy": task}, labelled, "cpu"
+    )
 
 
 def trials(*networks, seeds=2, fractions=(0.5, 1.0)):
@@ -71,7 +76,7 @@ def trials(*networks, seeds=2, fractions=(0.5, 1.0)):
 @pytest.fixture(autouse=True)
 def short_training(monkeypatch):
     for name, recipe in RECIPES.items():
-        monkeypatch.setitem(RECIPES, name, replace(recipe, steps=3))
+        monkeypatch.setitem(RECIPES, name, replace(recipe, least=3, most=3))
 
 
 def run(folder, wanted, *networks):
@@ -190,7 +195,7 @@ def test_parts_of_another_size_are_interpolated_to_the_last():
 
 
 def test_all_labelled_frames_are_seen_equally_often():
-    recipe = Recipe(width=0, steps=9, batch=4, lr=0.1, weight_decay=0.0)
+    recipe = Recipe(width=0, least=1, epochs=3, most=99, lr=0.1, weight_decay=0.0)
     head = build_head(0, 1, [0.0], torch.Generator().manual_seed(0))
     seen = []
 
@@ -198,11 +203,17 @@ def test_all_labelled_frames_are_seen_equally_often():
         seen.append(list(frames))
         return torch.ones(len(frames), 1, 1, 1)
 
-    frames = [2, 3, 5, 7, 11, 13]
-    fit(head, read, lambda logits, _: logits.mean(), frames, recipe, torch.Generator())
-    assert {len(batch) for batch in seen} == {4}
-    counts = [sum(batch.count(frame) for batch in seen) for frame in frames]
-    assert counts == [6] * 6  # 9 batches of 4 in 6 rounds
+    frames = [2, 3, 5, 7]
+    losses = fit(head, read, lambda logits, _: logits.mean(), frames, recipe, torch.Generator())
+    assert len(losses) == len(seen) == 12
+    rounds = [[frame for (frame,) in seen[first : first + 4]] for first in (0, 4, 8)]
+    assert [sorted(one) for one in rounds] == [frames] * 3
+    assert rounds[0] != rounds[1] or rounds[1] != rounds[2]
+
+
+def test_few_frames_are_seen_more_often_and_very_many_not_all():
+    recipe = Recipe(width=0, least=10, epochs=2, most=100, lr=0.1, weight_decay=0.0)
+    assert [recipe.steps(frames) for frames in (1, 5, 6, 50, 51, 1000)] == [10, 10, 12, *[100] * 3]
 
 
 def test_an_untrained_head_answers_its_biases():
