@@ -172,9 +172,10 @@ def _in_todays_sections(config: Mapping[str, Any]) -> dict[str, Any]:
 
 def _refuse(found: list[Change], source: Path, remedy: str) -> None:
     if found:
+        meaning = any(one.of_meaning for one in found)
+        why = "do not fit its weights" if meaning else "a run cannot change when it resumes"
         shown = "; ".join(map(str, found[:SHOWN]))
         more = f" and {len(found) - SHOWN} more" if len(found) > SHOWN else ""
         raise CheckpointError(
-            f"{source} was trained with other settings ({shown}{more}) that do not fit its "
-            f"weights; {remedy}"
+            f"{source} was trained with other settings ({shown}{more}) that {why}; {remedy}"
         )

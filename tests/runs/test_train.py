@@ -271,6 +271,42 @@ def test_another_learning_rate_takes_effect_at_a_resume_and_is_logged(workspace,
     assert old["betas"] == new["betas"]
 
 
+def test_a_run_that_follows_its_evaluations_resumes_exactly(workspace, monkeypatch, capsys):
+    monkeypatch.setenv("TOY_EVALUATE", "1")
+    # The error falls: the first of two evaluations is the largest.
+    by = "{'METRIC': 'error', 'MODE': 'max', 'PATIENCE': 1}"
+    stopping = ("--set", "OPTIMIZATION.EARLY_STOPPING", by)
+    assert train("whole", "--seed", "1", *stopping) == 0
+    assert train("parts", "--seed", "1", "--max_steps", "7", *stopping) == 0
+    assert last_content(workspace, "parts")["early_stopping"]["step"] == 5
+    assert train("parts", *stopping) == 0
+    assert last_content(workspace, "parts")["epoch"] == 2
+    assert_same(last_content(workspace, "parts"), last_content(workspace, "whole"))
+    best = [folder(workspace, tag) / "ckpt/checkpoint_best.pth" for tag in ("parts", "whole")]
+    assert_same(*map(checkpoint.read, best))
+    capsys.readouterr()
+    assert train("parts", "--set", "OPTIMIZATION.EARLY_STOPPING", by.replace("max", "min")) == 0
+    assert "the best is found anew" in capsys.readouterr().out
+
+
+def test_a_run_with_frozen_layers_resumes_exactly_and_cannot_thaw_them(workspace, capsys):
+    frozen = ("--set", "OPTIMIZATION.FREEZE", "['BODY']")
+    decay = ("OPTIMIZATION.LAYER_DECAY", "{'HEAD': 0.5}")
+    assert train("whole", "--seed", "1", *frozen, *decay) == 0
+    assert train("parts", "--seed", "1", "--max_steps", "7", *frozen, *decay) == 0
+    assert train("parts", *frozen, *decay) == 0
+    assert_same(last_content(workspace, "parts"), last_content(workspace, "whole"))
+    capsys.readouterr()
+    for words, change in (
+        (frozen, "LAYER_DECAY.HEAD 0.5 -> absent"),
+        (("--set", *decay), r"FREEZE ['BODY'] -> []"),
+    ):
+        assert train("parts", *words) == 1
+        message = capsys.readouterr().err
+        assert f"(OPTIMIZATION.{change}) that a run cannot change when it resumes; " in message
+        assert "start a new run from its weights with --pretrained_model" in message
+
+
 def test_a_refused_resume_leaves_the_record_of_the_run_alone(workspace, capsys):
     assert train("a", "--seed", "1", "--max_steps", "7") == 0
     record = folder(workspace, "a") / "toy.yaml"
