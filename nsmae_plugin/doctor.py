@@ -69,6 +69,7 @@ def collect() -> Diagnosis:
         openpcdet_root=os.environ.get("OPENPCDET_ROOT") or None,
         omp_wait_policy=os.environ.get("OMP_WAIT_POLICY"),
     )
+    _look_for_two_builds(found)
     missing = [name for name in REQUIRED if not _importable(name, found)]
     if "torch" not in missing:
         found.devices = _devices()
@@ -86,13 +87,31 @@ def _versions() -> dict[str, str | None]:
         "python": platform.python_version(),
         **dict.fromkeys(SHOWN),
     }
-    for distribution in metadata.distributions():
+    for name, version in _distributions():
         # the wheels for CUDA are called spconv-cu120, cumm-cu120 and so on
-        name = (distribution.metadata["Name"] or "").lower().replace("_", "-")
         if name in SHOWN or name.startswith(("spconv-cu", "cumm-cu")):
             base = name.partition("-cu")[0]
-            versions[base] = f"{distribution.version}{name[len(base) :].replace('-', ' ')}"
+            versions[base] = f"{version}{name[len(base) :].replace('-', ' ')}"
     return versions
+
+
+def _distributions() -> list[tuple[str, str]]:
+    """Name, normalised, and version of everything that is installed."""
+    return [
+        ((one.metadata["Name"] or "").lower().replace("_", "-"), one.version)
+        for one in metadata.distributions()
+    ]
+
+
+def _look_for_two_builds(found: Diagnosis) -> None:
+    """Report several builds of spconv: each writes the same files, so that the last one counts."""
+    names = {name for name, _ in _distributions()}
+    builds = sorted(name for name in names if name == "spconv" or name.startswith("spconv-cu"))
+    if len(builds) > 1:
+        found.problems.append(
+            f"{' and '.join(builds)} overwrite each other's files: "
+            f"pip uninstall {' '.join(builds)}, then install the one for this machine"
+        )
 
 
 def _importable(module: str, found: Diagnosis) -> bool:

@@ -2,6 +2,7 @@
 
 import json
 import os
+from types import SimpleNamespace
 
 import pytest
 
@@ -86,15 +87,27 @@ def test_busy_waiting_threads_are_advised_against():
     assert any("OMP_WAIT_POLICY=PASSIVE" in advice for advice in found.advice)
 
 
-def test_the_spconv_wheel_for_cuda_is_recognised(monkeypatch):
-    class Wheel:
-        version = "2.3.8"
-
-        def __init__(self, name):
-            self.metadata = {"Name": name}
-
-    wheels = [Wheel("spconv-cu120"), Wheel("SharedArray"), Wheel("nuscenes_devkit")]
+def install(monkeypatch, *names):
+    """Let the doctor find these distributions, and no others."""
+    wheels = [SimpleNamespace(metadata={"Name": name}, version="2.3.8") for name in names]
     monkeypatch.setattr(doctor.metadata, "distributions", lambda: wheels)
+
+
+def test_two_builds_of_spconv_are_a_problem(monkeypatch):
+    found = doctor.Diagnosis()
+    install(monkeypatch, "spconv_cu126", "cumm", "cumm-cu126", "spconv-like")
+    doctor._look_for_two_builds(found)
+    assert found.problems == []
+    install(monkeypatch, "spconv_cu126", "spconv")
+    doctor._look_for_two_builds(found)
+    assert found.problems == [
+        "spconv and spconv-cu126 overwrite each other's files: "
+        "pip uninstall spconv spconv-cu126, then install the one for this machine"
+    ]
+
+
+def test_the_spconv_wheel_for_cuda_is_recognised(monkeypatch):
+    install(monkeypatch, "spconv-cu120", "SharedArray", "nuscenes_devkit")
     versions = doctor._versions()
     assert versions["spconv"] == "2.3.8 cu120"
     assert versions["nuscenes-devkit"] == "2.3.8"
