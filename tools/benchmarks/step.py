@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 import math
 import statistics
 from collections.abc import Callable
@@ -20,6 +21,7 @@ from nsmae_plugin.data.masking import hidden_subset, image_patch_mask
 from nsmae_plugin.detectors.outputs import RENDERINGS, outputs_of
 from nsmae_plugin.errors import ConfigError
 from nsmae_plugin.ops.pooling_plan import build_plan
+from nsmae_plugin.optimization.freezing import freeze
 from nsmae_plugin.optimization.optim import build_optimizer, build_scheduler
 from nsmae_plugin.training.precision import fit_precision
 from nsmae_plugin.training.run_state import Progress, Run
@@ -73,6 +75,7 @@ def make_step(
     is read from the device.
     """
     settings = config.OPTIMIZATION
+    freeze(model, settings, logging.getLogger(__name__))
     optimizer = build_optimizer(model, settings)
     run = Run(
         model=model,
