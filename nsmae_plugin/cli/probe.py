@@ -17,6 +17,7 @@ from nsmae_plugin.runs.options import DEVICES, add_config, add_overrides
 from nsmae_plugin.runtime.command_line import (
     fraction,
     make_parser,
+    not_negative,
     positive,
 )
 
@@ -46,6 +47,12 @@ def parse_options(arguments: list[str] | None = None) -> ProbeOptions:
     add("--channels", type=positive, help="reduce features to so many principal components")
     add("--lidar_depth", action="store_true", help="the LiDAR's depth in place of the cameras'")
     add("--batch_size", type=positive, help="of the encoders; default: 4")
+    add(
+        "--statistics_batches",
+        type=not_negative,
+        help="batches of training frames that BatchNorm statistics are estimated on; default: 25; "
+        "0 keeps those of the weights",
+    )
     add("--workers", type=int, help="loader processes")
     add("--device", choices=DEVICES)
     add("--extra_tag", help="name of this probe")

@@ -43,6 +43,12 @@ class FeatureCache:
         names = tuple(name for name in self.rows.arrays if name != DEPTH)
         return (*names, FUSED) if {CAMERA, LIDAR} <= set(names) else names
 
+    @property
+    def digest(self) -> str:
+        """Of all that decides the features of this split."""
+        folder = self.rows.folder
+        return f"{folder.parent.name}/{folder.name}"
+
     def branch(self, name: str) -> Tensor:
         """(F, C, Y, X) float16 in the order of the frames, mapped into memory.
 

@@ -33,7 +33,8 @@ class ProbeOptions:
         label_fraction_by: None takes the configuration's.
         split: that heads are scored on.
         reference: None takes the first network.
-        channels, lidar_depth, batch_size: see :class:`~.extraction.ExtractOptions`.
+        channels, lidar_depth, batch_size, statistics_batches: see
+            :class:`~.extraction.ExtractOptions`.
     """
 
     cfg_file: Path
@@ -50,6 +51,7 @@ class ProbeOptions:
     channels: int | None = None
     lidar_depth: bool = False
     batch_size: int = 4
+    statistics_batches: int = 25
     workers: int = field(default_factory=default_workers)
     device: str = "auto"
     extra_tag: str = "probe"

@@ -105,6 +105,7 @@ def _features(
     """The features of all networks, and the record of what results belong to."""
     extraction = ExtractOptions(
         batch_size=options.batch_size,
+        statistics_batches=options.statistics_batches,
         channels=options.channels,
         lidar_depth=options.lidar_depth,
         workers=options.workers,
@@ -118,7 +119,7 @@ def _features(
         cache = features[network.name, options.split]
         origin = "untrained" if network.weights is None else f"`{network.weights}`"
         rows = cache.diagnose().rows()
-        probed[network.name] = Probed(cache.rows.folder.parent.name, origin, rows)
+        probed[network.name] = Probed(cache.digest, origin, rows)
     study = Study(
         options.folder,
         str(options.cfg_file),

@@ -234,8 +234,9 @@ def test_complete_features_are_read_and_changed_ones_computed(
             extract_small(other, tmp_path, network)["a", "train"].branch("lidar"), before
         )
     write_weights(weights, build_network(config, seed=6)[0])
-    after = extract_small(config, tmp_path, network)["a", "train"].branch("lidar")
-    assert not torch.equal(after, before)
+    after = extract_small(config, tmp_path, network)["a", "train"]
+    assert not torch.equal(after.branch("lidar"), before)
+    assert after.digest != again.digest
     changed = small_config(synthetic_root, DATA_CONFIG__MAX_SWEEPS=2)
     for setting, options in ((changed, {}), (config, {"lidar_depth": True})):
         with monkeypatch.context() as patch:

@@ -5,6 +5,8 @@ from dataclasses import replace
 
 import pytest
 
+from nsmae_plugin.errors import DataError
+from nsmae_plugin.experiments.probe import run as run_module
 from nsmae_plugin.experiments.probe.heads import RECIPES
 from tests.helpers.paths import TINY
 from tools import probe
@@ -69,6 +71,20 @@ def test_networks_are_compared_and_others_added(workspace, synthetic_root, capsy
     capsys.readouterr()
     assert run("--report_only", networks=("same=x", "other=x"), root="nowhere") == 0
     assert "against same" in capsys.readouterr().out
+
+
+def test_options_of_the_features_reach_the_extraction(
+    workspace, synthetic_root, monkeypatch, capsys
+):
+    def extract(_config, _networks, _splits, _folder, options, _tell):
+        raise DataError(json.dumps(options.settings()))
+
+    monkeypatch.setattr(run_module, "extract", extract)
+    words = ("--statistics_batches", "0", "--channels", "8", "--lidar_depth", "--batch_size", "3")
+    assert run("--tasks", "map", *words, root=synthetic_root) == 1
+    found = json.loads(capsys.readouterr().err.partition("error: ")[2])
+    expected = {"statistics_batches": 0, "channels": 8, "lidar_depth": True, "batch_size": 3}
+    assert expected.items() <= found.items()
 
 
 def test_bad_arguments_end_in_one_line(workspace, capsys):
