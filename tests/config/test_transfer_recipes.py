@@ -22,6 +22,7 @@ DATA = {
     "INFO_PATH.test": ["nuscenes_infos_3sweeps_val.pkl"],
     # One needs a database of objects, the other cameras; neither matters to a network.
     "DATA_AUGMENTOR.DISABLE_AUG_LIST": ["gt_sampling", "imgaug"],
+    "VALIDATION_FRACTION": 0.0,  # there are but two scenes for training
 }
 # Slot -> tensors of the tiny network. Backbone: 14 in each of 5 blocks, 4 of the patches, 3 x 3
 # between stages, 3 x 2 of the norms behind them. Neck: 4 convolutions, each with the 5 tensors of a
