@@ -36,9 +36,10 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     predict = _add_command(subcommands, "inference", commands.benchmark_inference)
     load = _add_command(subcommands, "loader", commands.benchmark_loader)
     grow = _add_command(subcommands, "growth", commands.benchmark_growth)
+    spread = _add_command(subcommands, "sparse", commands.benchmark_sparse)
     pull = _add_command(subcommands, "gradients", commands.benchmark_gradients)
     equal = _add_command(subcommands, "parity", commands.check_parity, device="cuda")
-    for command in (path, whole, predict, load, grow):
+    for command in (path, whole, predict, load, grow, spread):
         command.add_argument("--repeats", type=int, default=3, help="timed steps in each process")
         command.add_argument(
             "--memory",
@@ -57,6 +58,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         (whole, "nsmae_pretrain"),
         (predict, "bevfusion_det"),
         (load, "bevfusion_det"),
+        (spread, "bevfusion_det"),
         (pull, "nsmae_pretrain"),
         (equal, "nsmae_pretrain"),
     ):
@@ -68,6 +70,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         )
     whole.add_argument("--use_amp", action="store_true", help="in bfloat16, as training does")
     pull.add_argument("--steps", type=positive, default=1, help="of the training, from its first")
+    spread.set_defaults(memory="kept")  # as in training
     load.set_defaults(memory="small_pages")  # as loading processes have them
     load.add_argument("--sweeps", type=int, help="LiDAR files of a sample, for MAX_SWEEPS")
     load.add_argument(

@@ -5,6 +5,7 @@ import math
 
 import numpy as np
 import pytest
+import spconv.pytorch as spconv
 import torch
 
 from nsmae_plugin import host
@@ -14,7 +15,7 @@ from nsmae_plugin.runtime.memory import CHOICES
 from tests.helpers.paths import REPOSITORY, TINY
 from tests.helpers.programs import run_python
 from tools import benchmark
-from tools.benchmarks import commands, frustum, loader, parity, report, step
+from tools.benchmarks import commands, frustum, loader, parity, report, sparse, step
 from tools.benchmarks.inputs import FIRST_CAMERA, made_up_batch, ring_of_cameras, scan
 from tools.benchmarks.measure import MeasurementError, compare, interleave, run_isolated
 from tools.benchmarks.parity import without_dropout
@@ -235,6 +236,43 @@ def test_the_command_measures_a_whole_step(tmp_path, capsys):
     assert report["seconds_ratio"] > 0
     assert report["modules"]["materialised"]["vtransform"]["backward"] > 0
     assert "% of the step" in capsys.readouterr().out
+
+
+def test_the_command_compares_the_sparse_backbone_with_spconv(tmp_path, capsys):
+    path = tmp_path / "report.json"
+    arguments = ["sparse", "--cfg_file", str(TINY / "centerpoint_lidar.yaml"), "--repeats", "1"]
+    arguments += ["--json", str(path), "--set", "DATA_CONFIG.MAX_SWEEPS", "1"]
+    arguments += [
+        "DATA_CONFIG.DATA_PROCESSOR.transform_points_to_voxels.MAX_NUMBER_OF_VOXELS.train",
+        "500",
+    ]
+    assert benchmark.main(arguments) == 0
+    report = json.loads(path.read_text())["batch 1"]
+    assert list(report["variants"])[:2] == ["spconv", "ours"]
+    assert report["variants"]["spconv"]["difference"] == 0
+    assert 0 < report["variants"]["ours"]["difference"] <= commands.SPARSE_TOLERANCE
+    assert report["gflop"] > 0.1
+    assert f"{report['voxels']} voxels" in capsys.readouterr().out
+
+
+def test_the_arithmetic_of_sparse_convolutions_is_counted():
+    conv = spconv.SubMConv3d(2, 5, 3, indice_key="key")
+
+    class Backbone(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv = conv
+
+        def forward(self, batch):
+            cells = torch.tensor([[0, 0, 0, 0], [0, 0, 0, 1], [0, 2, 2, 2]]).int()
+            tensor = spconv.SparseConvTensor(batch["rows"], cells, [3, 3, 3], 1)
+            return {"encoded_spconv_tensor": self.conv(tensor)}
+
+    # Three cells and a pair of neighbours: 5 pairs of 2 x 5 products and as many sums.
+    forward = 5 * 2 * 2 * 5
+    rows = torch.ones(3, 2)
+    assert sparse._flop(Backbone(), {"rows": rows}) == 2 * forward
+    assert sparse._flop(Backbone(), {"rows": rows.requires_grad_()}) == 3 * forward
 
 
 def test_variants_that_start_differently_are_refused():

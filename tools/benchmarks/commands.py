@@ -18,11 +18,19 @@ from nsmae_plugin.config.load import load_config
 from nsmae_plugin.host import openpcdet_available
 from tools.benchmarks import frustum, gradients, growth, inference, loader, parity, report, step
 from tools.benchmarks.materialised import LIFTING
-from tools.benchmarks.measure import KEYS, MeasurementError, compare, interleave, run_isolated
+from tools.benchmarks.measure import (
+    KEYS,
+    MeasurementError,
+    compare,
+    interleave,
+    run_isolated,
+    summarize,
+)
 
 # Relative differences between the formulations: sums in float64, a whole step in float32.
 FRUSTUM_TOLERANCE = 1e-10
 STEP_TOLERANCE, HALF_TOLERANCE = 1e-3, 0.1  # float32; bfloat16, whose numbers have 8 bits
+SPARSE_TOLERANCE = 1e-2  # of gradients in float32 behind ReLUs that may open or close
 
 Report = dict[str, Any]
 
@@ -180,6 +188,25 @@ def benchmark_gradients(args: argparse.Namespace, batch: int) -> Report:
     for number, table in enumerate(tables, start=1):
         gradients.print_table(number, table)
     return {"steps": tables}
+
+
+def benchmark_sparse(args: argparse.Namespace, batch: int) -> Report:
+    """The sparse backbone and a training step on one thread of a CPU, against spconv's own path."""
+    from tools.benchmarks import sparse  # imports spconv, which not every platform has
+
+    options = {"batch": batch, "repeats": args.repeats, "device": args.device}
+    options |= {"cfg_file": args.cfg_file, "overrides": args.overrides}
+    own = os.environ.get("NSMAE_HOST", "builtin")
+    measured = run_isolated(sparse.measure, options, memory=args.memory, host=own)
+    variants = {
+        name: {key: summarize(one) if isinstance(one, list) else one for key, one in found.items()}
+        for name, found in measured["variants"].items()
+    }
+    summary = {**measured, "rate": summarize(measured["rate"]), "variants": variants}
+    report.print_sparse(summary)
+    if variants["ours"]["difference"] > SPARSE_TOLERANCE:
+        raise MeasurementError("the sparse convolutions disagree with spconv's")
+    return summary
 
 
 def check_parity(args: argparse.Namespace, batch: int) -> Report:

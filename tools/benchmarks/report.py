@@ -77,6 +77,25 @@ def print_stages(stages: dict[str, float], step_seconds: float) -> None:
     print(f"beside the network: {parts}; together {share:.1%} of the step")
 
 
+def print_sparse(report: dict[str, Any]) -> None:
+    """A row per variant: milliseconds, and ratios to the arithmetic and to the first variant."""
+    arithmetic = report["gflop"] / report["rate"]["median"]
+    print(
+        f"{report['voxels']} voxels, {report['gflop']:.1f} GFLOP; a large product runs at "
+        f"{report['rate']['median']:.0f} GFLOP/s: {1e3 * arithmetic:.0f} ms"
+    )
+    titles = ["forward ms", "backward ms", "of arithmetic", "peak MiB", "difference", "step ms"]
+    _print_row("", [*titles, "step ratio"], 20)
+    variants = report["variants"]
+    first = next(iter(variants.values()))["step"]["median"]
+    for name, one in variants.items():
+        passes = one["forward"]["median"] + one["backward"]["median"]
+        cells = [_spread(one[key], 1e3) for key in ("forward", "backward")]
+        cells += [f"{passes / arithmetic:.2f}", _spread(one["mib"], 1.0)]
+        cells += [f"{one['difference']:.1e}", _spread(one["step"], 1e3)]
+        _print_row(name, [*cells, f"{one['step']['median'] / first:.2f}"], 20)
+
+
 def print_differences(group: str, differences: dict[str, float], limit: float) -> list[str]:
     """Relative L2 differences; returns the names of those above the limit, or NaN."""
     print(f"{group}: relative L2 difference, at most {limit:.0e}")
