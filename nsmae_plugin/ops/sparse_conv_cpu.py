@@ -20,8 +20,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-#: Numbers in a block of rows, 2 MB of float32, which stay in the cache. Rows by the power of
-#: two would compete for the same lines of it when a block is transposed.
+#: Numbers in a block of rows, 2 MB of float32, which stay in the cache.
 _BLOCK = 500_000
 
 _BFLOAT16 = ContextVar("bfloat16 products", default=False)
@@ -136,7 +135,7 @@ class _SparseConv(torch.autograd.Function):
         ctx.pairs, ctx.product = pairs, product
         rows, taps = features.to(product).contiguous(), _taps(weight, product)
         out = _start(rows, taps, pairs, num_rows)
-        buffer = torch.empty_like(rows)
+        buffer = _buffer(rows, pairs)
         for step in pairs.steps:
             gathered = _gather(rows, step.inputs, buffer)
             _add(out, step.outputs, _multiply(gathered, taps[step.offset]))
@@ -176,8 +175,8 @@ def _backward(
     by_rows = _start(slopes, turned, pairs, len(rows)) if wanted else None
     by_taps = rows.new_zeros(len(taps), *taps[0].shape)
     if pairs.centre is not None and taps_wanted:
-        by_taps[pairs.centre] = _multiply_turned(slopes, rows)
-    row_buffer, slope_buffer = torch.empty_like(rows), torch.empty_like(slopes)
+        by_taps[pairs.centre] = slopes.mT @ rows
+    row_buffer, slope_buffer = _buffer(rows, pairs), _buffer(slopes, pairs)
     for offset, inputs, outputs in pairs.steps:
         gathered = _gather(slopes, outputs, slope_buffer)
         if taps_wanted:
@@ -197,23 +196,44 @@ def _start(rows: Tensor, taps: tuple[Tensor, ...], pairs: Pairs, num_rows: int) 
     kind = torch.promote_types(rows.dtype, torch.float32)
     if pairs.centre is None:
         return torch.zeros(num_rows, taps[0].shape[0], dtype=kind)
-    return _multiply(rows, taps[pairs.centre]).to(kind)
+    return (rows @ taps[pairs.centre].mT).to(kind)
+
+
+def _buffer(rows: Tensor, pairs: Pairs) -> Tensor:
+    """Room for the rows of every block, as many as :func:`_padded` asks for."""
+    longest = max((len(step.inputs) for step in pairs.steps), default=0)
+    return rows.new_empty(_padded(longest), rows.shape[1])
+
+
+def _padded(count: int) -> int:
+    """Rows to compute for a block, at most an eighth more.
+
+    oneDNN compiles a product for every shape, in more time than the product takes, and keeps a
+    thousand of them: so there are eight numbers of rows between any one and its double. They are
+    no multiples of a large power of two, which would compete for the same lines of the cache when
+    a block is transposed.
+    """
+    step = 1 << max(4, count.bit_length() - 4)
+    return -(-count // step) * step + 16
 
 
 def _gather(rows: Tensor, places: np.ndarray, buffer: Tensor) -> Tensor:
-    """``rows[places]``, in the buffer."""
-    return torch.index_select(rows, 0, torch.from_numpy(places), out=buffer[: len(places)])
+    """``rows[places]`` and zeros behind them, in the buffer."""
+    count, size = len(places), _padded(len(places))
+    torch.index_select(rows, 0, torch.from_numpy(places), out=buffer[:count])
+    buffer[count:size].zero_()
+    return buffer[:size]
 
 
 def _multiply(left: Tensor, right: Tensor) -> Tensor:
-    """(A, B) from (A, C) and (B, C): ``left @ right.T``."""
+    """(A, B) from a padded block (A, C) and a tap (B, C): ``left @ right.T``."""
     if left.dtype == torch.float32 and left.shape[0] * right.numel() >= 2**20 and _has_onednn():
         return torch.ops.mkldnn._linear_pointwise.default(left, right, None, "none", [], "")
     return left @ right.mT
 
 
 def _multiply_turned(left: Tensor, right: Tensor) -> Tensor:
-    """(A, B) from (C, A) and (C, B): ``left.T @ right``."""
+    """(A, B) from padded blocks (C, A) and (C, B): ``left.T @ right``."""
     if left.dtype == torch.float32 and left.shape[1] * right.numel() >= 2**21 and _has_onednn():
         return _multiply(_turned(left), right.mT)
     return left.mT @ right
@@ -233,7 +253,8 @@ def _turned(rows: Tensor) -> Tensor:
 def _has_onednn() -> bool:
     """oneDNN beats MKL, which does without AVX-512 on some processors that have it.
 
-    Its call takes 10 µs, so that only products of a million multiplications are worth it.
+    Its call takes 10 µs, so that only products of a million multiplications are worth it; and it
+    compiles every shape, see :func:`_padded`.
     """
     return torch.backends.mkldnn.is_available() and bool(torch.backends.mkldnn.enabled)
 

@@ -152,6 +152,14 @@ def test_blocks_of_rows_do_not_change_the_result(monkeypatch, rows):
     expect_equal(pieces, whole, [features, conv.weight], rtol=1e-5, atol=1e-4)
 
 
+def test_blocks_have_few_sizes_and_little_padding():
+    """oneDNN compiles every size anew."""
+    sizes = {count: sparse_conv_cpu._padded(count) for count in range(1, 8192)}
+    assert all(count < size <= 1.125 * count + 32 for count, size in sizes.items())
+    assert len({size for count, size in sizes.items() if count >= 512}) <= 4 * 8 + 1
+    assert not any(size % 1024 == 0 for size in sizes.values())
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_single_voxel(kind):
     conv = make_conv(kind)

@@ -19,6 +19,8 @@ from tools.benchmarks.inputs import made_up_batch
 from tools.benchmarks.measure import MeasurementError, measure_calls
 from tools.benchmarks.step import build_model, make_step
 
+WARM_UP = 3  # repeats that are not timed
+DROPPED = 0.1  # of the voxels, at most: as no batch has as many as another
 MATRIX = 1024  # rows and columns of the product whose rate is the machine's
 
 spconv_cpu.apply()
@@ -40,6 +42,7 @@ def measure(config: Any, batch: int, repeats: int, device: torch.device) -> dict
     data = host.to_device(made_up_batch(config, batch), device)
     model = build_model(config)
     backbone, inputs = _backbone(model, data)
+    whole = dict(data)
     step = make_step(model, config, data, device)
     variants = _variants()
     found = {}
@@ -52,17 +55,21 @@ def measure(config: Any, batch: int, repeats: int, device: torch.device) -> dict
         results[name] = {"forward": [], "backward": [], "step": [], "difference": max(differences)}
         with context():
             measured = measure_calls(lambda: _passes(backbone, inputs), device, 0)
-            step()  # has the moments of the optimiser made, untimed
         results[name]["mib"] = measured["mib"]
     rates = []
-    for _ in range(repeats):
+    for number in range(WARM_UP + repeats):
+        some = _some_voxels(inputs, number)
+        data.update(_some_voxels(whole, number))
         rates.append(_rate())
         for name, context in variants.items():
             with context():
-                forward, backward = _passes(backbone, inputs)
+                forward, backward = _passes(backbone, some)
                 results[name]["forward"].append(forward)
                 results[name]["backward"].append(backward)
                 results[name]["step"].append(_seconds(step))
+    for one in results.values():
+        for key in ("forward", "backward", "step"):
+            del one[key][:WARM_UP]
     return {
         "voxels": len(inputs["voxel_coords"]),
         "gflop": _flop(backbone, inputs) / 1e9,
@@ -93,6 +100,18 @@ def _backbone(model: Any, data: dict[str, Any]) -> tuple[nn.Module, dict[str, An
         model(dict(data))
     handle.remove()
     return backbone, seen
+
+
+def _some_voxels(batch: dict[str, Any], number: int) -> dict[str, Any]:
+    """What a batch has of voxels, without some of them; another choice for every number."""
+    generator = torch.Generator().manual_seed(number)
+    kept = torch.rand(len(batch["voxel_coords"]), generator=generator)
+    kept = kept > DROPPED * torch.rand(1, generator=generator)
+    return {
+        key: value[kept] if len(value) == len(kept) else value
+        for key, value in batch.items()
+        if key.startswith("voxel")
+    } | {"batch_size": batch["batch_size"]}
 
 
 def _passes(backbone: nn.Module, inputs: dict[str, Any]) -> tuple[float, float]:
