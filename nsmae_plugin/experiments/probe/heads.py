@@ -44,7 +44,7 @@ class Recipe:
 
 RECIPES = {
     "linear": Recipe(width=0, least=400, epochs=2, most=3000, lr=1e-2, weight_decay=1e-2),
-    "shallow": Recipe(width=32, least=400, epochs=8, most=8000, lr=1e-2, weight_decay=5e-2),
+    "shallow": Recipe(width=32, least=400, epochs=4, most=6000, lr=1e-2, weight_decay=5e-2),
 }
 WARM_UP = 0.1
 MOMENTUM = 0.02  # of BatchNorm: a step sees one frame

@@ -130,6 +130,8 @@ def draw(rows: Sequence[Row], networks: Sequence[str]) -> Figure:
             grid[line, column].set_title(f"{task}, {branch}, {head} head", fontsize=9)
         unit = "" if metric in ERRORS else " (%)"
         grid[line, 0].set_ylabel(f"{metric}{unit}", fontsize=8)
+    for axes in grid[:-1].flat:
+        axes.set_xlabel("")
     ordered = [handles[name] for name in networks if name in handles]
     panels.legend_below(figure, ordered, min(len(ordered), 2 * len(columns)))
     return figure
