@@ -1,4 +1,4 @@
-"""Measure the frustum path, training steps, prediction, loading, growth, gradients and parity.
+"""Measure the frustum path, training steps, prediction, loading, sparse convolutions and more.
 
 Formulations are measured in turn, each in a process of its own: only the ratios within one run
 mean anything on a machine that others use too.
