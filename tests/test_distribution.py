@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import tarfile
 import zipfile
 from pathlib import Path
 
@@ -36,8 +35,7 @@ def sdist(tmp_path_factory) -> Path:
     for folder in ("nsmae_plugin", "cfgs"):
         ignore = shutil.ignore_patterns("__pycache__")
         shutil.copytree(REPOSITORY / folder, copy / folder, ignore=ignore)
-    with tarfile.open(build("sdist", copy, target)) as archive:
-        archive.extractall(target, filter="data")
+    shutil.unpack_archive(build("sdist", copy, target), target)
     (folder,) = (path for path in target.iterdir() if path.is_dir())
     return folder
 
