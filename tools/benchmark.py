@@ -69,6 +69,11 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
             "--only_factorised", action="store_true", help="do not compare, only measure"
         )
     whole.add_argument("--use_amp", action="store_true", help="in bfloat16, as training does")
+    whole.add_argument(
+        "--own_data",
+        action="store_true",
+        help="the first training frames of the configuration's dataset in place of made-up ones",
+    )
     pull.add_argument("--steps", type=positive, default=1, help="of the training, from its first")
     spread.set_defaults(memory="kept")  # as in training
     load.set_defaults(memory="small_pages")  # as loading processes have them

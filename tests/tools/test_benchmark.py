@@ -16,7 +16,13 @@ from tests.helpers.paths import REPOSITORY, TINY
 from tests.helpers.programs import run_python
 from tools import benchmark
 from tools.benchmarks import commands, frustum, loader, parity, report, sparse, step
-from tools.benchmarks.inputs import FIRST_CAMERA, made_up_batch, ring_of_cameras, scan
+from tools.benchmarks.inputs import (
+    FIRST_CAMERA,
+    first_frames,
+    made_up_batch,
+    ring_of_cameras,
+    scan,
+)
 from tools.benchmarks.measure import MeasurementError, compare, interleave, run_isolated
 from tools.benchmarks.parity import without_dropout
 
@@ -236,6 +242,23 @@ def test_the_command_measures_a_whole_step(tmp_path, capsys):
     assert report["seconds_ratio"] > 0
     assert report["modules"]["materialised"]["vtransform"]["backward"] > 0
     assert "% of the step" in capsys.readouterr().out
+
+
+def test_own_data_are_the_first_training_frames_with_their_labels(synthetic_root):
+    changes = ["DATA_CONFIG.DATA_PATH", str(synthetic_root)]
+    config = load_config(TINY / "centerpoint_lidar.yaml", changes)
+    batch = first_frames(config, 2)
+    dataset = host.build_dataset(config.DATA_CONFIG, config.CLASS_NAMES, True)
+    assert [meta["token"] for meta in batch["metadata"]] == [
+        info["token"] for info in dataset.infos[:2]
+    ]
+    assert batch["gt_boxes"].shape[0] == 2
+    assert np.array_equal(first_frames(config, 2)["points"], batch["points"])
+    options = {"config": config, "variant": "factorised", "batch": 2, "device": CPU, "repeats": 1}
+    own, made_up = (step.measure_variant(**options, own_data=own) for own in (True, False))
+    assert own["first_step"]["loss"] != made_up["first_step"]["loss"]
+    with pytest.raises(MeasurementError, match="fewer than --batch 7"):
+        first_frames(config, 7)
 
 
 def test_the_command_compares_the_sparse_backbone_with_spconv(tmp_path, capsys):

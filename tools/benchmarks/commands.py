@@ -59,14 +59,14 @@ def benchmark_frustum(args: argparse.Namespace, batch: int) -> Report:
 
 
 def benchmark_step(args: argparse.Namespace, batch: int) -> Report:
-    """A whole training step of a configuration, on made-up data, and its modules one by one.
+    """A whole training step of a configuration, and its modules one by one.
 
     As is, with the published frustum, and with OpenPCDet's own modules where it is installed.
     """
     vtransform = load_config(args.cfg_file, args.overrides).MODEL.get("VTRANSFORM")
     lifts = vtransform is not None and vtransform.NAME in LIFTING
     variants = _variants(args, step.VARIANTS, {"materialised": lifts})
-    options = {"device": args.device, "use_amp": args.use_amp}
+    options = {"device": args.device, "use_amp": args.use_amp, "own_data": args.own_data}
     results, details = _measure(args, step.measure_variant, variants, batch, **options)
     slow = "materialised" if "materialised" in variants else variants[-1]
     measured = compare(results, slow=slow, fast="factorised")

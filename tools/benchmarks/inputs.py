@@ -1,4 +1,4 @@
-"""Made-up inputs of the right shapes and statistics: a ring of cameras, a scan, a batch, labels."""
+"""Inputs: made-up ones of the right shapes and statistics, and frames of a dataset."""
 
 from __future__ import annotations
 
@@ -10,8 +10,12 @@ from typing import Any
 import numpy as np
 import torch
 
+import nsmae_plugin
+from nsmae_plugin import host
+from nsmae_plugin.data.loader import seeded
 from nsmae_plugin.data.masking import hidden_subset, image_patch_mask
 from nsmae_plugin.geometry.bev_grid import map_grid
+from tools.benchmarks.measure import MeasurementError
 
 BEAMS, AZIMUTHS = 32, 1084  # of nuScenes' LiDAR: 34,688 returns a sweep
 SENSOR_HEIGHT = 1.84  # metres above the ground
@@ -112,6 +116,20 @@ def made_up_batch(config: Any, batch: int, cameras: int = 6, mode: str = "train"
             ratio = steps["mask_depth_points"].RATIO
             result["depth_point_mask"] = hidden_subset(len(result["points"]), ratio, rng)
     return {**result, **_labels(config, batch, rng)} if mode == "train" else result
+
+
+def first_frames(config: Any, batch: int) -> dict[str, Any]:
+    """A collated batch of the first training frames of the configuration's dataset.
+
+    Raises:
+        MeasurementError: the dataset has fewer frames.
+    """
+    nsmae_plugin.register()
+    dataset = host.build_dataset(config.DATA_CONFIG, config.CLASS_NAMES, True)
+    if len(dataset) < batch:
+        raise MeasurementError(f"the dataset has {len(dataset)} frames, fewer than --batch {batch}")
+    with seeded(0):  # the augmentation
+        return dataset.collate_batch([dataset[index] for index in range(batch)])
 
 
 def scan(sweeps: int, extent: list[float], rng: np.random.Generator) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""A whole training step on made-up data: the training loop's own, and its modules one by one."""
+"""A whole training step: the training loop's own, and its modules one by one."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from nsmae_plugin.optimization.optim import build_optimizer, build_scheduler
 from nsmae_plugin.training.precision import fit_precision
 from nsmae_plugin.training.run_state import Progress, Run
 from nsmae_plugin.training.update import StepRecord, read_records, update_weights
-from tools.benchmarks.inputs import made_up_batch, made_up_dataset
+from tools.benchmarks.inputs import first_frames, made_up_batch, made_up_dataset
 from tools.benchmarks.materialised import LIFTING, materialise
 from tools.benchmarks.measure import measure_calls
 from tools.benchmarks.modules import ModuleTimer
@@ -170,6 +170,7 @@ def measure_variant(
     device: torch.device,
     repeats: int,
     use_amp: bool = False,
+    own_data: bool = False,
 ) -> dict[str, Any]:
     """Seconds and MiB of the step, the loss terms of the first, parameters, and what it is made of.
 
@@ -177,7 +178,8 @@ def measure_variant(
     """
     amp_dtype = torch.bfloat16 if use_amp else None
     model = fit_precision(build_model(config, variant).to(device), amp_dtype)
-    data = host.to_device(made_up_batch(config, batch), device)
+    frames = first_frames if own_data else made_up_batch
+    data = host.to_device(frames(config, batch), device)
     step = make_step(model, config, data, device, amp_dtype)
     records: list[StepRecord] = []
     measured = measure_calls(lambda: records.append(step()), device, repeats, FIRST_STEPS)
