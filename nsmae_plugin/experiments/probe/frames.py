@@ -65,6 +65,11 @@ class ProbeData:
     def __len__(self) -> int:
         return len(self.tokens)
 
+    @property
+    def num_labelled(self) -> int:
+        """Frames that heads may learn from: all but those held out for validation."""
+        return len(self) - len(self.held_out)
+
     def occupancy(self, frame: int) -> np.ndarray:
         """(Z, rows, columns) bool: cells in which a LiDAR point of the frame lies, Z ascending.
 

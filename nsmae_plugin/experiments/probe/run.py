@@ -85,8 +85,8 @@ def _report(
 def _describe(options: ProbeOptions, probe: Probe, names: Sequence[str]) -> None:
     """Print what a start would do."""
     print(
-        f"{len(probe.train)} training frames, {len(probe.test)} of the split {options.split}; "
-        f"labels by {probe.label_fraction_by}"
+        f"{probe.train.num_labelled} training frames, {len(probe.test)} of the split "
+        f"{options.split}; labels by {probe.label_fraction_by}"
     )
     for fraction in dict.fromkeys(options.fractions):
         counts = {len(probe.labelled[fraction, seed]) for seed in range(options.seeds)}
@@ -126,7 +126,7 @@ def _features(
         labels_digest([probe.train, probe.test]),
         probe.label_fraction_by,
         options.split,
-        (len(probe.train), len(probe.test)),
+        (probe.train.num_labelled, len(probe.test)),
         probed,
     )
     return study, features

@@ -103,6 +103,7 @@ def test_the_validation_part_has_no_labels_to_learn_from(synthetic_root, folder,
     chosen = labels.labelled(fraction, by, 0)
     assert [labels.tokens[one] for one in chosen] == [info["token"] for info in dataset.infos]
     assert len(chosen) == round(3 * fraction)  # one of two scenes
+    assert labels.num_labelled == 3
     part = load_labels(data, "validation", folder)
     assert set(part.tokens) == {labels.tokens[one] for one in labels.held_out}
     assert len(part.labelled(1, by, 0)) == 3

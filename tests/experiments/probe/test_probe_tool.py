@@ -73,6 +73,16 @@ def test_networks_are_compared_and_others_added(workspace, synthetic_root, capsy
     assert "against same" in capsys.readouterr().out
 
 
+def test_frames_of_the_validation_part_are_not_counted(
+    workspace, synthetic_root, monkeypatch, capsys
+):
+    monkeypatch.setitem(SMALL, "DATA_CONFIG.VALIDATION_FRACTION", "0.5")
+    assert run("--dry_run", "--fractions", "1", root=synthetic_root) == 0
+    output = capsys.readouterr().out
+    assert "3 training frames, 3 of the split test" in output
+    assert "100 %: 3 labelled frames" in output
+
+
 def test_options_of_the_features_reach_the_extraction(
     workspace, synthetic_root, monkeypatch, capsys
 ):
