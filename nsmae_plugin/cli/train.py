@@ -13,6 +13,7 @@ from nsmae_plugin.runtime.command_line import (
     positive,
 )
 from nsmae_plugin.runtime.random_state import FIXED_SEED
+from nsmae_plugin.training.loggers import LOGGERS
 
 
 def parse_options(arguments: list[str] | None = None) -> TrainOptions:
@@ -43,6 +44,12 @@ def parse_options(arguments: list[str] | None = None) -> TrainOptions:
     add("--ckpt_save_step_interval", type=positive, help="optimiser steps, for latest_model.pth")
     add("--logger_iter_interval", type=positive, help="optimiser steps between log lines")
     add("--eval_interval", type=not_negative, help="epochs between evaluations, 0 for none")
+    add(
+        "--logger",
+        nargs="+",
+        choices=tuple(LOGGERS),
+        help="show curves and pictures in any of these; default: tensorboard",
+    )
     return TrainOptions(**vars(parser.parse_args(arguments)))
 
 

@@ -7,7 +7,7 @@ import logging
 import math
 import secrets
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -36,6 +36,7 @@ from nsmae_plugin.training import (
     config_changes,
     early_stopping,
     engine,
+    loggers,
     run_log,
     run_state,
     transfer,
@@ -73,6 +74,7 @@ class TrainOptions(RunOptions):
     ckpt_save_step_interval: int | None = None
     logger_iter_interval: int = 50
     eval_interval: int = 1
+    logger: Sequence[str] = loggers.DEFAULT
 
 
 def train(options: TrainOptions, evaluate: Evaluate | None = None) -> None:
@@ -92,6 +94,7 @@ def train(options: TrainOptions, evaluate: Evaluate | None = None) -> None:
     try:
         config = load_config(options.cfg_file, options.overrides)
         early_stopping.check(config, options.eval_interval, own_evaluation=evaluate is not None)
+        loggers.require(options.logger)
         world = options.start_processes()
         nsmae_plugin.register()
         with _locked(options.folder):
@@ -130,6 +133,8 @@ class _Setup:
         log = f"train_{datetime.now():%Y%m%d-%H%M%S}.log"
         self.logger = run_log.start_log(self.folder, log, world)
         self.logger.info("output in %s", self.folder)
+        if "tensorboard" in options.logger:
+            self.logger.info("curves and pictures: tensorboard --logdir %s", self.folder)
         self.source = distributed.on_main(
             lambda: to_resume(self.folder / "ckpt", options.ckpt, options.pretrained_model)
         )
@@ -171,7 +176,7 @@ class _Setup:
             checkpoints=CheckpointManager(
                 self.folder / "ckpt", self.options.max_ckpt_save_num, self.source
             ),
-            curves=run_log.Curves(self.folder if self.world.is_main else None, run.progress.step),
+            curves=self._curves(run.progress.step),
             logger=self.logger,
             facts=self.facts,
             command=command_to_resume(self.options.launcher, sys.argv),
@@ -181,6 +186,14 @@ class _Setup:
             before_epoch=hook,
         )
         return session, loader, sampler
+
+    def _curves(self, step: int) -> run_log.Curves:
+        """The curves of the run, which the main process alone writes."""
+        folder = self.folder if self.world.is_main else None
+        curves = run_log.Curves(folder, step, self.options.logger)
+        if step == 0:
+            curves.begin(self.facts["config"], " ".join(sys.argv))
+        return curves
 
     def _settings(self, batches: int) -> RunSettings:
         options, optimization = self.options, self.config.OPTIMIZATION

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import yaml
-from tensorboardX import SummaryWriter
 
 from nsmae_plugin import host
 from nsmae_plugin.config.load import plain
 from nsmae_plugin.runtime import distributed, files
 from nsmae_plugin.runtime.command_line import RUN_LOGGER
 from nsmae_plugin.runtime.distributed import World
-from nsmae_plugin.training import metrics_file
+from nsmae_plugin.training import loggers, metrics_file
 
 FORMAT = "%(asctime)s  %(levelname)5s  %(message)s"
 
@@ -71,7 +71,7 @@ def write_config(config: Mapping[str, Any], path: Path) -> None:
 
 
 class Curves:
-    """TensorBoard scalars, and ``metrics.jsonl`` with one record a line.
+    """The loggers of a run, and ``metrics.jsonl`` with one record a line.
 
     A record is ``{"epoch", "step", "split", ...values}``: epochs and optimiser steps done, split
     ``train`` (means since the previous record), ``validation`` or ``test``.
@@ -80,19 +80,20 @@ class Curves:
         folder: the run's directory; None writes nothing, for the ranks that do not log.
         step: steps done so far. What a killed run wrote after its last checkpoint is taken out, as
             the resumed run writes it again.
+        names: of the loggers, see :data:`nsmae_plugin.training.loggers.LOGGERS`.
 
     Attributes:
         evaluated: the record of an evaluation after ``step``, if there is one.
     """
 
-    def __init__(self, folder: Path | None, step: int = 0) -> None:
-        self._board: SummaryWriter | None = None
+    def __init__(
+        self, folder: Path | None, step: int = 0, names: Sequence[str] = loggers.DEFAULT
+    ) -> None:
+        self._file: Path | None = None
         self.evaluated: metrics_file.Record | None = None
+        self._loggers = loggers.Loggers(names if folder else (), folder or Path(), step)
         if folder is None:
             return
-        self._board = SummaryWriter(
-            logdir=str(folder / "tensorboard"), purge_step=step + 1 if step else None
-        )
         self._file = folder / "metrics.jsonl"
         records = metrics_file.rewrite(self._file, lambda one: one["step"] <= step)
         for one in records:
@@ -100,17 +101,24 @@ class Curves:
                 self.evaluated = one
 
     def scalars(self, prefix: str, values: Mapping[str, float], step: int) -> None:
-        """Add ``prefix/name`` to TensorBoard for every value."""
-        if self._board is not None:
-            for name, value in values.items():
-                self._board.add_scalar(f"{prefix}/{name}", value, step)
+        """Show ``prefix/name`` for every value."""
+        named = {f"{prefix}/{name}": value for name, value in values.items()}
+        self._loggers.each(lambda logger: logger.scalars(named, step))
+
+    def image(self, tag: str, picture: np.ndarray, step: int) -> None:
+        """Show a picture, (H, W, 3) uint8."""
+        self._loggers.each(lambda logger: logger.image(tag, picture, step))
+
+    def begin(self, config: Mapping[str, Any], command: str) -> None:
+        """Show the configuration and the command of a run that begins."""
+        self._loggers.each(lambda logger: logger.config(config))
+        self._loggers.each(lambda logger: logger.text("command", command, 0))
 
     def record(self, split: str, epoch: int, step: int, values: Mapping[str, float]) -> None:
         """Append one record to ``metrics.jsonl``."""
-        if self._board is not None:
+        if self._file is not None:
             facts = {"epoch": epoch, "step": step, "split": split}
             metrics_file.append(self._file, {**facts, **values})
 
     def close(self) -> None:
-        if self._board is not None:
-            self._board.close()
+        self._loggers.each(lambda logger: logger.close())

@@ -18,8 +18,8 @@ from tests.helpers.oracle_runs import (
     results_folder,
     run_folder,
     save,
-    scalars,
 )
+from tests.helpers.tensorboard import scalars
 
 
 @pytest.fixture

@@ -4,7 +4,6 @@
 """
 
 import json
-import struct
 import sys
 from pathlib import Path
 
@@ -13,7 +12,6 @@ import tools.test
 # isort: split
 import torch
 import yaml
-from tensorboardX.proto.event_pb2 import Event
 from torch import nn
 
 from nsmae_plugin import host
@@ -164,20 +162,6 @@ def summary(folder, name="metrics_summary.json"):
 def history(workspace):
     text = (run_folder(workspace) / "eval/metrics.jsonl").read_text(encoding="utf-8")
     return [json.loads(line) for line in text.splitlines()]
-
-
-def scalars(folder):
-    """``{tag: [(step, value)]}`` of the TensorBoard files in a folder, in the order of steps."""
-    result = {}
-    for path in sorted(folder.iterdir()):
-        content, position = path.read_bytes(), 0
-        while position < len(content):
-            (length,) = struct.unpack_from("<Q", content, position)  # then 4 bytes of checksum
-            event = Event.FromString(content[position + 12 : position + 12 + length])
-            position += 16 + length
-            for value in event.summary.value:
-                result.setdefault(value.tag, []).append((event.step, value.simple_value))
-    return {tag: sorted(values) for tag, values in result.items()}
 
 
 if __name__ == "__main__":

@@ -16,10 +16,10 @@ import tools.test
 from nsmae_plugin import host
 from nsmae_plugin.config.load import load_config
 from nsmae_plugin.training import checkpoint
-from tests.helpers.oracle_runs import scalars
 from tests.helpers.paths import REPOSITORY
 from tests.helpers.programs import TORCHRUN, run_python
 from tests.helpers.stock_scripts import start
+from tests.helpers.tensorboard import scalars
 from tests.runs.test_visualize import SMALL_CAMERA
 
 # Both sides run inside OpenPCDet.

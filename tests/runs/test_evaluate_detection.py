@@ -19,11 +19,11 @@ from tests.helpers.oracle_runs import (
     run_folder,
     run_tool,
     save,
-    scalars,
     start_two_processes,
     summary,
 )
 from tests.helpers.paths import TINY
+from tests.helpers.tensorboard import scalars
 
 OPENPCDET_FLAGS = (
     *("cfg_file", "batch_size", "workers", "extra_tag", "ckpt", "pretrained_model", "launcher"),

@@ -16,10 +16,10 @@ from tests.helpers.oracle_runs import (
     results_folder,
     run_folder,
     save,
-    scalars,
     start_two_processes,
     summary,
 )
+from tests.helpers.tensorboard import scalars
 from tests.helpers.toys import train
 
 # isort: split

@@ -9,8 +9,9 @@ import pytest
 from nsmae_plugin.config.load import load_config
 from nsmae_plugin.runs.loaded_model import load_model
 from nsmae_plugin.training import checkpoint
-from tests.helpers.oracle_runs import run_tool, scalars
+from tests.helpers.oracle_runs import run_tool
 from tests.helpers.paths import TINY
+from tests.helpers.tensorboard import scalars
 from tests.runs.test_visualize import SMALL_CAMERA
 from tools import evaluate_pretrain
 
