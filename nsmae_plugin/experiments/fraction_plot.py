@@ -16,6 +16,7 @@ def draw_series(
     spreads: Sequence[Spread | None],
     label: str,
     colour: str,
+    marker: str,
 ) -> None:
     """Join the means, with error bars of one sample standard deviation; dots are single seeds.
 
@@ -35,7 +36,7 @@ def draw_series(
         yerr=[spread.sd or 0.0 for _, spread in known],
         label=label,
         color=colour,
-        marker="o",
+        marker=marker,
         capsize=3,
         linewidth=1.2,
     )

@@ -22,8 +22,8 @@ from nsmae_plugin.geometry.calibration import camera_matrices
 from nsmae_plugin.runs.loaded_model import LoadedModel
 from nsmae_plugin.runs.prediction import BOXES, MAP, Prediction, describe, read_prediction
 from nsmae_plugin.runtime import files
-from nsmae_plugin.visualization.box_lines import class_colours
 from nsmae_plugin.visualization.box_pictures import save_pictures
+from nsmae_plugin.visualization.colours import class_colours
 from nsmae_plugin.visualization.frame import CameraImage, Frame
 from nsmae_plugin.visualization.map_cameras import draw_map_cameras, ground_plane
 from nsmae_plugin.visualization.map_pictures import draw_map

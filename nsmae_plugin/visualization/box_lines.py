@@ -1,15 +1,10 @@
-"""Edges of boxes, projected into camera images and clipped, and colours of classes."""
+"""Edges of boxes, projected into camera images and clipped."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
-from matplotlib import colormaps
 
 from nsmae_plugin.geometry.boxes import CORNERS, Boxes, box_points
-
-Colour = tuple[float, float, float]
 
 NEAR = 0.1  # metres; parts of a box closer to the camera plane are clipped
 _BOTTOM_MIDDLE, _FRONT_MIDDLE = 8, 9
@@ -17,30 +12,6 @@ _BOTTOM_MIDDLE, _FRONT_MIDDLE = 8, 9
 _EDGES = [(0, 1), (1, 2), (2, 3), (3, 0), (4, 5), (5, 6), (6, 7), (7, 4)]
 _EDGES += [(0, 4), (1, 5), (2, 6), (3, 7), (_BOTTOM_MIDDLE, _FRONT_MIDDLE)]
 _POINTS = np.concatenate([CORNERS, [[0, 0, -1], [1, 0, -1]]])
-
-# nuScenes' own (nuscenes-devkit, utils/color_map.py), for the ten classes of its benchmark.
-NUSCENES_COLOURS = {
-    "car": (255, 158, 0),
-    "truck": (255, 99, 71),
-    "construction_vehicle": (233, 150, 70),
-    "bus": (255, 69, 0),
-    "trailer": (255, 140, 0),
-    "barrier": (112, 128, 144),
-    "motorcycle": (255, 61, 99),
-    "bicycle": (220, 20, 60),
-    "pedestrian": (0, 0, 230),
-    "traffic_cone": (47, 79, 79),
-}
-
-
-def class_colours(class_names: Sequence[str]) -> dict[str, Colour]:
-    """Colours of classes: nuScenes' own for its classes, from a fixed palette for others."""
-    palette: Sequence[Colour] = colormaps["tab20"].colors  # type: ignore[attr-defined]
-    colours = {name: palette[at % len(palette)] for at, name in enumerate(class_names)}
-    for name in colours.keys() & NUSCENES_COLOURS:
-        red, green, blue = NUSCENES_COLOURS[name]
-        colours[name] = (red / 255, green / 255, blue / 255)
-    return colours
 
 
 def skeletons(boxes: Boxes) -> np.ndarray:

@@ -14,14 +14,17 @@ from matplotlib.lines import Line2D
 
 from nsmae_plugin.geometry.boxes import Boxes
 from nsmae_plugin.visualization import panels
-from nsmae_plugin.visualization.box_lines import Colour, outlines, project
+from nsmae_plugin.visualization.box_lines import outlines, project
+from nsmae_plugin.visualization.colours import POINTS, Colour
 from nsmae_plugin.visualization.frame import CameraImage, Frame, camera_figure
 
 TRUTH_STYLE = {"linestyles": (0, (3, 2)), "linewidths": 1.0}
 PREDICTION_STYLE = {"linestyles": "solid", "linewidths": 1.5}
-# nuScenes' colours of cones and pedestrians are dark; in images a light border sets them off.
-BORDER_STYLE: dict[str, Any] = {"colors": "white", "alpha": 0.5, "linewidths": 2.5}
+# In images a border sets lines off from what is as bright as they are: a light one around dark
+# colours, a dark one around light colours.
+BORDER_STYLE: dict[str, Any] = {"alpha": 0.5, "linewidths": 2.5}
 DARK, LUMINANCE = 0.35, np.array([0.2126, 0.7152, 0.0722])
+POINT_SIZE = 1.3  # of LiDAR points from above, in points
 MIN_SPEED = 0.5  # m/s; slower boxes get no arrow
 
 
@@ -58,7 +61,8 @@ def draw_bev(frame: Frame, colours: Mapping[str, Colour]) -> Figure:
     figure = Figure(figsize=size, dpi=panels.DPI, layout="constrained")
     axes = figure.subplots()
     if frame.points is not None:
-        axes.plot(*frame.points[:, :2].T, ",", color="0.6", zorder=0)
+        x, y = frame.points[:, :2].T
+        axes.plot(x, y, "o", color=POINTS, markersize=POINT_SIZE, markeredgewidth=0, zorder=0)
     for boxes, style, _ in _layers(frame):
         lines = outlines(boxes)
         chosen = [colours[name] for name in boxes.names for _ in range(lines.shape[1])]
@@ -90,7 +94,8 @@ def _draw_boxes(
         lines, owners = project(boxes, camera.lidar2image, camera.image.size)
         chosen = np.array([colours[boxes.names[owner]] for owner in owners]).reshape(-1, 3)
         dark = chosen @ LUMINANCE < DARK
-        axes.add_collection(LineCollection(list(lines[dark]), **BORDER_STYLE))
+        borders = np.where(dark, "white", "black")
+        axes.add_collection(LineCollection(list(lines), colors=list(borders), **BORDER_STYLE))
         axes.add_collection(LineCollection(list(lines), colors=chosen, **style))
         counts.append(f"{len(np.unique(owners))} {name}")
     panels.finish(axes, f"{camera.name}: {', '.join(reversed(counts))}")

@@ -7,40 +7,18 @@ from collections.abc import Sequence
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
-from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure, SubFigure
 from matplotlib.patches import Patch
 
 from nsmae_plugin.formats.maps.bev_map import BEVMap
 from nsmae_plugin.geometry.boxes import Boxes
 from nsmae_plugin.visualization import panels
-from nsmae_plugin.visualization.box_lines import Colour, outlines
+from nsmae_plugin.visualization.box_lines import outlines
+from nsmae_plugin.visualization.colours import FALSE_POSITIVE, MISSED, Colour, map_colours
 from nsmae_plugin.visualization.frame import COLUMNS, Frame, draw_images, rows_height
 
-# nuScenes' own (nuscenes-devkit, map_expansion/map_api.py), in drawing order: layers that lie on
-# others come later. ``divider`` joins both kinds of divider, in the colour of lane dividers.
-MAP_COLOURS = {
-    "drivable_area": "#a6cee3",
-    "road_segment": "#1f78b4",
-    "road_block": "#b2df8a",
-    "lane": "#33a02c",
-    "lane_connector": "#33a02c",
-    "carpark_area": "#ff7f00",
-    "walkway": "#e31a1c",
-    "ped_crossing": "#fb9a99",
-    "stop_line": "#fdbf6f",
-    "road_divider": "#cab2d6",
-    "lane_divider": "#6a3d9a",
-    "divider": "#6a3d9a",
-}
-MISSED, FALSE_POSITIVE = to_rgb("black"), to_rgb("0.62")
 WIDTH = 16.0  # inches
 MAP_HEIGHT = 6.3
-
-
-def map_colours(classes: Sequence[str]) -> dict[str, Colour]:
-    """Colours of the given classes, in drawing order."""
-    return {name: to_rgb(code) for name, code in MAP_COLOURS.items() if name in classes}
 
 
 def class_patches(classes: Sequence[str]) -> list[Patch]:

@@ -18,6 +18,7 @@ from matplotlib.image import AxesImage
 from matplotlib.ticker import AutoLocator
 
 from nsmae_plugin.runtime import files
+from nsmae_plugin.visualization.fitting import fit
 
 NUMBER_COLOURS = "turbo"
 ERROR_COLOURS = "magma"
@@ -67,10 +68,13 @@ def metre_axes(axes: Axes) -> None:
 
 
 def legend_below(figure: Figure, handles: Sequence[Artist], columns: int) -> None:
-    """Add a legend below all panels, ``columns`` entries in a row."""
-    figure.legend(
-        handles=handles, loc="outside lower center", ncols=columns, fontsize=9, frameon=False
-    )
+    """Add a legend below all panels, ``columns`` entries in a row, or fewer if they do not fit."""
+    style: dict[str, Any] = {"loc": "outside lower center", "fontsize": 9, "frameon": False}
+    legend = figure.legend(handles=handles, ncols=columns, **style)
+    while columns > 1 and legend.get_window_extent().width > figure.bbox.width:
+        columns -= 1
+        legend.remove()
+        legend = figure.legend(handles=handles, ncols=columns, **style)
 
 
 def colour_bar(
@@ -87,13 +91,17 @@ def save_figures(figures: Mapping[str, Figure], caption: str, folder: Path) -> l
     files.make_folder(folder)
     paths = []
     for name, figure in figures.items():
-        figure.suptitle(caption, fontsize=10, wrap=True)
+        figure.suptitle(caption, fontsize=10)
         paths.append(save(figure, folder / f"{name}.png", DPI))
     return paths
 
 
 def save(figure: Figure, path: Path, dpi: int = 110) -> Path:
-    """Write a figure in the format of the file's suffix (without one: PNG); return ``path``."""
+    """Write a figure in the format of the file's suffix (without one: PNG); return ``path``.
+
+    Titles and labels that are too wide are broken into lines first.
+    """
+    fit(figure)
     with files.replacing(path) as file:
         figure.savefig(file, dpi=dpi, format=path.suffix[1:] or "png")
     return path

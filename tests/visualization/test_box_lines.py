@@ -6,8 +6,6 @@ import pytest
 from nsmae_plugin.geometry.boxes import make_boxes
 from nsmae_plugin.visualization.box_lines import (
     NEAR,
-    NUSCENES_COLOURS,
-    class_colours,
     project,
     skeletons,
 )
@@ -93,20 +91,3 @@ def distances(point: np.ndarray, lines: np.ndarray) -> np.ndarray:
 def test_no_boxes_are_no_lines():
     lines, owners = project(make_boxes([], []), looking_along_x(), SIZE)
     assert len(lines) == len(owners) == 0
-
-
-def test_colours_are_nuscenes_own():
-    from nuscenes.utils.color_map import get_colormap
-
-    theirs = get_colormap()
-    names = {"bus": "vehicle.bus.rigid", "pedestrian": "human.pedestrian.adult"}
-    names |= {"traffic_cone": "movable_object.trafficcone", "barrier": "movable_object.barrier"}
-    names |= {"construction_vehicle": "vehicle.construction"}
-    for name, colour in NUSCENES_COLOURS.items():
-        assert theirs[names.get(name, f"vehicle.{name}")] == colour
-
-
-def test_other_classes_get_colours_of_their_own():
-    colours = class_colours(["car", "tram", "deer"])
-    assert colours["car"] == (1.0, 158 / 255, 0.0)
-    assert len(set(colours.values())) == 3

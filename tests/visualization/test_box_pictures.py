@@ -7,8 +7,8 @@ from matplotlib.quiver import Quiver
 from PIL import Image
 
 from nsmae_plugin.geometry.boxes import make_boxes
-from nsmae_plugin.visualization.box_lines import class_colours
 from nsmae_plugin.visualization.box_pictures import draw_bev, draw_cameras, save_pictures
+from nsmae_plugin.visualization.colours import class_colours
 from nsmae_plugin.visualization.film import film_frame, save_film
 from nsmae_plugin.visualization.frame import CAMERA_ORDER, CameraImage, Frame
 

@@ -1,23 +1,18 @@
 """Pictures of made-up maps: colours, errors, panels."""
 
-from types import SimpleNamespace
-
 import numpy as np
 import pytest
 from matplotlib.colors import to_hex, to_rgb
-from nuscenes.map_expansion.map_api import NuScenesMapExplorer
 from PIL import Image
 
 from nsmae_plugin.formats.maps.bev_map import BEVMap
-from nsmae_plugin.formats.maps.map_classes import LAYERS_OF_CLASS
 from nsmae_plugin.geometry.bev_grid import BEVGrid
 from nsmae_plugin.geometry.boxes import make_boxes
+from nsmae_plugin.visualization.colours import MAP_COLOURS, map_colours
 from nsmae_plugin.visualization.frame import CAMERA_ORDER, CameraImage, Frame
 from nsmae_plugin.visualization.map_pictures import (
-    MAP_COLOURS,
     compare,
     draw_map,
-    map_colours,
     paint,
 )
 
@@ -43,17 +38,6 @@ def frame(names=("CAM_FRONT",), boxes=()) -> Frame:
 
 def titles(figure) -> list[str]:
     return [axes.get_title() for axes in figure.axes]
-
-
-def test_colours_are_those_of_the_devkit():
-    layers = SimpleNamespace(map_name="", canvas_edge=(1.0, 1.0))
-    official = NuScenesMapExplorer(layers).color_map
-    assert set(MAP_COLOURS) == set(LAYERS_OF_CLASS)
-    for name, colour in MAP_COLOURS.items():
-        if name in official:
-            assert colour == official[name], name
-    assert set(MAP_COLOURS) - set(official) == {"divider", "lane_connector"}
-    assert MAP_COLOURS["divider"] == official["lane_divider"]
 
 
 def test_what_lies_upon_something_is_painted_over_it():

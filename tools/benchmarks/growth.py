@@ -24,6 +24,7 @@ from nsmae_plugin.geometry.projection import frustum_pixels, frustum_rays
 from nsmae_plugin.models.lift_splat import GEOMETRY_KEYS
 from nsmae_plugin.models.targets import depth_from_above
 from nsmae_plugin.ops.pooling_plan import build_plan, frustum_cells
+from nsmae_plugin.visualization.colours import CURVE_COLOURS
 from nsmae_plugin.visualization.panels import save
 from tools.benchmarks import frustum
 from tools.benchmarks.inputs import ring_of_cameras, scan, stack_samples
@@ -177,11 +178,11 @@ def save_plot(series: dict[str, Any], path: Path) -> None:
 def _draw(panel: Axes, axis: str, rows: list[dict[str, Any]]) -> None:
     values = [row["value"] for row in rows]
     panel.plot(values, [value / values[0] for value in values], ":", color="0.5")
-    for key, name in UNITS.items():
+    for (key, name), colour, marker in zip(UNITS.items(), CURVE_COLOURS, "os", strict=False):
         heights = [_fastest(row[key]) for row in rows]
         if all(heights):
             relative = [height / heights[0] for height in heights]
-            panel.plot(values, relative, marker="o", markersize=4, label=name)
+            panel.plot(values, relative, marker=marker, color=colour, markersize=4, label=name)
     panel.xaxis.set_major_locator(MaxNLocator(4))
     panel.xaxis.set_major_formatter(EngFormatter(sep=""))
     panel.set_xlabel(axis)

@@ -27,8 +27,8 @@ from nsmae_plugin.experiments.spread import Spread
 from nsmae_plugin.formats.maps.map_classes import describe_drawing
 from nsmae_plugin.runtime import files
 from nsmae_plugin.visualization import panels
+from nsmae_plugin.visualization.colours import CURVE_COLOURS, CURVE_MARKERS
 
-COLOURS = ("orange", "blue", "green", "red", "purple", "brown", "pink", "olive", "cyan")
 _SHIFT = 0.04  # arms lie this share apart on the logarithmic axis, so that none hides another
 
 
@@ -173,10 +173,10 @@ def _draw_series(
     comparisons: Sequence[Comparison],
     series: Mapping[str, Sequence[Spread | None]],
 ) -> None:
-    """Draw the arms beside each other, each in its colour."""
+    """Draw the arms beside each other, each in its colour and with its marker."""
     arms = [SCRATCH, *comparisons[0].arms]
-    colours = {arm: f"tab:{colour}" for arm, colour in zip(arms, cycle(COLOURS), strict=False)}
+    styles = dict(zip(arms, cycle(zip(CURVE_COLOURS, CURVE_MARKERS, strict=True)), strict=False))
     for place, (arm, spreads) in enumerate(series.items()):
         factor = 1 + _SHIFT * (2 * place - len(series) + 1)
         positions = [factor * 100 * one.fraction for one in comparisons]
-        draw_series(axes, positions, spreads, title(arm), colours[arm])
+        draw_series(axes, positions, spreads, title(arm), *styles[arm])

@@ -17,10 +17,8 @@ from nsmae_plugin.experiments.probe.comparison import Panel, Row, compare, forma
 from nsmae_plugin.experiments.probe.study import Study
 from nsmae_plugin.runtime import files
 from nsmae_plugin.visualization import panels
+from nsmae_plugin.visualization.colours import CURVE_COLOURS, CURVE_MARKERS
 
-# Okabe and Ito's colours, which the colour-blind tell apart; markers tell the rest apart.
-COLOURS = ("#000000", "#E69F00", "#56B4E9", "#009E73", "#D55E00", "#0072B2", "#CC79A7", "#999999")
-MARKERS = "os^Dv*PX"
 APART = 0.03  # of a decade, between the error bars of networks
 
 
@@ -150,8 +148,8 @@ def _draw_panel(axes: Axes, rows: Sequence[Row], networks: Sequence[str]) -> dic
             [row.score.mean for row in shown],
             yerr=[(high - low) / 2 for low, high in ends],
             label=name,
-            color=COLOURS[index % len(COLOURS)],
-            marker=MARKERS[index % len(MARKERS)],
+            color=CURVE_COLOURS[index % len(CURVE_COLOURS)],
+            marker=CURVE_MARKERS[index % len(CURVE_MARKERS)],
             markersize=4,
             capsize=2,
             linewidth=1.2,
