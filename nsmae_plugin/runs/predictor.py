@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from matplotlib.figure import Figure
 
 from nsmae_plugin import host
 from nsmae_plugin.errors import ConfigError, DataError
@@ -22,7 +23,7 @@ from nsmae_plugin.geometry.calibration import camera_matrices
 from nsmae_plugin.runs.loaded_model import LoadedModel
 from nsmae_plugin.runs.prediction import BOXES, MAP, Prediction, describe, read_prediction
 from nsmae_plugin.runtime import files
-from nsmae_plugin.visualization.box_pictures import save_pictures
+from nsmae_plugin.visualization.box_pictures import draw_bev, save_pictures
 from nsmae_plugin.visualization.colours import class_colours
 from nsmae_plugin.visualization.frame import CameraImage, Frame
 from nsmae_plugin.visualization.map_cameras import draw_map_cameras, ground_plane
@@ -83,7 +84,8 @@ class Predictor:
             DataError: there is no such frame, or a file of it is missing or damaged.
         """
         batch = self.loaded.batch_of(index)
-        with torch.inference_mode():
+        # Not inference_mode: during a training, a module may keep a tensor created here.
+        with torch.no_grad():
             predictions = self.loaded.model(host.to_device(batch, self.device))[0]
         result = predictions[0] if isinstance(predictions, list) else {}
         return read_prediction(result, batch, self.config, self.map_threshold)
@@ -132,6 +134,25 @@ class Predictor:
         if prediction.map is not None:
             written += self._save_map(info, frame, prediction.map, folder)
         return written
+
+    def figures(self, index: int) -> dict[str, Figure]:
+        """Predict, and draw ``boxes`` from above and the ``map``: what the network predicts.
+
+        Raises:
+            ConfigError, NonFiniteError, DataError: see :meth:`predict`.
+        """
+        prediction = self.predict(index)
+        info, boxes = self.info(index), prediction.boxes
+        kept = make_boxes([], [], []) if boxes is None else boxes.above(self.threshold)
+        frame = self._frame(info, kept, None if boxes is None else self.truth(index))
+        figures = {}
+        if boxes is not None:
+            figures["boxes"] = draw_bev(frame, class_colours(self.config.CLASS_NAMES))
+        if prediction.map is not None:
+            figures["map"] = draw_map(frame, prediction.map)
+        for figure in figures.values():
+            figure.suptitle(f"sample {info['token']}", fontsize=10)
+        return figures
 
     def _save_boxes(self, info: Info, frame: Frame, folder: Path) -> list[Path]:
         path = folder / BOXES

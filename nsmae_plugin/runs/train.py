@@ -27,6 +27,7 @@ from nsmae_plugin.host import hooks
 from nsmae_plugin.optimization import freezing, optim, rates
 from nsmae_plugin.runs.loaded_model import VALIDATION, data_of_split
 from nsmae_plugin.runs.options import RunOptions
+from nsmae_plugin.runs.training_pictures import build_pictures
 from nsmae_plugin.runtime import distributed, files
 from nsmae_plugin.runtime.command_line import command_to_resume
 from nsmae_plugin.runtime.distributed import World
@@ -45,7 +46,7 @@ from nsmae_plugin.training.checkpoint_manager import CheckpointManager, to_resum
 from nsmae_plugin.training.early_stopping import EarlyStopping
 from nsmae_plugin.training.precision import fit_precision
 from nsmae_plugin.training.run_state import Progress, Run, RunSettings
-from nsmae_plugin.training.session import Evaluate, LoopOptions, Session
+from nsmae_plugin.training.session import Evaluate, LoopOptions, Pictures, Session
 
 AMP_DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -168,6 +169,7 @@ class _Setup:
         hook = hooks.build_hook(
             self.config.get("HOOK"), dataset, loader.restart_workers, settings.epochs, self.logger
         )
+        evaluation, pictures = (evaluate, None) if evaluate else self._evaluation(model)
         session = Session(
             run=run,
             settings=settings,
@@ -180,7 +182,8 @@ class _Setup:
             logger=self.logger,
             facts=self.facts,
             command=command_to_resume(self.options.launcher, sys.argv),
-            evaluate=evaluate or self._evaluation(model),
+            evaluate=evaluation,
+            pictures=pictures,
             held_out=self.held_out,
             early_stopping=self._early_stopping(model),
             before_epoch=hook,
@@ -257,8 +260,8 @@ class _Setup:
         """The data that is evaluated between epochs."""
         return VALIDATION if self.config.DATA_CONFIG.get("VALIDATION_FRACTION") else "test"
 
-    def _evaluation(self, model: nn.Module) -> Evaluate | None:
-        """Evaluation of the held-out data between epochs, if there is any."""
+    def _evaluation(self, model: nn.Module) -> tuple[Evaluate | None, Pictures | None]:
+        """Evaluation and pictures of the held-out data between epochs, if there is any."""
         config, validation = copy.copy(self.config), self.held_out == VALIDATION
         if validation:
             config.DATA_CONFIG = data_of_split(config.DATA_CONFIG, VALIDATION)
@@ -266,12 +269,14 @@ class _Setup:
         info_files = data.get("INFO_PATH")
         nothing_to_read = info_files is not None and not info_files.get("test")
         if self.options.eval_interval == 0 or nothing_to_read or "DATA_SPLIT" not in data:
-            return None
+            return None, None
         dataset, loader, _ = self.options.load_data(config, self.world, self.logger, training=False)
         name = VALIDATION if validation else data.DATA_SPLIT["test"]
         folder = self.folder / "eval" / "eval_with_train" / name
         part = "validation part" if validation else "test split"
-        return build_evaluation(model, dataset, loader, self.world, folder, self.logger, part)
+        draw = build_pictures(model, dataset, loader, config, self.world.device)
+        run = build_evaluation(model, dataset, loader, self.world, folder, self.logger, part)
+        return run, draw
 
 
 def _choose_seed(options: TrainOptions, content: dict[str, Any]) -> int:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 from tqdm import tqdm
@@ -26,6 +27,7 @@ from nsmae_plugin.training.run_state import Run, RunSettings
 from nsmae_plugin.training.update import StepRecord
 
 Evaluate = Callable[[nn.Module], dict[str, float]]
+Pictures = Callable[[nn.Module], Mapping[str, np.ndarray]]  # (H, W, 3) uint8, by tag
 
 
 @dataclass(frozen=True)
@@ -63,6 +65,7 @@ class Session:
     Attributes:
         facts: what checkpoints record about the run, see ``run_state.capture``.
         evaluate: metrics of the model on held-out data; logs them itself.
+        pictures: of a held-out sample, drawn after every evaluation by the main process.
         held_out: ``test`` or ``validation``, the name of that data in curves and records.
         early_stopping: follows the evaluations; None keeps no best checkpoint.
         before_epoch: called with the number of completed epochs before every epoch.
@@ -78,6 +81,7 @@ class Session:
     logger: logging.Logger
     facts: Mapping[str, Any]
     evaluate: Evaluate | None = None
+    pictures: Pictures | None = None
     held_out: str = "test"
     early_stopping: EarlyStopping | None = None
     before_epoch: Callable[[int], None] | None = None
@@ -241,6 +245,21 @@ class Session:
         self._follow(distributed.from_main(values))
         self.curves.scalars(self.held_out, values, progress.step)
         self.curves.record(self.held_out, progress.epoch, progress.step, values)
+        if self.pictures is not None and self.world.is_main:
+            self._show(self.pictures)
+
+    def _show(self, pictures: Pictures) -> None:
+        """Draw the network's predictions for the loggers; after a failure, no more."""
+        try:
+            with random_state.preserved_random_state():
+                drawn = pictures(distributed.unwrap(self.run.model))
+        except Exception as error:  # the training itself is sound
+            words = "no more pictures, as drawing failed: %s: %s"
+            self.logger.warning(words, type(error).__name__, " ".join(str(error).split()))
+            self.pictures = None
+            return
+        for tag, picture in drawn.items():
+            self.curves.image(tag, picture, self.run.progress.step)
 
     def _follow(self, values: Mapping[str, float]) -> None:
         """Save the network if the evaluation is the best so far."""

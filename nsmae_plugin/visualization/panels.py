@@ -13,6 +13,7 @@ import numpy as np
 from matplotlib import colormaps
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure, FigureBase
 from matplotlib.image import AxesImage
 from matplotlib.ticker import AutoLocator
@@ -94,6 +95,13 @@ def save_figures(figures: Mapping[str, Figure], caption: str, folder: Path) -> l
         figure.suptitle(caption, fontsize=10)
         paths.append(save(figure, folder / f"{name}.png", DPI))
     return paths
+
+
+def pixels(figure: Figure) -> np.ndarray:
+    """Draw a figure into an image, (H, W, 3) uint8."""
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())[..., :3].copy()
 
 
 def save(figure: Figure, path: Path, dpi: int = 110) -> Path:

@@ -78,10 +78,16 @@ def save_pictures(sample: Mapping[str, Any], caption: str, folder: Path) -> list
         figure = draw_sheet(name, groups)
         figure.suptitle(f"{HEADINGS.get(name, name)} · {caption}", fontsize=10)
         written.append(panels.save(figure, folder / f"{name.replace(' ', '_')}.png"))
+    written.append(panels.save(overview(sample, caption), folder / "overview.png"))
+    return written
+
+
+def overview(sample: Mapping[str, Any], caption: str) -> Figure:
+    """The main panels of all render heads of a sample, from :func:`sample_of`, in one figure."""
+    heads = [host.lookup("render_head", name) for name in sample["render_heads"]]
     figure = draw_overview([head.overview(sample) for head in heads])
     figure.suptitle(caption, fontsize=10)
-    written.append(panels.save(figure, folder / "overview.png"))
-    return written
+    return figure
 
 
 def colour_limits(group: Iterable[Panel]) -> Limits:
