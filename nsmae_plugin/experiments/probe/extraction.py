@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 import nsmae_plugin
 from nsmae_plugin import host
-from nsmae_plugin.errors import DataError
+from nsmae_plugin.errors import CheckpointError, DataError
 from nsmae_plugin.experiments.fingerprints import fingerprint, sha256
 from nsmae_plugin.experiments.probe.diagnostics import depth_sums
 from nsmae_plugin.experiments.probe.encoders import (
@@ -122,10 +122,16 @@ class Extraction:
             ``untrained``, the slots that the weights lack; ``bins`` of depth, 0 without a view
             transform of this plugin; ``batch_norm``, the statistics as part of a state; and
             ``moments`` and ``whitening`` (empty without a reduction) by feature.
+
+        Raises:
+            DataError: the file is damaged.
         """
         path = self.folder / STATISTICS
         if self._statistics is None and path.is_file():
-            self._statistics = torch_files.load(path)
+            try:
+                self._statistics = torch_files.load(path)
+            except CheckpointError as error:
+                raise DataError(f"{path} is damaged: remove it") from error
         if self._statistics is None:
             self._statistics = self._estimate()
             with files.replacing(path) as file:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
+from zlib import error as ZlibError
 
 import numpy as np
 import torch
@@ -195,7 +196,7 @@ def _drawn_labels(
     try:
         with np.load(path) as content:
             return dict(content)
-    except (OSError, ValueError, BadZipFile) as error:
+    except (OSError, EOFError, ValueError, BadZipFile, ZlibError) as error:
         raise DataError(f"{path} is damaged ({brief(error)}): remove it") from error
 
 

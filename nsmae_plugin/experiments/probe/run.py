@@ -20,6 +20,7 @@ from nsmae_plugin.experiments.probe.runner import Probe, run_trials
 from nsmae_plugin.experiments.probe.study import Probed, Study, labels_digest
 from nsmae_plugin.experiments.probe.summary import write_summary
 from nsmae_plugin.runtime import files
+from nsmae_plugin.training import checkpoint
 
 
 def run(options: ProbeOptions) -> int:
@@ -117,9 +118,13 @@ def _features(
     probed = {} if earlier is None else dict(earlier.networks)
     for network in networks:
         cache = features[network.name, options.split]
-        origin = "untrained" if network.weights is None else f"`{network.weights}`"
-        rows = cache.diagnose().rows()
-        probed[network.name] = Probed(cache.digest, origin, rows)
+        probed[network.name] = Probed(
+            cache.digest,
+            _origin(network),
+            cache.diagnose().rows(),
+            extraction.settings(),
+            list(cache.untrained),
+        )
     study = Study(
         options.folder,
         str(options.cfg_file),
@@ -130,3 +135,10 @@ def _features(
         probed,
     )
     return study, features
+
+
+def _origin(network: Network) -> str:
+    """The weights of a network for the report: of a folder, the file that counts."""
+    if network.weights is None:
+        return f"untrained, seed {network.seed}"
+    return f"`{checkpoint.find(network.weights)}`"

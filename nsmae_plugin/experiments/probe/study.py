@@ -7,6 +7,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -30,11 +31,15 @@ class Probed:
         features: digest of all that decides its features.
         origin: its weights, for the report.
         diagnostics: numbers by name, of the depth and of each branch.
+        options: that decide the features, see :meth:`.extraction.ExtractOptions.settings`.
+        untrained: slots of the encoders that the weights lack; all of them without weights.
     """
 
     features: str
     origin: str
     diagnostics: Mapping[str, Mapping[str, float]]
+    options: Mapping[str, Any] = field(default_factory=dict)
+    untrained: list[str] = field(default_factory=list)
 
 
 @dataclass

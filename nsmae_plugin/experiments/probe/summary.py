@@ -14,7 +14,7 @@ from nsmae_plugin.errors import DataError
 from nsmae_plugin.experiments.fraction_plot import label_axis, style
 from nsmae_plugin.experiments.probe.center_scores import ERRORS
 from nsmae_plugin.experiments.probe.comparison import Panel, Row, compare, format_table
-from nsmae_plugin.experiments.probe.study import Study
+from nsmae_plugin.experiments.probe.study import Probed, Study
 from nsmae_plugin.runtime import files
 from nsmae_plugin.visualization import panels
 from nsmae_plugin.visualization.colours import CURVE_COLOURS, CURVE_MARKERS
@@ -96,7 +96,7 @@ def _document(
 
 def _networks(study: Study, networks: Sequence[str]) -> str:
     """Markdown: the weights of all networks, and tables of the diagnostics of their features."""
-    lines = [f"- {name}: {study.networks[name].origin}" for name in networks]
+    lines = _origins({name: study.networks[name] for name in networks})
     tables: dict[tuple[str, ...], list[list[str]]] = {}
     for name in networks:
         for part, numbers in study.networks[name].diagnostics.items():
@@ -107,6 +107,26 @@ def _networks(study: Study, networks: Sequence[str]) -> str:
         table = [head, ["---", "---", *["--:"] * len(titles)], *rows]
         lines += ["", *(f"| {' | '.join(row)} |" for row in table)]
     return "\n".join(lines)
+
+
+def _origins(networks: Mapping[str, Probed]) -> list[str]:
+    """A line for each network, with the options in which its features differ from others'."""
+    keys = dict.fromkeys(key for one in networks.values() for key in one.options)
+    found = {key: {repr(one.options.get(key)) for one in networks.values()} for key in keys}
+    different = [key for key, values in found.items() if len(values) > 1]
+    lines = []
+    for name, one in networks.items():
+        words = [one.origin, *(f"{key} {one.options.get(key)}" for key in different)]
+        if one.untrained and not one.origin.startswith("untrained"):
+            words.append(f"without weights of {', '.join(one.untrained)}, which are untrained")
+        lines.append(f"- {name}: {', '.join(words)}")
+    if different:
+        lines += [
+            "",
+            f"**The features were computed with different {', '.join(different)}**: the "
+            "differences between networks are also due to that.",
+        ]
+    return lines
 
 
 def draw(rows: Sequence[Row], networks: Sequence[str]) -> Figure:

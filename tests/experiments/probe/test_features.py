@@ -276,3 +276,14 @@ def test_other_encoders_and_missing_depth_are_refused(synthetic_root, config, tm
     lidar = small_config(synthetic_root, "lidar_map")
     with pytest.raises(ConfigError, match="LiDAR's depth in the place"):
         extract_small(lidar, tmp_path, Network("a", None), lidar_depth=True)
+
+
+def test_damaged_statistics_are_told(config, trained, tmp_path):
+    network = Network("a", trained[0])
+    extract_small(config, tmp_path, network)
+    (path,) = tmp_path.rglob(extraction.STATISTICS)
+    path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(DataError, match=r"statistics.pt is damaged: remove it"):
+        extract_small(config, tmp_path, network)
+    path.unlink()
+    extract_small(config, tmp_path, network)

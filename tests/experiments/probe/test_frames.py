@@ -1,5 +1,7 @@
 """Labels of a probe: those of the dataset, on the grid of the features, and parts of them."""
 
+import struct
+
 import numpy as np
 import pytest
 import torch
@@ -144,3 +146,18 @@ def test_what_is_missing_is_told(synthetic_root, labels, tmp_path):
     blind = frames.replace(labels, occupied=None)
     with pytest.raises(DataError, match="no LiDAR files"):
         blind.occupancy(0)
+
+
+@pytest.mark.parametrize("damage", ["empty", "stream"])
+def test_damaged_labels_are_told(synthetic_root, labels, folder, tmp_path, damage):
+    (path,) = (folder / "labels").glob("train_*.npz")
+    content = bytearray(path.read_bytes())
+    if damage == "empty":
+        content.clear()
+    else:  # the first block of the compressed data gets a type that does not exist
+        name, extra = struct.unpack_from("<HH", content, 26)
+        content[30 + name + extra] = 0xFF
+    (tmp_path / "labels").mkdir()
+    (tmp_path / "labels" / path.name).write_bytes(content)
+    with pytest.raises(DataError, match=rf"{path.name} is damaged .*: remove it"):
+        load_labels(small_config(synthetic_root), "train", tmp_path)

@@ -51,6 +51,7 @@ def test_networks_are_compared_and_others_added(workspace, synthetic_root, capsy
     assert text in capsys.readouterr().out
     assert "| map, mIoU | fused | linear | other |" in text
     assert "| other | camera | 32 |" in text
+    assert "- random: untrained, seed 0\n- other: untrained, seed 1\n" in text
     assert (folder / "plot.png").read_bytes().startswith(b"\x89PNG")
     log = (folder / "trials.jsonl").read_text(encoding="utf-8").splitlines()
     assert len(log) == 2 * 2 * 2 * 2 * 2  # networks, tasks, heads, fractions, seeds

@@ -15,6 +15,7 @@ from nsmae_plugin.experiments.probe.options import ProbeOptions
 from nsmae_plugin.experiments.probe.runner import Probe, run_trials
 from nsmae_plugin.experiments.probe.standardised import Standardised
 from nsmae_plugin.experiments.probe.study import Probed, Study, labels_digest
+from nsmae_plugin.experiments.probe.summary import write_summary
 from nsmae_plugin.experiments.probe.trials import Trial
 from tests.helpers.probe_labels import CELLS, made_up_labels
 
@@ -221,3 +222,21 @@ def test_an_untrained_head_answers_its_biases():
         head = build_head(width, 4, [-3.0, 2.0], torch.Generator().manual_seed(0)).eval()
         answer = head(torch.randn(2, 4, 6, 6, generator=torch.Generator().manual_seed(1)))
         assert answer.detach().mean((0, 2, 3)) == pytest.approx(torch.tensor([-3.0, 2.0]), abs=0.1)
+
+
+def test_the_report_tells_networks_of_different_features_and_parts_without_weights(tmp_path):
+    found = run(tmp_path, trials("a", "b")[:8], "a", "b")
+
+    def report():
+        return write_summary(found, ["a", "b"], {"occupancy": ["mAP"]}, "a")
+
+    options = {"channels": None, "batch_size": 4}
+    found.networks["a"] = replace(found.networks["a"], options=options)
+    found.networks["b"] = replace(
+        found.networks["b"], origin="`b.pth`", options=options, untrained=["backbone_3d"]
+    )
+    assert "- b: `b.pth`, without weights of backbone_3d, which are untrained" in report()
+    assert "different" not in report()
+    found.networks["b"] = replace(found.networks["b"], options={**options, "channels": 16})
+    assert "- a: untrained, channels None\n- b: `b.pth`, channels 16, without" in report()
+    assert "**The features were computed with different channels**" in report()
