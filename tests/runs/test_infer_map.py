@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from matplotlib.colors import to_rgb
 from PIL import Image
 
 from nsmae_plugin.config.load import load_config
@@ -10,6 +11,7 @@ from nsmae_plugin.formats.nuscenes.scenes import scenes_of_samples
 from nsmae_plugin.geometry.boxes import lidar_to_global
 from nsmae_plugin.runs.infer import save_films
 from nsmae_plugin.runs.loaded_model import load_model
+from nsmae_plugin.visualization.colours import MAP_COLOURS
 from tests.helpers import map_oracle, oracle
 from tests.helpers.map_oracle import MAP_CONFIG
 from tests.helpers.oracle import boxes_of, call
@@ -70,7 +72,8 @@ def test_the_threshold_decides_what_is_drawn_and_told(arguments, tmp_path, capsy
     share = content["labels"].mean(axis=(1, 2))
     np.testing.assert_allclose(content["iou"], share)
     assert f"drivable_area 100.0 % (IoU {100 * share[0]:.1f} %)" in caplog.text
-    divider = (pixels(picture) == [0x6A, 0x3D, 0x9A]).all(axis=-1)
+    colour = np.round(255 * np.array(to_rgb(MAP_COLOURS["divider"])))
+    divider = (pixels(picture) == colour).all(axis=-1)
     assert divider.mean() > 0.1  # painted last, it covers the predicted map
 
 
