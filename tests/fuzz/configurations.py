@@ -164,5 +164,5 @@ def _train(folder: Path, text: bytes, overrides: list[str]) -> bool:
     arguments += ["--device", "cpu", "--seed", "0"]
     if overrides:
         arguments += ["--set", *overrides]
-    with mock.patch("nsmae_plugin.training.run_log.SummaryWriter"):  # leaves a thread behind
+    with mock.patch("nsmae_plugin.training.loggers.SummaryWriter"):  # leaves a thread behind
         return run_tool(train, arguments)
