@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.patheffects import withStroke
 
 from nsmae_plugin.geometry.boxes import Boxes
 from nsmae_plugin.visualization import panels
@@ -18,12 +19,12 @@ from nsmae_plugin.visualization.box_lines import outlines, project
 from nsmae_plugin.visualization.colours import POINTS, Colour
 from nsmae_plugin.visualization.frame import CameraImage, Frame, camera_figure
 
-TRUTH_STYLE = {"linestyles": (0, (3, 2)), "linewidths": 1.0}
-PREDICTION_STYLE = {"linestyles": "solid", "linewidths": 1.5}
+TRUTH_STYLE = {"linestyles": (0, (3, 2)), "linewidths": 1.3}
+PREDICTION_STYLE = {"linestyles": "solid", "linewidths": 2.0}
 # In images a border sets lines off from what is as bright as they are: a light one around dark
 # colours, a dark one around light colours.
-BORDER_STYLE: dict[str, Any] = {"alpha": 0.5, "linewidths": 2.5}
-DARK, LUMINANCE = 0.35, np.array([0.2126, 0.7152, 0.0722])
+BORDER = 0.8  # points that it is wider than the line
+DARK, LUMINANCE = 0.25, np.array([0.2126, 0.7152, 0.0722])
 POINT_SIZE = 1.3  # of LiDAR points from above, in points
 MIN_SPEED = 0.5  # m/s; slower boxes get no arrow
 
@@ -94,9 +95,12 @@ def _draw_boxes(
         lines, owners = project(boxes, camera.lidar2image, camera.image.size)
         chosen = np.array([colours[boxes.names[owner]] for owner in owners]).reshape(-1, 3)
         dark = chosen @ LUMINANCE < DARK
-        borders = np.where(dark, "white", "black")
-        axes.add_collection(LineCollection(list(lines), colors=list(borders), **BORDER_STYLE))
-        axes.add_collection(LineCollection(list(lines), colors=chosen, **style))
+        for border, bordered in (("black", ~dark), ("white", dark)):
+            stroke = withStroke(linewidth=style["linewidths"] + BORDER, foreground=border)
+            part = [line for line, within in zip(lines, bordered, strict=True) if within]
+            axes.add_collection(
+                LineCollection(part, colors=chosen[bordered], path_effects=[stroke], **style)
+            )
         counts.append(f"{len(np.unique(owners))} {name}")
     panels.finish(axes, f"{camera.name}: {', '.join(reversed(counts))}")
 
